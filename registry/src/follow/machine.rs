@@ -1,0 +1,213 @@
+//! When to list, when to watch, from which revision, and when not to believe a silent stream.
+
+use std::time::Duration;
+
+use super::{Change, Entry, Event};
+use crate::backoff::Backoff;
+use crate::time::Tick;
+
+/// After this much quiet the server is asked for a sign of life.
+pub const QUIET_MAX: Duration = Duration::from_secs(5);
+/// It answers in 0.4 ms; one that has not by now is gone, cut off or stopped.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Waits between attempts.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The moment of [`Machine::wake_at`] has come.
+    Woke,
+    /// The list is here.
+    Listed { cluster: u64, revision: i64, entries: Vec<Entry> },
+    /// The list could not be had; the session has already turned to the next endpoint where that helps.
+    ListFailed,
+    /// The watch is established; the header of its first answer.
+    Created { cluster: u64, revision: i64 },
+    /// Changes, in order.
+    Changes(Vec<Change>),
+    /// An answer without changes.
+    Progress,
+    /// The server ended the watch. `compacted`: it no longer has the revision asked for.
+    Canceled { compacted: bool },
+    /// The stream could not be opened, broke, or its next message is too large to decode.
+    Broke { too_large: bool },
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Read everything below the prefix at one revision.
+    List,
+    /// Open a watch that starts at this revision.
+    Open { from: i64 },
+    /// Ask the server for a sign of life.
+    AskProgress,
+    /// Close the stream and leave this endpoint.
+    LeaveEndpoint,
+    /// Close the stream; the endpoint is fine.
+    Close,
+    /// Tell who follows.
+    Tell(Event),
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is under way until `until`; then a list, or the watch again.
+    Pausing { until: Tick, relist: bool },
+    /// A list is under way.
+    Listing,
+    /// A watch was asked for; `since` bounds the wait for its first answer.
+    Opening { since: Tick },
+    /// The watch lives. `asked`: when a sign of life was asked for and has not come.
+    Watching { heard: Tick, asked: Option<Tick> },
+}
+
+/// The watch machine of one prefix.
+#[derive(Debug)]
+pub(super) struct Machine {
+    state: State,
+    /// Of the list: a watch answered by another cluster is worth nothing.
+    cluster: u64,
+    /// The revision of the list or of the last change seen. Never a progress answer's: etcd has sent those
+    /// ahead of the changes before them (etcd #15220).
+    revision: i64,
+    backoff: Backoff,
+}
+
+impl Machine {
+    /// Starts with a list at once.
+    pub(super) fn new(now: Tick, seed: u64) -> Self {
+        Self {
+            state: State::Pausing { until: now, relist: true },
+            cluster: 0,
+            revision: 0,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
+        }
+    }
+
+    /// When [`Input::Woke`] is due.
+    pub(super) fn wake_at(&self) -> Option<Tick> {
+        match self.state {
+            State::Pausing { until, .. } => Some(until),
+            State::Listing => None,
+            State::Opening { since } => Some(since.plus(ANSWER_MAX)),
+            State::Watching { asked: Some(asked), .. } => Some(asked.plus(ANSWER_MAX)),
+            State::Watching { heard, asked: None } => Some(heard.plus(QUIET_MAX)),
+        }
+    }
+
+    /// The next actions. Exhaustive over what can happen; an input that no longer fits (an answer of a stream
+    /// already given up) changes nothing.
+    pub(super) fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+        match input {
+            Input::Woke => self.woke(now),
+            Input::Listed { cluster, revision, entries } => self.listed(now, cluster, revision, entries),
+            Input::ListFailed => self.pause(now, true),
+            Input::Created { cluster, revision } => self.created(now, cluster, revision),
+            Input::Changes(changes) => self.changes(now, changes),
+            Input::Progress => self.progress(now),
+            Input::Canceled { compacted: true } => {
+                // What was compacted away is not to be had as changes any more: list, and let the follower diff.
+                let mut actions = vec![Action::Close, Action::Tell(Event::OutOfSync)];
+                actions.extend(self.list());
+                actions
+            }
+            Input::Canceled { compacted: false } => self.broke(now, Action::Close, false),
+            Input::Broke { too_large: true } => self.broke(now, Action::Close, true),
+            Input::Broke { too_large: false } => self.broke(now, Action::LeaveEndpoint, false),
+        }
+    }
+
+    fn woke(&mut self, now: Tick) -> Vec<Action> {
+        if self.wake_at().is_none_or(|due| now < due) {
+            return vec![];
+        }
+        match &mut self.state {
+            State::Pausing { relist: true, .. } => self.list(),
+            State::Pausing { relist: false, .. } => self.open(now),
+            State::Listing => vec![],
+            State::Opening { .. } | State::Watching { asked: Some(_), .. } => {
+                self.broke(now, Action::LeaveEndpoint, false)
+            }
+            State::Watching { asked, .. } => {
+                *asked = Some(now);
+                vec![Action::AskProgress]
+            }
+        }
+    }
+
+    fn list(&mut self) -> Vec<Action> {
+        self.state = State::Listing;
+        vec![Action::List]
+    }
+
+    fn open(&mut self, now: Tick) -> Vec<Action> {
+        self.state = State::Opening { since: now };
+        vec![Action::Open { from: self.revision + 1 }]
+    }
+
+    fn listed(&mut self, now: Tick, cluster: u64, revision: i64, entries: Vec<Entry>) -> Vec<Action> {
+        if !matches!(self.state, State::Listing) {
+            return vec![];
+        }
+        self.cluster = cluster;
+        self.revision = revision;
+        let mut actions = vec![Action::Tell(Event::Listed { cluster, revision, entries })];
+        actions.extend(self.open(now));
+        actions
+    }
+
+    fn created(&mut self, now: Tick, cluster: u64, revision: i64) -> Vec<Action> {
+        if !matches!(self.state, State::Opening { .. }) {
+            return vec![];
+        }
+        if cluster != self.cluster || revision < self.revision {
+            // Another etcd, or one that was wiped or restored: this watch would be silent for ever.
+            let mut actions = vec![Action::Close];
+            actions.extend(self.list());
+            return actions;
+        }
+        self.backoff.reset();
+        self.state = State::Watching { heard: now, asked: None };
+        vec![Action::Tell(Event::InSync)]
+    }
+
+    fn changes(&mut self, now: Tick, mut changes: Vec<Change>) -> Vec<Action> {
+        let State::Watching { heard, asked } = &mut self.state else {
+            return vec![];
+        };
+        (*heard, *asked) = (now, None);
+        changes.retain(|change| change.mod_revision() > self.revision);
+        let Some(last) = changes.last() else {
+            return vec![];
+        };
+        self.revision = last.mod_revision();
+        vec![Action::Tell(Event::Changed(changes))]
+    }
+
+    fn progress(&mut self, now: Tick) -> Vec<Action> {
+        let State::Watching { heard, asked } = &mut self.state else {
+            return vec![];
+        };
+        (*heard, *asked) = (now, None);
+        vec![Action::Tell(Event::InSync)]
+    }
+
+    fn broke(&mut self, now: Tick, how: Action, relist: bool) -> Vec<Action> {
+        let mut actions = vec![how];
+        actions.extend(self.pause(now, relist));
+        actions
+    }
+
+    fn pause(&mut self, now: Tick, relist: bool) -> Vec<Action> {
+        let was_in_sync = matches!(self.state, State::Watching { .. });
+        self.state = State::Pausing { until: now.plus(self.backoff.after_failure()), relist };
+        if was_in_sync { vec![Action::Tell(Event::OutOfSync)] } else { vec![] }
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(ms: u64) -> Tick {
+    Tick::from_ms(ms)
+}
+
+fn put(mod_revision: i64) -> Change {
+    let key = b"k".to_vec();
+    Change::Put(Entry { key, value: vec![], lease: 0, create_revision: 1, mod_revision })
+}
+
+/// A machine that watches at revision 10 of cluster 1, since 0 ms.
+fn watching() -> Machine {
+    let mut machine = Machine::new(at(0), 7);
+    assert_eq!(machine.step(at(0), Input::Woke), [Action::List]);
+    let listed = machine.step(at(0), Input::Listed { cluster: 1, revision: 10, entries: vec![] });
+    assert_eq!(listed[1], Action::Open { from: 11 });
+    let created = machine.step(at(0), Input::Created { cluster: 1, revision: 10 });
+    assert_eq!(created, [Action::Tell(Event::InSync)]);
+    machine
+}
+
+/// Wakes the machine when it asks to be woken.
+fn wake(machine: &mut Machine) -> Vec<Action> {
+    let due = machine.wake_at().unwrap();
+    machine.step(due, Input::Woke)
+}
+
+#[test]
+fn a_broken_stream_resumes_after_the_last_change_without_a_list() {
+    let mut machine = watching();
+    machine.step(at(1), Input::Changes(vec![put(12), put(15)]));
+    let broke = machine.step(at(2), Input::Broke { too_large: false });
+    assert_eq!(broke, [Action::LeaveEndpoint, Action::Tell(Event::OutOfSync)]);
+    assert_eq!(wake(&mut machine), [Action::Open { from: 16 }]);
+    assert_eq!(
+        machine.step(at(500), Input::Created { cluster: 1, revision: 20 }),
+        [Action::Tell(Event::InSync)]
+    );
+}
+
+#[test]
+fn a_progress_answer_never_moves_the_revision_it_resumes_from() {
+    let mut machine = watching();
+    machine.step(at(1), Input::Progress);
+    machine.step(at(2), Input::Broke { too_large: false });
+    assert_eq!(wake(&mut machine), [Action::Open { from: 11 }]);
+}
+
+#[test]
+fn a_compacted_revision_is_answered_with_a_list_at_once() {
+    let mut machine = watching();
+    let actions = machine.step(at(1), Input::Canceled { compacted: true });
+    assert_eq!(actions, [Action::Close, Action::Tell(Event::OutOfSync), Action::List]);
+}
+
+#[test]
+fn a_wiped_or_foreign_etcd_is_found_when_the_watch_is_created() {
+    for (cluster, revision) in [(1, 9), (2, 50)] {
+        let mut machine = watching();
+        machine.step(at(1), Input::Broke { too_large: false });
+        wake(&mut machine);
+        let actions = machine.step(at(9), Input::Created { cluster, revision });
+        assert_eq!(actions, [Action::Close, Action::List], "cluster {cluster} revision {revision}");
+    }
+}
+
+#[test]
+fn a_silent_stream_is_asked_after_5_s_and_left_3_s_later() {
+    let mut machine = watching();
+    assert_eq!(machine.step(at(4_999), Input::Woke), []);
+    assert_eq!(machine.step(at(5_000), Input::Woke), [Action::AskProgress]);
+    assert_eq!(machine.step(at(7_999), Input::Woke), []);
+    let left = machine.step(at(8_000), Input::Woke);
+    assert_eq!(left, [Action::LeaveEndpoint, Action::Tell(Event::OutOfSync)]);
+}
+
+#[test]
+fn an_answer_or_a_change_is_a_sign_of_life() {
+    for sign in [Input::Progress, Input::Changes(vec![put(11)])] {
+        let mut machine = watching();
+        machine.step(at(5_000), Input::Woke);
+        machine.step(at(5_001), sign);
+        assert_eq!(machine.wake_at(), Some(at(10_001)));
+    }
+}
+
+#[test]
+fn a_watch_that_is_never_created_is_given_up() {
+    let mut machine = watching();
+    machine.step(at(1), Input::Broke { too_large: false });
+    wake(&mut machine);
+    assert_eq!(wake(&mut machine), [Action::LeaveEndpoint]);
+}
+
+#[test]
+fn a_message_too_large_to_decode_leads_to_a_paged_list() {
+    let mut machine = watching();
+    assert_eq!(machine.step(at(1), Input::Broke { too_large: true })[0], Action::Close);
+    assert_eq!(wake(&mut machine), [Action::List]);
+}
+
+#[test]
+fn changes_already_seen_are_dropped() {
+    let mut machine = watching();
+    assert_eq!(machine.step(at(1), Input::Changes(vec![put(9), put(10)])), []);
+    assert_eq!(
+        machine.step(at(1), Input::Changes(vec![put(10), put(11)])),
+        [Action::Tell(Event::Changed(vec![put(11)]))]
+    );
+}
+
+/// What a server could do at any moment, sensible or not.
+fn inputs() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        Just(Input::Woke),
+        (0..3_u64, 0..50_i64).prop_map(|(cluster, revision)| Input::Listed {
+            cluster,
+            revision,
+            entries: vec![]
+        }),
+        Just(Input::ListFailed),
+        (0..3_u64, 0..50_i64).prop_map(|(cluster, revision)| Input::Created { cluster, revision }),
+        (0..60_i64).prop_map(|revision| Input::Changes(vec![put(revision)])),
+        Just(Input::Progress),
+        any::<bool>().prop_map(|compacted| Input::Canceled { compacted }),
+        any::<bool>().prop_map(|too_large| Input::Broke { too_large }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, the machine always has something under way or a moment to wake at, says `InSync` only
+    /// with a live watch, and never opens a watch behind what it has told.
+    #[test]
+    fn it_never_stands_still(script in proptest::collection::vec((inputs(), 0..10_000_u64), 1..60)) {
+        let mut machine = Machine::new(at(0), 1);
+        let mut now = 0;
+        let mut told = 0;
+        for (input, later) in script {
+            now += later;
+            for action in machine.step(at(now), input.clone()) {
+                match action {
+                    Action::Open { from } => prop_assert!(from == told + 1),
+                    Action::Tell(Event::Listed { revision, .. }) => told = revision,
+                    Action::Tell(Event::Changed(changes)) => told = changes.last().unwrap().mod_revision(),
+                    Action::Tell(Event::InSync) => {
+                        let watching = matches!(machine.state, State::Watching { .. });
+                        prop_assert!(watching);
+                    }
+                    _ => {}
+                }
+            }
+            prop_assert!(machine.wake_at().is_some() || matches!(machine.state, State::Listing));
+        }
+    }
+}

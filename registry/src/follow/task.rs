@@ -1,0 +1,165 @@
+//! Performs what the machine decides: lists, opens the stream, reads it, and hands the events on.
+
+use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::machine::{Action, Input, Machine};
+use super::page::{after_all, entry, list};
+use super::{Change, Event};
+use crate::session::{CALL_MAX, Class, Connected, EtcdError, Session, Turn, within};
+use crate::time::Clock;
+
+/// Events that wait for a busy follower; a full queue holds the stream back, which etcd bears.
+const EVENTS_MAX: usize = 256;
+/// Largest message of a stream. etcd packs up to 1,000 revisions into one when a watch catches up.
+const MESSAGE_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// The events of one prefix. Ends only with the task's end.
+pub type Following = mpsc::Receiver<Event>;
+
+/// A stream that is open, or nothing.
+struct Stream {
+    watch: WatchStream,
+    turn: Turn,
+    endpoint: String,
+}
+
+/// Follows `prefix` until `shutdown`; the future is the task, the receiver its events.
+pub fn follow(
+    session: Session,
+    prefix: String,
+    shutdown: CancellationToken,
+) -> (Following, impl Future<Output = ()> + Send) {
+    let (events, following) = mpsc::channel(EVENTS_MAX);
+    let task = async move {
+        let running = run(&session, &prefix, &events);
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = running => {}
+        }
+    };
+    (following, task)
+}
+
+async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
+    let clock = Clock;
+    let mut machine = Machine::new(clock.now(), fastrand::u64(..));
+    let mut stream: Option<Stream> = None;
+    let mut waiting: Option<Input> = None;
+    loop {
+        let input = if let Some(input) = waiting.take() {
+            input
+        } else {
+            tokio::select! {
+                biased;
+                input = next_input(stream.as_mut()) => input,
+                () = clock.until(machine.wake_at()) => Input::Woke,
+            }
+        };
+        for action in machine.step(clock.now(), input) {
+            match action {
+                Action::List => waiting = Some(listed(session, prefix).await),
+                Action::Open { from } => match Box::pin(open(session, prefix, from)).await {
+                    Ok(opened) => stream = Some(opened),
+                    Err(error) => {
+                        tracing::warn!(prefix, "{error}");
+                        waiting = Some(Input::Broke { too_large: false });
+                    }
+                },
+                Action::AskProgress => ask_progress(stream.as_mut()).await,
+                Action::Close => stream = None,
+                Action::LeaveEndpoint => {
+                    if let Some(Stream { turn, endpoint, .. }) = stream.take() {
+                        tracing::info!(prefix, endpoint, "the watch broke; it is resumed");
+                        session.failed(turn).await;
+                    }
+                }
+                Action::Tell(event) => {
+                    if events.send(event).await.is_err() {
+                        return; // Nobody follows any more.
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn listed(session: &Session, prefix: &str) -> Input {
+    match list(session, prefix).await {
+        Ok(listed) => {
+            Input::Listed { cluster: listed.cluster, revision: listed.revision, entries: listed.entries }
+        }
+        Err(error) => {
+            tracing::warn!(prefix, "{error}");
+            Input::ListFailed
+        }
+    }
+}
+
+async fn open(session: &Session, prefix: &str, from: i64) -> Result<Stream, EtcdError> {
+    let Connected { client, turn, endpoint } = session.connected().await?;
+    let opening = async {
+        // An expired token ends a new watch with "invalid auth token", and nothing refreshes it by itself.
+        client.refresh_token().await?;
+        let options = WatchOptions::new().with_range(after_all(prefix)).with_start_revision(from);
+        let mut watch = client.watch_client().max_decoding_message_size(MESSAGE_LEN_MAX);
+        watch.watch(prefix, Some(options)).await
+    };
+    match within(CALL_MAX, "watch the registry in", &endpoint, opening).await {
+        Ok(watch) => Ok(Stream { watch, turn, endpoint }),
+        Err(error) => {
+            session.failed(turn).await;
+            Err(error)
+        }
+    }
+}
+
+async fn ask_progress(stream: Option<&mut Stream>) {
+    if let Some(stream) = stream {
+        // Only queues the request: whether it arrives shows in the answer, for which the machine waits.
+        let asking = stream.watch.request_progress();
+        let _ = within(CALL_MAX, "ask for progress", &stream.endpoint, asking).await;
+    }
+}
+
+/// The stream's next message as an input; never, without a stream.
+async fn next_input(stream: Option<&mut Stream>) -> Input {
+    let Some(stream) = stream else {
+        return std::future::pending().await;
+    };
+    match stream.watch.message().await {
+        Ok(Some(message)) => read(&message),
+        Ok(None) => Input::Broke { too_large: false },
+        Err(error) => {
+            let error = EtcdError::new("watch the registry in", &stream.endpoint, &error);
+            tracing::debug!("{error}");
+            Input::Broke { too_large: error.class == Class::TooLarge }
+        }
+    }
+}
+
+fn read(message: &WatchResponse) -> Input {
+    if message.canceled() {
+        let reason = message.cancel_reason();
+        tracing::warn!(reason, compact_revision = message.compact_revision(), "etcd ended the watch");
+        return Input::Canceled { compacted: message.compact_revision() > 0 };
+    }
+    if message.created() {
+        let header = message.header();
+        return Input::Created {
+            cluster: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
+            revision: header.map_or(0, etcd_client::ResponseHeader::revision),
+        };
+    }
+    let changes: Vec<Change> = message.events().iter().filter_map(change).collect();
+    if changes.is_empty() { Input::Progress } else { Input::Changes(changes) }
+}
+
+fn change(event: &etcd_client::Event) -> Option<Change> {
+    let kv = event.kv()?;
+    Some(match event.event_type() {
+        EventType::Put => Change::Put(entry(kv.clone())),
+        EventType::Delete => Change::Delete { key: kv.key().to_vec(), mod_revision: kv.mod_revision() },
+    })
+}

@@ -1,0 +1,20 @@
+//! Holds keys in etcd under one lease, for as long as the process lives.
+//!
+//! Two pure machines: [`keeper`] keeps a lease and replaces it the moment it is lost, [`ledger`] knows which keys
+//! must stand under it and writes those that do not. [`task`] performs what they decide.
+
+mod keeper;
+mod ledger;
+mod task;
+
+pub use ledger::Fence;
+pub use task::{LeaseHandle, Standing, hold};
+
+/// etcd's id of a lease; never 0.
+pub type LeaseId = i64;
+
+/// Shortest ttl that may be asked for, in seconds. etcd grants no less than 1.5 election timeouts (2 s by
+/// default), and a lease must hold several beats.
+pub const TTL_S_MIN: u64 = 2;
+/// Longest, in seconds: for so long would a dead host be believed.
+pub const TTL_S_MAX: u64 = 3_600;

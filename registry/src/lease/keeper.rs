@@ -1,0 +1,247 @@
+//! Keeps one lease: grants it, beats, notices that it is lost, replaces it, revokes it at the end.
+
+use std::time::Duration;
+
+use super::LeaseId;
+use crate::backoff::Backoff;
+use crate::time::Tick;
+
+/// Waits between attempts to get a lease.
+const GRANT_RETRY_FIRST: Duration = Duration::from_millis(50);
+const GRANT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Waits after a beat that failed. Short: the lease runs out meanwhile.
+const BEAT_RETRY_FIRST: Duration = Duration::from_millis(50);
+const BEAT_RETRY_MAX: Duration = Duration::from_secs(1);
+/// Beats within one ttl, so that two may be lost.
+const BEATS_PER_TTL: u32 = 3;
+/// Attempts to revoke; after that the lease ends by itself within its ttl.
+const REVOKE_TRIES_MAX: u32 = 3;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The moment of [`Keeper::wake_at`] has come.
+    Woke,
+    /// A lease was granted; the request left at `sent`. `ttl` is the one granted, not the one asked for.
+    Granted { lease: LeaseId, ttl: Duration, sent: Tick },
+    /// No lease could be had.
+    GrantFailed,
+    /// A beat that left at `sent` was answered: the lease has its whole ttl again.
+    Beaten { lease: LeaseId, sent: Tick },
+    /// A beat was not answered; says nothing about the lease.
+    BeatFailed { lease: LeaseId },
+    /// etcd says that there is no such lease (any more).
+    Gone { lease: LeaseId },
+    /// The process is leaving.
+    Release,
+    /// The revocation was answered, by "there is no such lease" too.
+    Revoked,
+    /// The revocation was not answered.
+    RevokeFailed,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Ask for a lease.
+    Grant,
+    /// Send a beat, wait for its answer at most this long.
+    Beat { lease: LeaseId, answer_max: Duration },
+    /// Revoke it: its keys go with it.
+    Revoke { lease: LeaseId },
+    /// The lease under which keys may be believed to stand from now on; `None`: none.
+    Tell(Option<LeaseId>),
+    /// All done: the lease is revoked, or there was none.
+    Done,
+}
+
+/// What the keeper is doing. `Held` with `believed` is the only state in which the keys may be believed to stand.
+#[derive(Debug)]
+enum State {
+    /// No lease. `retry_at`: when to ask again; `None` while a grant is under way.
+    Granting { retry_at: Option<Tick> },
+    /// The lease is ours until `expires`, counted from when the last acknowledged beat was *sent*: the answer may
+    /// have been on the wire while etcd's clock already ran. Past it we no longer believe, yet beat on: an etcd
+    /// that was away kept no clock, and gives each lease its whole ttl when it returns.
+    Held { lease: LeaseId, ttl: Duration, expires: Tick, believed: bool, beat: Beat },
+    /// A grant is under way that we no longer want; its lease is revoked when it arrives.
+    Abandoning,
+    /// Being revoked.
+    Releasing { lease: LeaseId, tries: u32 },
+    /// The end.
+    Done,
+}
+
+#[derive(Debug)]
+enum Beat {
+    Due(Tick),
+    UnderWay,
+}
+
+/// The lease machine.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    state: State,
+    grants: Backoff,
+    beats: Backoff,
+}
+
+impl Keeper {
+    /// Starts without a lease; the first [`Input::Woke`] asks for one.
+    pub(super) fn new(now: Tick, seed: u64) -> Self {
+        Self {
+            state: State::Granting { retry_at: Some(now) },
+            grants: Backoff::new(GRANT_RETRY_FIRST, GRANT_RETRY_MAX, seed),
+            beats: Backoff::new(BEAT_RETRY_FIRST, BEAT_RETRY_MAX, seed.rotate_left(32)),
+        }
+    }
+
+    /// When [`Input::Woke`] is due.
+    pub(super) fn wake_at(&self) -> Option<Tick> {
+        match &self.state {
+            State::Granting { retry_at } => *retry_at,
+            State::Held { expires, believed, beat, .. } => {
+                let doubt = believed.then_some(*expires);
+                let beat = if let Beat::Due(due) = beat { Some(*due) } else { None };
+                [doubt, beat].into_iter().flatten().min()
+            }
+            State::Abandoning | State::Releasing { .. } | State::Done => None,
+        }
+    }
+
+    /// The next actions.
+    pub(super) fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+        match input {
+            Input::Woke => self.woke(now),
+            Input::Granted { lease, ttl, sent } => self.granted(lease, ttl, sent),
+            Input::GrantFailed => self.grant_failed(now),
+            Input::Beaten { lease, sent } => self.beaten(now, lease, sent),
+            Input::BeatFailed { lease } => self.beat_failed(now, lease),
+            Input::Gone { lease } => self.gone(lease),
+            Input::Release => self.release(),
+            Input::Revoked => self.done(),
+            Input::RevokeFailed => self.revoke_failed(),
+        }
+    }
+
+    fn woke(&mut self, now: Tick) -> Vec<Action> {
+        match &mut self.state {
+            State::Granting { retry_at } if retry_at.is_some_and(|due| now >= due) => {
+                *retry_at = None;
+                vec![Action::Grant]
+            }
+            State::Held { lease, ttl, expires, believed, beat } => {
+                let mut actions = vec![];
+                if *believed && now >= *expires {
+                    *believed = false;
+                    actions.push(Action::Tell(None));
+                }
+                if matches!(beat, Beat::Due(due) if now >= *due) {
+                    *beat = Beat::UnderWay;
+                    actions.push(Action::Beat { lease: *lease, answer_max: *ttl / BEATS_PER_TTL });
+                }
+                actions
+            }
+            _ => vec![],
+        }
+    }
+
+    fn granted(&mut self, lease: LeaseId, ttl: Duration, sent: Tick) -> Vec<Action> {
+        match self.state {
+            State::Granting { .. } => {
+                self.grants.reset();
+                self.beats.reset();
+                let beat = Beat::Due(sent.plus(self.beats.jittered(ttl / BEATS_PER_TTL)));
+                self.state = State::Held { lease, ttl, expires: sent.plus(ttl), believed: true, beat };
+                vec![Action::Tell(Some(lease))]
+            }
+            State::Abandoning => self.revoke(lease),
+            _ => vec![],
+        }
+    }
+
+    fn grant_failed(&mut self, now: Tick) -> Vec<Action> {
+        match self.state {
+            State::Granting { .. } => {
+                let retry_at = Some(now.plus(self.grants.after_failure()));
+                self.state = State::Granting { retry_at };
+                vec![]
+            }
+            State::Abandoning => self.done(),
+            _ => vec![],
+        }
+    }
+
+    fn beaten(&mut self, now: Tick, answered: LeaseId, sent: Tick) -> Vec<Action> {
+        let State::Held { lease, ttl, expires, believed, beat } = &mut self.state else {
+            return vec![];
+        };
+        if *lease != answered {
+            return vec![];
+        }
+        self.beats.reset();
+        *beat = Beat::Due(sent.plus(self.beats.jittered(*ttl / BEATS_PER_TTL)));
+        *expires = sent.plus(*ttl);
+        let returned = !*believed && now < *expires;
+        *believed |= returned;
+        if returned { vec![Action::Tell(Some(answered))] } else { vec![] }
+    }
+
+    fn beat_failed(&mut self, now: Tick, failed: LeaseId) -> Vec<Action> {
+        if let State::Held { lease, beat, .. } = &mut self.state
+            && *lease == failed
+        {
+            *beat = Beat::Due(now.plus(self.beats.after_failure()));
+        }
+        vec![]
+    }
+
+    /// Replaced at once: "lease lost, never registered again" is the most repeated bug in this field.
+    fn gone(&mut self, gone: LeaseId) -> Vec<Action> {
+        match self.state {
+            State::Held { lease, believed, .. } if lease == gone => {
+                self.state = State::Granting { retry_at: None };
+                let tell = believed.then_some(Action::Tell(None));
+                tell.into_iter().chain([Action::Grant]).collect()
+            }
+            _ => vec![],
+        }
+    }
+
+    fn release(&mut self) -> Vec<Action> {
+        match self.state {
+            State::Held { lease, .. } => self.revoke(lease),
+            State::Granting { retry_at: None } => {
+                self.state = State::Abandoning;
+                vec![]
+            }
+            State::Granting { retry_at: Some(_) } => self.done(),
+            State::Abandoning | State::Releasing { .. } | State::Done => vec![],
+        }
+    }
+
+    fn revoke(&mut self, lease: LeaseId) -> Vec<Action> {
+        self.state = State::Releasing { lease, tries: 1 };
+        vec![Action::Revoke { lease }]
+    }
+
+    fn revoke_failed(&mut self) -> Vec<Action> {
+        match &mut self.state {
+            State::Releasing { lease, tries } if *tries < REVOKE_TRIES_MAX => {
+                *tries += 1;
+                vec![Action::Revoke { lease: *lease }]
+            }
+            State::Releasing { .. } => self.done(),
+            _ => vec![],
+        }
+    }
+
+    fn done(&mut self) -> Vec<Action> {
+        self.state = State::Done;
+        vec![Action::Tell(None), Action::Done]
+    }
+}
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

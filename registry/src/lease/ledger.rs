@@ -1,0 +1,255 @@
+//! Knows which keys are to stand under the lease, and writes those that do not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::LeaseId;
+use crate::backoff::Backoff;
+use crate::record::{InstanceRecord, parse};
+use crate::time::Tick;
+
+/// Keys in one transaction; etcd takes 128 operations (`--max-txn-ops`).
+const BATCH_MAX: usize = 100;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Whether others may hold the same key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// The key carries our own name: nobody else writes it.
+    None,
+    /// An instance's key, ours by this `owner` id. Our first write takes it over from whoever had it; later
+    /// writes happen only while it is still ours, or absent.
+    Owner(String),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The moment of [`Ledger::wake_at`] has come.
+    Woke,
+    /// The lease to stand under from now on.
+    Lease(Option<LeaseId>),
+    /// This key is to stand, with this value.
+    Put { key: String, value: Vec<u8>, fence: Fence },
+    /// This key is to go.
+    Remove { key: String },
+    /// The write under way is done, at this revision.
+    Written { revision: i64 },
+    /// The fenced write under way found the key changed by somebody.
+    Occupied { found: Option<Found> },
+    /// The write under way was not answered, or refused.
+    Failed,
+    /// The write under way named a lease that is gone; the keeper is told by the task.
+    LeaseGone,
+}
+
+/// What stands at a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) value: Vec<u8>,
+    pub(super) mod_revision: i64,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Write and delete these, in one transaction.
+    Write { lease: LeaseId, puts: Vec<(String, Vec<u8>)>, deletes: Vec<String> },
+    /// Write this one, only if its `mod_revision` is this (0: absent).
+    WriteFenced { lease: LeaseId, key: String, value: Vec<u8>, expected: i64 },
+}
+
+#[derive(Debug)]
+struct Slot {
+    value: Vec<u8>,
+    fence: Fence,
+    /// The lease under which `value` is known to stand.
+    stands: Option<LeaseId>,
+    /// The key's revision after our last write; `None` until there was one.
+    revision: Option<i64>,
+}
+
+/// A write under way: the keys it concerns, and the values that were sent.
+#[derive(Debug)]
+struct UnderWay {
+    lease: LeaseId,
+    puts: Vec<(String, Vec<u8>)>,
+    deletes: Vec<String>,
+}
+
+/// The ledger machine. One write is under way at a time.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    lease: Option<LeaseId>,
+    slots: BTreeMap<String, Slot>,
+    to_delete: BTreeSet<String>,
+    superseded: BTreeSet<String>,
+    under_way: Option<UnderWay>,
+    retry_at: Option<Tick>,
+    backoff: Backoff,
+}
+
+impl Ledger {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            lease: None,
+            slots: BTreeMap::new(),
+            to_delete: BTreeSet::new(),
+            superseded: BTreeSet::new(),
+            under_way: None,
+            retry_at: None,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
+        }
+    }
+
+    /// When [`Input::Woke`] is due.
+    pub(super) fn wake_at(&self) -> Option<Tick> {
+        self.retry_at
+    }
+
+    /// All that is to stand does, and all that is to go is gone.
+    pub(super) fn settled(&self) -> bool {
+        let stands = |slot: &Slot| slot.stands.is_some() && slot.stands == self.lease;
+        self.lease.is_some() && self.to_delete.is_empty() && self.slots.values().all(stands)
+    }
+
+    /// Keys that somebody newer took over from us.
+    pub(super) fn superseded(&self) -> &BTreeSet<String> {
+        &self.superseded
+    }
+
+    /// The next actions.
+    pub(super) fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+        match input {
+            Input::Woke => {
+                if self.retry_at.is_some_and(|due| now >= due) {
+                    self.retry_at = None;
+                }
+            }
+            Input::Lease(lease) => {
+                self.lease = lease;
+                self.retry_at = None;
+            }
+            Input::Put { key, value, fence } => self.put(key, value, fence),
+            Input::Remove { key } => {
+                self.slots.remove(&key);
+                self.to_delete.insert(key);
+            }
+            Input::Written { revision } => self.written(revision),
+            Input::Occupied { found } => self.occupied(found),
+            Input::Failed => {
+                self.under_way = None;
+                self.retry_at = Some(now.plus(self.backoff.after_failure()));
+            }
+            Input::LeaseGone => {
+                if let Some(UnderWay { lease, .. }) = self.under_way.take()
+                    && self.lease == Some(lease)
+                {
+                    self.lease = None;
+                }
+            }
+        }
+        self.next_write().into_iter().collect()
+    }
+
+    fn put(&mut self, key: String, value: Vec<u8>, fence: Fence) {
+        self.to_delete.remove(&key);
+        match self.slots.get_mut(&key) {
+            Some(slot) if slot.value == value && slot.fence == fence => {}
+            Some(slot) => {
+                slot.value = value;
+                slot.fence = fence;
+                slot.stands = None;
+            }
+            None => {
+                self.superseded.remove(&key);
+                self.slots.insert(key, Slot { value, fence, stands: None, revision: None });
+            }
+        }
+    }
+
+    fn written(&mut self, revision: i64) {
+        self.backoff.reset();
+        let Some(UnderWay { lease, puts, deletes }) = self.under_way.take() else {
+            return;
+        };
+        for (key, value) in puts {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.revision = Some(revision);
+                if slot.value == value {
+                    slot.stands = Some(lease);
+                }
+            }
+        }
+        for key in deletes {
+            // Put again meanwhile: it is no longer in the set, and its slot says that it does not stand.
+            self.to_delete.remove(&key);
+        }
+    }
+
+    fn occupied(&mut self, found: Option<Found>) {
+        let Some(UnderWay { puts, .. }) = self.under_way.take() else {
+            return;
+        };
+        let Some((key, _)) = puts.into_iter().next() else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
+        match found {
+            // Our lease ended and took the key with it: it may be written again.
+            None => slot.revision = Some(0),
+            Some(found) if is_foreign(&found.value, &slot.fence) => {
+                self.slots.remove(&key);
+                self.superseded.insert(key);
+            }
+            // Ours (an unanswered write that did arrive), or no record at all: it is written over.
+            Some(found) => slot.revision = Some(found.mod_revision),
+        }
+    }
+
+    fn next_write(&mut self) -> Option<Action> {
+        if self.under_way.is_some() || self.retry_at.is_some() {
+            return None;
+        }
+        let lease = self.lease?;
+        let missing = |slot: &Slot| slot.stands != Some(lease);
+        let fenced = self.slots.iter().find(|(_, slot)| slot.fence != Fence::None && missing(slot));
+        if let Some((key, slot)) = fenced {
+            let put = (key.clone(), slot.value.clone());
+            let revision = slot.revision;
+            self.under_way = Some(UnderWay { lease, puts: vec![put.clone()], deletes: vec![] });
+            return Some(match revision {
+                Some(expected) => Action::WriteFenced { lease, key: put.0, value: put.1, expected },
+                None => Action::Write { lease, puts: vec![put], deletes: vec![] },
+            });
+        }
+        let puts: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| missing(slot))
+            .take(BATCH_MAX)
+            .map(|(key, slot)| (key.clone(), slot.value.clone()))
+            .collect();
+        let deletes: Vec<_> = self.to_delete.iter().take(BATCH_MAX - puts.len()).cloned().collect();
+        if puts.is_empty() && deletes.is_empty() {
+            return None;
+        }
+        self.under_way = Some(UnderWay { lease, puts: puts.clone(), deletes: deletes.clone() });
+        Some(Action::Write { lease, puts, deletes })
+    }
+}
+
+/// Whether `value` is somebody else's record. What is no record at all is nobody's.
+fn is_foreign(value: &[u8], fence: &Fence) -> bool {
+    let Fence::Owner(ours) = fence else {
+        return false;
+    };
+    parse::<InstanceRecord>(value).is_ok_and(|record| record.owner.as_ref() != Some(ours))
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,109 @@
+use super::*;
+
+const NOW: Tick = Tick::from_ms(0);
+
+fn record(owner: &str) -> Vec<u8> {
+    format!(r#"{{"address":"10.0.0.5","port":1,"owner":"{owner}"}}"#).into_bytes()
+}
+
+fn fenced_put(value: &[u8]) -> Input {
+    Input::Put { key: "i".into(), value: value.into(), fence: Fence::Owner("me".into()) }
+}
+
+fn plain_put(key: &str) -> Input {
+    Input::Put { key: key.into(), value: b"v".to_vec(), fence: Fence::None }
+}
+
+/// A ledger whose instance key stands under lease 1, written at revision 7.
+fn standing() -> Ledger {
+    let mut ledger = Ledger::new(1);
+    assert_eq!(ledger.step(NOW, fenced_put(&record("me"))), [], "nothing is written without a lease");
+    let first = ledger.step(NOW, Input::Lease(Some(1)));
+    let put = ("i".to_owned(), record("me"));
+    assert_eq!(first, [Action::Write { lease: 1, puts: vec![put], deletes: vec![] }], "the first takes over");
+    assert!(!ledger.settled());
+    assert_eq!(ledger.step(NOW, Input::Written { revision: 7 }), []);
+    assert!(ledger.settled());
+    ledger
+}
+
+#[test]
+fn a_new_lease_has_everything_written_again() {
+    let mut ledger = standing();
+    assert_eq!(ledger.step(NOW, Input::Lease(None)), []);
+    assert!(!ledger.settled());
+    let again = ledger.step(NOW, Input::Lease(Some(2)));
+    let expected = Action::WriteFenced { lease: 2, key: "i".into(), value: record("me"), expected: 7 };
+    assert_eq!(again, [expected]);
+    // The old lease took the key with it: absent is as good as ours.
+    let absent = ledger.step(NOW, Input::Occupied { found: None });
+    assert!(matches!(&absent[..], [Action::WriteFenced { expected: 0, .. }]), "{absent:?}");
+    ledger.step(NOW, Input::Written { revision: 9 });
+    assert!(ledger.settled());
+}
+
+#[test]
+fn the_older_of_two_stands_down_and_never_fights() {
+    let mut ledger = standing();
+    ledger.step(NOW, Input::Lease(Some(2)));
+    let found = Some(Found { value: record("newer"), mod_revision: 8 });
+    assert_eq!(ledger.step(NOW, Input::Occupied { found }), []);
+    assert!(ledger.superseded().contains("i"));
+    assert_eq!(ledger.step(NOW, Input::Lease(Some(3))), [], "not written again");
+}
+
+#[test]
+fn a_write_that_arrived_unanswered_is_known_as_ours() {
+    let mut ledger = standing();
+    ledger.step(NOW, fenced_put(b"changed"));
+    ledger.step(NOW, Input::Failed);
+    let due = ledger.wake_at().unwrap();
+    let again = ledger.step(due, Input::Woke);
+    assert!(matches!(&again[..], [Action::WriteFenced { expected: 7, .. }]));
+    let found = Some(Found { value: record("me"), mod_revision: 8 });
+    let adopted = ledger.step(due, Input::Occupied { found });
+    assert!(matches!(&adopted[..], [Action::WriteFenced { expected: 8, .. }]));
+    // Somebody's slip of the hand is no owner.
+    let found = Some(Found { value: b"oops".to_vec(), mod_revision: 9 });
+    let healed = ledger.step(due, Input::Occupied { found });
+    assert!(matches!(&healed[..], [Action::WriteFenced { expected: 9, .. }]));
+}
+
+#[test]
+fn a_change_during_a_write_is_written_after_it() {
+    let mut ledger = standing();
+    ledger.step(NOW, fenced_put(b"a"));
+    assert_eq!(ledger.step(NOW, fenced_put(b"b")), []);
+    let next = ledger.step(NOW, Input::Written { revision: 8 });
+    let expected = Action::WriteFenced { lease: 1, key: "i".into(), value: b"b".to_vec(), expected: 8 };
+    assert_eq!(next, [expected]);
+}
+
+#[test]
+fn a_dead_lease_stops_the_writing_until_there_is_another() {
+    let mut ledger = standing();
+    ledger.step(NOW, fenced_put(b"a"));
+    assert_eq!(ledger.step(NOW, Input::LeaseGone), []);
+    assert_eq!(ledger.step(NOW, fenced_put(b"b")), []);
+    assert!(matches!(&ledger.step(NOW, Input::Lease(Some(2)))[..], [Action::WriteFenced { lease: 2, .. }]));
+}
+
+#[test]
+fn many_keys_are_written_and_removed_in_bounded_transactions() {
+    let mut ledger = Ledger::new(1);
+    ledger.step(NOW, Input::Lease(Some(1)));
+    let mut actions = vec![];
+    for n in 0..250 {
+        actions.extend(ledger.step(NOW, plain_put(&format!("k{n:03}"))));
+    }
+    ledger.step(NOW, Input::Remove { key: "k000".into() });
+    let mut written = 0;
+    while let Some(Action::Write { puts, deletes, .. }) = actions.pop() {
+        assert!(puts.len() + deletes.len() <= BATCH_MAX);
+        written += puts.len();
+        actions = ledger.step(NOW, Input::Written { revision: 5 });
+    }
+    assert_eq!(written, 250);
+    assert!(ledger.settled());
+    assert_eq!(ledger.slots.len(), 249);
+}

@@ -1,0 +1,26 @@
+//! `acks/<service>/<instance>/<balancer>`: how far a balancer is with an instance.
+
+use serde::{Deserialize, Serialize};
+
+/// A balancer's word about one instance, written when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckRecord {
+    /// Whose record it is about: an ack for an earlier owner of the name says nothing about this one.
+    pub owner: String,
+    /// How far the balancer is.
+    pub state: AckState,
+    /// RFC 3339, for people only.
+    pub at: String,
+}
+
+/// How far a balancer is with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckState {
+    /// It gets traffic here.
+    Serving,
+    /// It gets no new clients here; some requests may still be in flight.
+    Draining,
+    /// Nothing of it is in flight here, and nothing will come.
+    Drained,
+}
