@@ -1,0 +1,101 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use registry::name::BalancerName;
+use registry::session::EtcdOptions;
+
+/// Makes HAProxy follow the registry, over its runtime socket and without a reload.
+#[derive(Debug, Parser)]
+#[command(name = "lb-sync", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, at start")]
+pub enum Verb {
+    /// Follow the registry until told to stop (TERM or INT). HAProxy is left as it is then.
+    Run(RunOptions),
+    /// Ask a running lb-sync for its health; exits as `grpc_health_probe` does (0 serving, 1 bad arguments, 2 cannot
+    /// connect, 3 no answer, 4 not serving).
+    Probe(ProbeOptions),
+}
+
+/// Options of `run`.
+#[derive(Args, Debug)]
+pub struct RunOptions {
+    /// How to reach etcd.
+    #[command(flatten)]
+    pub etcd: EtcdOptions,
+    /// HAProxy's runtime socket (`stats socket … level admin`).
+    #[arg(
+        long,
+        env = "LEASEHOLD_HAPROXY_SOCKET",
+        default_value = "/run/haproxy/lb-sync.sock",
+        value_name = "PATH"
+    )]
+    pub haproxy_socket: PathBuf,
+    /// Name of this balancer in the registry; the host's name unless told otherwise.
+    #[arg(long, env = "LEASEHOLD_BALANCER", value_name = "NAME")]
+    pub balancer: Option<BalancerName>,
+    /// Where to serve health.
+    #[arg(long, env = "LEASEHOLD_LISTEN", default_value = "127.0.0.1:7100", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Servers that lb-sync makes have ids from here up; those below are somebody else's and left alone.
+    #[arg(long, env = "LEASEHOLD_ID_BASE", default_value_t = 10_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    pub id_base: u32,
+    /// How often HAProxy checks each server (`option httpchk` and the like in the backend say how); 0s for never.
+    #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = time)]
+    pub check_interval: Duration,
+    /// Lease of this balancer's presence.
+    #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = ttl)]
+    pub ttl: Duration,
+    /// How to log; text on a terminal and JSON elsewhere unless told otherwise.
+    #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Options of `probe`.
+#[derive(Args, Debug)]
+pub struct ProbeOptions {
+    /// The status port of a running lb-sync.
+    #[arg(long, env = "LEASEHOLD_LISTEN", default_value = "127.0.0.1:7100", value_name = "ADDR:PORT")]
+    pub addr: String,
+    /// Which name to ask for: empty for the whole, `registry`, or a service.
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub service: String,
+    /// How long to wait.
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    pub timeout: Duration,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 2s or 500ms"))
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = time(text)?;
+    let (least, most) = (registry::lease::TTL_S_MIN, registry::lease::TTL_S_MAX);
+    if (least..=most).contains(&ttl.as_secs()) {
+        Ok(ttl)
+    } else {
+        Err(format!("a ttl is {least} s to {most} s"))
+    }
+}

@@ -1,0 +1,139 @@
+//! `show info`: which HAProxy answers, and whether it is on its way out.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::AnswerError;
+use super::excerpt::Excerpt;
+
+const ASKED: &str = "show info";
+
+/// Who is at the other end of the socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// HAProxy's version.
+    pub version: Version,
+    /// The worker's process id: a new one means a reload or a restart, and with it the loss of every dynamic server.
+    pub pid: u32,
+    /// This worker has been replaced by a reload and ends when its last connection does. It still takes every command,
+    /// to no effect on the new one: connect again.
+    pub stopping: bool,
+    /// Seconds since this worker started.
+    pub uptime_s: u64,
+    /// The node's name (`node` in `global`, else the host's).
+    pub node: String,
+}
+
+/// HAProxy's version; compares by its three numbers first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// 2 in 2.6.12.
+    pub major: u16,
+    /// 6 in 2.6.12.
+    pub minor: u16,
+    /// 12 in 2.6.12; 0 for a development version.
+    pub patch: u16,
+    /// As HAProxy says it: `2.6.12-1+deb12u4`.
+    pub text: String,
+}
+
+impl Version {
+    /// Whether this is `major.minor` or later.
+    #[must_use]
+    pub fn at_least(&self, major: u16, minor: u16) -> bool {
+        (self.major, self.minor) >= (major, minor)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A text that does not begin with `major.minor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version of HAProxy")]
+pub struct NoVersion;
+
+impl FromStr for Version {
+    type Err = NoVersion;
+
+    fn from_str(text: &str) -> Result<Self, NoVersion> {
+        let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+        let mut parts = numbers.split('.').map(str::parse::<u16>);
+        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
+            return Err(NoVersion);
+        };
+        let patch = parts.next().and_then(Result::ok).unwrap_or(0);
+        Ok(Self { major, minor, patch, text: text.chars().take(Excerpt::MAX).collect() })
+    }
+}
+
+impl Info {
+    /// Reads the answer to `show info`.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        if !text.trim_start().starts_with("Name:") {
+            return Err(AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) });
+        }
+        Ok(Self {
+            version: field(text, "Version")?,
+            pid: field(text, "Pid")?,
+            stopping: field::<u8>(text, "Stopping")? != 0,
+            uptime_s: field(text, "Uptime_sec")?,
+            node: Excerpt::of(value(text, "node")?).into_string(),
+        })
+    }
+}
+
+/// The value of the line `name: value`.
+fn value<'a>(text: &'a str, name: &'static str) -> Result<&'a str, AnswerError> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+        .ok_or(AnswerError::Missing { asked: ASKED, name })
+}
+
+fn field<T: FromStr>(text: &str, name: &'static str) -> Result<T, AnswerError> {
+    let said = value(text, name)?;
+    said.parse().map_err(|_| AnswerError::Malformed { asked: ASKED, name, said: Excerpt::of(said) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::fixtures;
+    use super::*;
+
+    #[test]
+    fn every_version_says_who_it_is() {
+        for (version, text) in fixtures::every("show-info") {
+            let info = Info::parse(&text).unwrap();
+            assert_eq!(format!("{}.{}", info.version.major, info.version.minor), version);
+            assert!(info.version.patch > 0 && info.pid > 0 && !info.stopping, "{info:?}");
+            assert_eq!(info.node, "balancer");
+        }
+    }
+
+    #[test]
+    fn a_worker_on_its_way_out_says_so() {
+        for (_, text) in fixtures::every("show-info") {
+            assert!(Info::parse(&text.replace("Stopping: 0", "Stopping: 1")).unwrap().stopping);
+        }
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        let version = |text: &str| text.parse::<Version>().unwrap();
+        assert!(version("2.6.12-1+deb12u4") < version("2.10.0"));
+        assert_eq!(version("3.2-dev5-abc").patch, 0);
+        assert!(version("3.0.11").at_least(3, 0) && !version("2.9.1").at_least(3, 0));
+        assert_eq!("three".parse::<Version>(), Err(NoVersion));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let said = Info::parse("Name: HAProxy\nVersion: 2.6.12\n").unwrap_err().to_string();
+        assert_eq!(said, "HAProxy's answer to `show info` has no `Pid`");
+        assert!(matches!(Info::parse("Permission denied\n"), Err(AnswerError::Unexpected { .. })));
+    }
+}

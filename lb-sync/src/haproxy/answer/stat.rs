@@ -1,0 +1,137 @@
+//! `show stat <backend> 4 <server>`: one server's counters, the way to watch a drain and to verify a change.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use super::AnswerError;
+use super::csv;
+use super::excerpt::Excerpt;
+use crate::haproxy::{BackendName, ServerId, ServerName, ServerPath, ServerWeight};
+
+const ASKED: &str = "show stat";
+
+/// One server, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatRow {
+    /// Which server. HAProxy was asked by number: check that it is the one that was meant.
+    pub server: ServerPath,
+    /// Its number.
+    pub id: ServerId,
+    /// Its state as the statistics page shows it.
+    pub status: Status,
+    /// Where it listens; `None` for a host name not resolved, or below `level operator`.
+    pub addr: Option<SocketAddr>,
+    /// The weight that was set. [`StatRow::effective_weight`] is what becomes of it.
+    pub weight: ServerWeight,
+    /// The weight in balancing at this moment: less during a slow start.
+    pub effective_weight: u32,
+    /// Streams on the server. Idle keep-alive connections do not count.
+    pub scur: u64,
+    /// Requests waiting in the server's own queue.
+    pub qcur: u64,
+    /// Outcome of the last check (`L7OK`, `L4CON`, …), with `* ` before it while the next one runs; empty without checks.
+    pub check_status: String,
+}
+
+impl StatRow {
+    /// Whether nothing is in flight: with balancing off, drained.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.scur == 0 && self.qcur == 0
+    }
+}
+
+/// A server's state as `show stat` tells it (`srv_hlt_st` in `src/stats.c`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Checked and up; `UP 1/3` on its way down.
+    Up,
+    /// Checked and down; `DOWN 1/2` on its way up.
+    Down,
+    /// Takes persistent traffic only, by `http-check disable-on-404`.
+    Nolb,
+    /// Takes persistent traffic only, by order.
+    Drain,
+    /// Takes no traffic, by order.
+    Maint,
+    /// In service, unchecked.
+    NoCheck,
+    /// Something that 2.6 to 3.2 do not say.
+    Other(Excerpt),
+}
+
+impl From<&str> for Status {
+    fn from(text: &str) -> Self {
+        match text.split([' ', '(']).next().unwrap_or_default() {
+            "UP" => Self::Up,
+            "DOWN" => Self::Down,
+            "NOLB" => Self::Nolb,
+            "DRAIN" => Self::Drain,
+            "MAINT" => Self::Maint,
+            "no" if text == "no check" => Self::NoCheck,
+            _ => Self::Other(Excerpt::of(text)),
+        }
+    }
+}
+
+impl StatRow {
+    /// Reads the answer to `show stat` for one server: `None` when HAProxy has no such server.
+    pub fn parse(text: &str) -> Result<Option<Self>, AnswerError> {
+        let mut lines = text.lines().filter(|line| !line.is_empty());
+        let header = lines
+            .next()
+            .and_then(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with("pxname,"))
+            .ok_or_else(|| AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) })?;
+        let Some(line) = lines.next() else { return Ok(None) };
+        Row { header: csv::fields(header), fields: csv::fields(line) }.read().map(Some)
+    }
+}
+
+/// One line beside its header: columns go by name, since their number and order differ between versions.
+struct Row {
+    header: Vec<String>,
+    fields: Vec<String>,
+}
+
+impl Row {
+    fn read(&self) -> Result<StatRow, AnswerError> {
+        let backend: BackendName = self.field("pxname")?;
+        let server: ServerName = self.field("svname")?;
+        Ok(StatRow {
+            server: ServerPath::new(backend, server),
+            id: self.within::<u32, _>("sid")?,
+            status: Status::from(self.text("status")?),
+            addr: self.text("addr").ok().and_then(|addr| addr.parse().ok()),
+            weight: self.within::<u16, _>("uweight")?,
+            effective_weight: self.field("weight")?,
+            scur: self.field("scur")?,
+            qcur: self.field("qcur")?,
+            check_status: Excerpt::of(self.text("check_status")?).into_string(),
+        })
+    }
+
+    fn text(&self, name: &'static str) -> Result<&str, AnswerError> {
+        let at = self.header.iter().position(|column| column == name);
+        at.and_then(|at| self.fields.get(at))
+            .map(String::as_str)
+            .ok_or(AnswerError::Missing { asked: ASKED, name })
+    }
+
+    fn field<T: FromStr>(&self, name: &'static str) -> Result<T, AnswerError> {
+        self.text(name)?.parse().map_err(|_| self.malformed(name))
+    }
+
+    /// A number, as a type that takes only some.
+    fn within<N: FromStr, T: TryFrom<N>>(&self, name: &'static str) -> Result<T, AnswerError> {
+        T::try_from(self.field::<N>(name)?).map_err(|_| self.malformed(name))
+    }
+
+    fn malformed(&self, name: &'static str) -> AnswerError {
+        let said = Excerpt::of(self.text(name).unwrap_or_default());
+        AnswerError::Malformed { asked: ASKED, name, said }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The commands that may be sent to HAProxy. Only parsed values go in, so that what comes out is one line of one command.
+
+use std::fmt;
+
+use super::{BackendId, BackendName, ServerAddr, ServerId, ServerOptions, ServerPath, ServerWeight};
+
+/// Longest line a [`Command`] renders to, in bytes, without the newline. A line must fit into HAProxy's `tune.bufsize`
+/// (16,384 bytes unless changed), and far smaller buffers are in use.
+pub const MAX_LINE: usize = 512;
+
+/// One command for HAProxy's runtime socket. `Display` gives its line, without the newline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Makes a server. It starts in MAINT, unchecked: [`Command::EnableHealth`] (where it has a check) and then
+    /// [`ServerState::Ready`] put it into service.
+    AddServer {
+        /// Where, and under what name.
+        server: ServerPath,
+        /// Always explicit: on 2.6 `random` and consistent hashing give no traffic to a server without one (#3413).
+        id: ServerId,
+        /// Where it listens.
+        addr: ServerAddr,
+        /// Its share.
+        weight: ServerWeight,
+        /// Checks and slow start.
+        options: ServerOptions,
+    },
+    /// Starts the checks that a server was made with.
+    EnableHealth {
+        /// Which server.
+        server: ServerPath,
+    },
+    /// Sets the administrative state.
+    SetState {
+        /// Which server.
+        server: ServerPath,
+        /// The new state.
+        state: ServerState,
+    },
+    /// Moves a server: its name, id and cookie stay, requests in flight finish at the old address. On 2.6 this also drops
+    /// its idle pooled connections, which otherwise hold up [`Command::DelServer`].
+    SetAddr {
+        /// Which server.
+        server: ServerPath,
+        /// Where it listens from now on.
+        addr: ServerAddr,
+    },
+    /// Sets the share.
+    SetWeight {
+        /// Which server.
+        server: ServerPath,
+        /// The new share.
+        weight: ServerWeight,
+    },
+    /// Deletes a server that is in MAINT and has no connection.
+    DelServer {
+        /// Which server.
+        server: ServerPath,
+    },
+    /// Ends all streams of a server: their clients see an error.
+    ShutdownSessions {
+        /// Which server.
+        server: ServerPath,
+    },
+    /// Reads version, pid, stopping: [`Info`](super::answer::info::Info).
+    ShowInfo,
+    /// Reads the names of all backends: [`Backends`](super::answer::backends::Backends).
+    ShowBackends,
+    /// Reads the servers of one backend or of all: [`ServersState`](super::answer::servers_state::ServersState).
+    ShowServersState(Option<BackendName>),
+    /// Reads one server's counters: [`StatRow`](super::answer::stat::StatRow).
+    ///
+    /// The backend is named by its number, since by name HAProxy may take a frontend of that name and answer with
+    /// nothing (seen on 2.6), and takes an all-digits name for a number.
+    ShowStatServer {
+        /// The backend's number, from `show servers state`.
+        backend: BackendId,
+        /// The server's number.
+        id: ServerId,
+    },
+}
+
+/// The administrative state that [`Command::SetState`] sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// In service.
+    Ready,
+    /// Out of balancing; persistent clients still come, checks go on.
+    Drain,
+    /// No traffic and no checks; requests in flight finish.
+    Maint,
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        })
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddServer { server, id, addr, weight, options } => {
+                write!(f, "add server {server} {addr} id {id} weight {weight} {options}")
+            }
+            Self::EnableHealth { server } => write!(f, "enable health {server}"),
+            Self::SetState { server, state } => write!(f, "set server {server} state {state}"),
+            // The address stands alone here: brackets are for where a port follows.
+            Self::SetAddr { server, addr } => {
+                write!(f, "set server {server} addr {} port {}", addr.ip(), addr.port())
+            }
+            Self::SetWeight { server, weight } => write!(f, "set server {server} weight {weight}"),
+            Self::DelServer { server } => write!(f, "del server {server}"),
+            Self::ShutdownSessions { server } => write!(f, "shutdown sessions server {server}"),
+            Self::ShowInfo => f.write_str("show info"),
+            Self::ShowBackends => f.write_str("show backend"),
+            Self::ShowServersState(None) => f.write_str("show servers state"),
+            Self::ShowServersState(Some(backend)) => write!(f, "show servers state {backend}"),
+            // 4 is the type "server" (`STATS_TYPE_SV`).
+            Self::ShowStatServer { backend, id } => write!(f, "show stat {backend} 4 {id}"),
+        }
+    }
+}
+
+impl Command {
+    /// What kind of command this is: a label for logs and metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::AddServer { .. } => "add_server",
+            Self::EnableHealth { .. } => "enable_health",
+            Self::SetState { .. } => "set_state",
+            Self::SetAddr { .. } => "set_addr",
+            Self::SetWeight { .. } => "set_weight",
+            Self::DelServer { .. } => "del_server",
+            Self::ShutdownSessions { .. } => "shutdown_sessions",
+            Self::ShowInfo => "show_info",
+            Self::ShowBackends => "show_backend",
+            Self::ShowServersState(_) => "show_servers_state",
+            Self::ShowStatServer { .. } => "show_stat",
+        }
+    }
+
+    /// The server that the command changes; `None` for those that only read.
+    #[must_use]
+    pub const fn changes(&self) -> Option<&ServerPath> {
+        match self {
+            Self::AddServer { server, .. }
+            | Self::EnableHealth { server }
+            | Self::SetState { server, .. }
+            | Self::SetAddr { server, .. }
+            | Self::SetWeight { server, .. }
+            | Self::DelServer { server }
+            | Self::ShutdownSessions { server } => Some(server),
+            Self::ShowInfo | Self::ShowBackends | Self::ShowServersState(_) | Self::ShowStatServer { .. } => {
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,25 @@
+//! What a real HAProxy of each version answered, for the parsers' tests. `lb-sync/fixtures/capture` makes the files again.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// The versions that were captured.
+const VERSIONS: [&str; 3] = ["2.6", "3.0", "3.2"];
+
+fn folder(version: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("haproxy-{version}"))
+}
+
+/// What each version answered, with the version before it.
+pub(super) fn every(name: &str) -> Vec<(&'static str, String)> {
+    VERSIONS
+        .iter()
+        .map(|version| (*version, fs::read_to_string(folder(version).join(format!("{name}.txt"))).unwrap()))
+        .collect()
+}
+
+/// All answers of all versions.
+pub(super) fn all() -> Vec<String> {
+    let files = VERSIONS.iter().flat_map(|version| fs::read_dir(folder(version)).unwrap());
+    files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
+}

@@ -1,0 +1,100 @@
+//! lb-sync's command line: arguments, logging, build, run, exit code. The only place that prints or exits.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line speaks to people")]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use lb_sync::cli::{Cli, LogFormat, ProbeOptions, RunOptions, Verb};
+use lb_sync::run::{RunConfig, RunError, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Exit codes of the contract (`sysexits.h` where it has one).
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+const CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(FAILED, &format!("cannot start: {error}")),
+    };
+    match cli.command {
+        Verb::Run(options) => runtime.block_on(run_verb(options)),
+        Verb::Probe(options) => runtime.block_on(probe(options)),
+    }
+}
+
+async fn run_verb(options: RunOptions) -> ExitCode {
+    log_to_stderr(options.log_format);
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let config = match RunConfig::new(options, &host.to_string_lossy()) {
+        Ok(config) => config,
+        Err(error) => return failed(CONFIG, &error.to_string()),
+    };
+    let shutdown = CancellationToken::new();
+    if let Err(error) = stop_on_signals(&shutdown) {
+        return failed(FAILED, &format!("cannot wait for signals: {error}"));
+    }
+    match run(config, shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ RunError::Config(_)) => failed(CONFIG, &error.to_string()),
+        Err(error) => failed(FAILED, &error.to_string()),
+    }
+}
+
+async fn probe(options: ProbeOptions) -> ExitCode {
+    let outcome = proto::health::probe(&options.addr, &options.service, options.timeout).await;
+    println!("{outcome}");
+    ExitCode::from(outcome.exit_code())
+}
+
+/// TERM and INT cancel `shutdown`.
+fn stop_on_signals(shutdown: &CancellationToken) -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("told to stop; HAProxy goes on as it is");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+fn log_to_stderr(format: Option<LogFormat>) {
+    let terminal = std::io::stderr().is_terminal();
+    let json = format.map_or(!terminal, |format| format == LogFormat::Json);
+    let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    if json {
+        log.json().flatten_event(true).init();
+    } else {
+        log.with_target(false).init();
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // What cannot be printed cannot be told either.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(USAGE),
+    }
+}
+
+fn failed(code: u8, error: &str) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,33 @@
+//! The pass: observe → plan → apply → read back → plan again, until there is nothing left to do.
+//!
+//! One task owns the view, what was observed, the planner and the dialogue; it wakes for a change of the registry, for
+//! HAProxy's death, or when the planner or the [`rhythm`] asked to be woken. It is driven by levels, not by events: an
+//! event only says which instances to look at.
+
+mod apply;
+mod observe;
+mod rhythm;
+mod task;
+
+pub use task::{Pass, PassConfig};
+
+use crate::haproxy::DialogueError;
+use crate::haproxy::answer::AnswerError;
+use crate::haproxy::answer::info::Version;
+
+/// Why a pass could not be carried through. The dialogue begins anew; nothing is assumed of what was done.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The socket.
+    #[error(transparent)]
+    Dialogue(#[from] DialogueError),
+    /// What was said on it.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    /// The worker that answers was replaced, or another one answers.
+    #[error("HAProxy was reloaded or restarted")]
+    Replaced,
+    /// The version.
+    #[error("HAProxy {0} cannot add servers while it runs\n  use 2.6 or newer")]
+    TooOld(Version),
+}

@@ -1,0 +1,92 @@
+//! Reads what HAProxy has: all of it, or just what a pass has touched.
+
+use std::collections::BTreeSet;
+
+use registry::name::{InstanceId, ServiceName};
+use registry::time::{Clock, Tick};
+
+use super::PassError;
+use crate::haproxy::answer::AnswerError;
+use crate::haproxy::answer::backends::Backends;
+use crate::haproxy::answer::info::Info;
+use crate::haproxy::answer::servers_state::ServersState;
+use crate::haproxy::answer::stat::StatRow;
+use crate::haproxy::{BackendName, Command, Dialogue};
+use crate::plan::observed::Observed;
+
+/// Reads in one request; each answer is some hundred bytes a server.
+const READS_MAX: usize = 200;
+
+/// Who answers.
+pub(super) async fn info(dialogue: &mut Dialogue) -> Result<Info, PassError> {
+    let answers = dialogue.ask(&[Command::ShowInfo]).await?;
+    Ok(Info::parse(first(&answers))?)
+}
+
+/// Who answers, and everything it has. Fails for a worker on its way out, and for a HAProxy that is too old.
+pub(super) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), PassError> {
+    let asked = [Command::ShowInfo, Command::ShowBackends, Command::ShowServersState(None)];
+    let answers = dialogue.ask(&asked).await?;
+    let text = |at: usize| answers.get(at).map_or("", String::as_str);
+    let info = Info::parse(text(0))?;
+    if info.stopping {
+        return Err(PassError::Replaced);
+    }
+    if !info.version.at_least(2, 6) {
+        return Err(PassError::TooOld(info.version));
+    }
+    let observed = Observed::read(Backends::parse(text(1))?, ServersState::parse(text(2))?);
+    Ok((info, observed))
+}
+
+/// Reads these backends anew.
+pub(super) async fn backends(
+    dialogue: &mut Dialogue,
+    services: &BTreeSet<ServiceName>,
+    observed: &mut Observed,
+) -> Result<(), PassError> {
+    let services: Vec<&ServiceName> = services.iter().collect();
+    for some in services.chunks(READS_MAX) {
+        let ask = |service: &&ServiceName| Command::ShowServersState(Some(BackendName::from(*service)));
+        let answers = dialogue.ask(&some.iter().map(ask).collect::<Vec<_>>()).await?;
+        for (service, answer) in some.iter().zip(&answers) {
+            let state = match ServersState::parse(answer) {
+                Ok(state) => Some(state),
+                Err(AnswerError::NoSuchBackend) => None,
+                Err(error) => return Err(error.into()),
+            };
+            observed.read_backend(service, state);
+        }
+    }
+    Ok(())
+}
+
+/// Reads what is in flight on these servers, as far as they are still there.
+pub(super) async fn sessions(
+    dialogue: &mut Dialogue,
+    ids: &[InstanceId],
+    observed: &mut Observed,
+) -> Result<(), PassError> {
+    let known: Vec<(&InstanceId, Command)> =
+        ids.iter().filter_map(|id| Some((id, ask(observed, id)?))).collect();
+    for some in known.chunks(READS_MAX) {
+        let commands: Vec<Command> = some.iter().map(|(_, command)| command.clone()).collect();
+        let asked_at: Tick = Clock.now();
+        let answers = dialogue.ask(&commands).await?;
+        for ((id, _), answer) in some.iter().zip(&answers) {
+            if let Some(row) = StatRow::parse(answer)? {
+                observed.read_sessions(id, &row, asked_at);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ask(observed: &Observed, id: &InstanceId) -> Option<Command> {
+    let backend = observed.backends.get(&id.service)?.id?;
+    Some(Command::ShowStatServer { backend, id: observed.server(id)?.id })
+}
+
+fn first(answers: &[String]) -> &str {
+    answers.first().map_or("", String::as_str)
+}

@@ -1,0 +1,277 @@
+//! The task: waits for something to happen, takes it in, and passes.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use registry::follow::{Event, Following};
+use registry::key::Prefix;
+use registry::name::InstanceId;
+use registry::time::{Clock, Tick};
+use tokio_util::sync::CancellationToken;
+
+use super::rhythm::{Due, Rhythm};
+use super::{PassError, apply, observe};
+use crate::haproxy::answer::info::Info;
+use crate::haproxy::{Dialogue, DialogueError};
+use crate::plan::observed::Observed;
+use crate::plan::{Plan, Planner, Policy};
+use crate::tell::{Condition, Teller};
+use crate::view::{Scope, View};
+
+/// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Plans in one pass. Three are usual: do, read back, find nothing left. What is left over is done in the next pass.
+const ROUNDS_MAX: usize = 32;
+
+/// How a pass is made.
+#[derive(Clone, Debug)]
+pub struct PassConfig {
+    /// HAProxy's runtime socket.
+    pub socket: PathBuf,
+    /// Where the registry stands in etcd.
+    pub prefix: Prefix,
+    /// How servers are made.
+    pub policy: Policy,
+}
+
+/// The task and all that it owns.
+pub struct Pass {
+    config: PassConfig,
+    view: View,
+    observed: Observed,
+    planner: Planner,
+    rhythm: Rhythm,
+    dialogue: Option<Dialogue>,
+    /// The worker that is known.
+    worker: Option<Info>,
+    teller: Teller,
+    /// Instances to look at in the next pass.
+    dirty: Scope,
+    /// The last failure, so that each is logged once.
+    trouble: String,
+}
+
+/// What a pass waits for.
+enum Input {
+    Instances(Event),
+    Overrides(Event),
+    HaproxyGone(DialogueError),
+    Woke,
+    Shutdown,
+}
+
+impl Pass {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(config: PassConfig, teller: Teller) -> Self {
+        Self {
+            view: View::new(config.prefix.clone()),
+            observed: Observed::default(),
+            planner: Planner::new(config.policy),
+            rhythm: Rhythm::new(Clock.now(), fastrand::u64(..)),
+            dialogue: None,
+            worker: None,
+            teller,
+            dirty: Scope::none(),
+            trouble: String::new(),
+            config,
+        }
+    }
+
+    /// Passes until `shutdown`, or until a follower ends. HAProxy is left as it is.
+    pub async fn run(
+        mut self,
+        mut instances: Following,
+        mut overrides: Following,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let wake_at = self.wake_at();
+            let input = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Input::Shutdown,
+                event = instances.recv() => event.map_or(Input::Shutdown, Input::Instances),
+                event = overrides.recv() => event.map_or(Input::Shutdown, Input::Overrides),
+                error = closed(&mut self.dialogue) => Input::HaproxyGone(error),
+                () = Clock.until(Some(wake_at)) => Input::Woke,
+            };
+            if matches!(input, Input::Shutdown) {
+                return self.teller.leave().await;
+            }
+            self.take_in(input);
+            // Whatever came while the last pass ran is one burst: taken in as a whole.
+            while let Ok(event) = instances.try_recv() {
+                self.take_in(Input::Instances(event));
+            }
+            while let Ok(event) = overrides.try_recv() {
+                self.take_in(Input::Overrides(event));
+            }
+            self.keep_up().await;
+            self.pass(|| !instances.is_empty() || !overrides.is_empty()).await;
+            self.tell().await;
+        }
+    }
+
+    fn wake_at(&self) -> Tick {
+        let planned = self.planner.wake_at().filter(|_| self.dialogue.is_some());
+        [planned, self.view.wake_at()].into_iter().flatten().fold(self.rhythm.wake_at(), Tick::min)
+    }
+
+    fn take_in(&mut self, input: Input) {
+        let now = Clock.now();
+        let was_in_sync = self.view.in_sync();
+        let changed = match input {
+            Input::Instances(event) => self.view.fold_instances(now, event),
+            Input::Overrides(event) => self.view.fold_overrides(now, event),
+            Input::HaproxyGone(error) => {
+                self.lost(&error.into());
+                Scope::none()
+            }
+            Input::Woke => self.view.expire(now),
+            Input::Shutdown => Scope::none(),
+        };
+        self.dirty.extend(changed);
+        if was_in_sync != self.view.in_sync() {
+            // What had to wait for the view to be current is looked at now.
+            self.dirty = Scope::All;
+            let instances = self.view.instances().len();
+            if was_in_sync {
+                tracing::warn!(
+                    instances,
+                    "out of sync with etcd: all stay served, nothing is drained or deleted"
+                );
+            } else {
+                tracing::info!(instances, "in sync with etcd");
+            }
+        }
+    }
+
+    /// Does what is due without anything having happened.
+    async fn keep_up(&mut self) {
+        let Some(due) = self.rhythm.due(Clock.now()) else {
+            return;
+        };
+        let kept_up = match due {
+            Due::Connect => self.connect().await,
+            Due::Audit => self.read_all().await,
+            Due::Glance => self.glance().await,
+        };
+        if let Err(error) = kept_up {
+            self.lost(&error);
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), PassError> {
+        self.dialogue = Some(Dialogue::connect(&self.config.socket, ANSWER_MAX).await?);
+        self.read_all().await
+    }
+
+    async fn glance(&mut self) -> Result<(), PassError> {
+        let Some(dialogue) = &mut self.dialogue else {
+            return Ok(());
+        };
+        let info = observe::info(dialogue).await?;
+        let known = self.worker.as_ref().is_some_and(|worker| worker.pid == info.pid);
+        if info.stopping || !known {
+            return Err(PassError::Replaced);
+        }
+        self.rhythm.glanced(Clock.now());
+        Ok(())
+    }
+
+    async fn read_all(&mut self) -> Result<(), PassError> {
+        let Some(dialogue) = &mut self.dialogue else {
+            return Ok(());
+        };
+        let (info, observed) = observe::all(dialogue).await?;
+        if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
+            let backends = observed.backends.len();
+            tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
+        }
+        self.worker = Some(info);
+        self.planner.learn(&observed);
+        self.observed = observed;
+        self.trouble.clear();
+        self.rhythm.read_all(Clock.now());
+        self.dirty = Scope::All;
+        Ok(())
+    }
+
+    /// Plans and applies until there is nothing left to do, HAProxy is lost, or `interrupted` for long enough.
+    async fn pass(&mut self, interrupted: impl Fn() -> bool) {
+        if self.dialogue.is_none() {
+            return;
+        }
+        let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
+        scope.extend(self.planner.due(Clock.now()));
+        for _ in 0..ROUNDS_MAX {
+            if scope.is_empty() || interrupted() {
+                break;
+            }
+            let plan = self.planner.plan(Clock.now(), &self.view, &self.observed, &scope);
+            for id in &plan.foreign {
+                tracing::error!(
+                    instance = %id,
+                    "not served: HAProxy has a server of that name that lb-sync did not make\n  remove it from the configuration, or give the instance another name"
+                );
+            }
+            self.teller.acks(&plan.acks).await;
+            scope = match self.carry_out(&plan, &interrupted).await {
+                Ok(again) => Scope::Only(again),
+                Err(error) => return self.lost(&error),
+            };
+        }
+        self.dirty.extend(scope);
+    }
+
+    /// Applies a plan and reads back what it touched; returns which instances to plan again.
+    async fn carry_out(
+        &mut self,
+        plan: &Plan,
+        interrupted: &impl Fn() -> bool,
+    ) -> Result<BTreeSet<InstanceId>, PassError> {
+        let Some(dialogue) = &mut self.dialogue else {
+            return Ok(BTreeSet::new());
+        };
+        if plan.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let touched = apply::apply(dialogue, &mut self.planner, &plan.steps, interrupted).await?;
+        // An empty reply proves nothing: what was touched is read back.
+        let services = touched.iter().map(|id| id.service.clone()).collect();
+        observe::backends(dialogue, &services, &mut self.observed).await?;
+        observe::sessions(dialogue, &plan.reads, &mut self.observed).await?;
+        let untouched = plan.steps.iter().map(|step| step.id.clone());
+        Ok(touched.into_iter().chain(untouched).chain(plan.reads.iter().cloned()).collect())
+    }
+
+    /// The dialogue is over. What HAProxy has is read anew when there is another.
+    fn lost(&mut self, error: &PassError) {
+        self.dialogue = None;
+        self.rhythm.lost(Clock.now());
+        let text = error.to_string();
+        if text != self.trouble {
+            tracing::warn!("{text}");
+            self.trouble = text;
+        }
+    }
+
+    async fn tell(&mut self) {
+        let condition = Condition {
+            now: Clock.now(),
+            view: &self.view,
+            observed: &self.observed,
+            worker: self.dialogue.as_ref().and(self.worker.as_ref()),
+        };
+        self.teller.tell(&condition).await;
+    }
+}
+
+/// Resolves when HAProxy ends the dialogue; never, without one.
+async fn closed(dialogue: &mut Option<Dialogue>) -> DialogueError {
+    match dialogue {
+        Some(dialogue) => dialogue.closed().await,
+        None => std::future::pending().await,
+    }
+}

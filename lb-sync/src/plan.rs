@@ -1,0 +1,20 @@
+//! What to tell HAProxy, and why.
+//!
+//! [`target`] says what one instance should be, by the registry; [`observed`] what it is, by HAProxy; [`decide`] is the
+//! one place where the difference becomes commands. The [`Planner`] applies it to every instance that may have changed,
+//! and remembers between passes only what HAProxy cannot tell: ids, since when a server is leaving, and refusals.
+
+pub mod decide;
+pub mod ids;
+pub mod memory;
+pub mod observed;
+mod planner;
+pub mod target;
+
+pub use decide::{Ack, Why};
+pub use planner::{Plan, Planner, Policy, Step};
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod model_tests;

@@ -1,0 +1,241 @@
+//! The one place where "what it should be" and "what it is" become commands, for one instance.
+
+use std::time::Duration;
+
+use registry::record::AckState;
+use registry::time::Tick;
+
+use super::memory::Memory;
+use super::observed::Server;
+use super::planner::Policy;
+use super::target::{Mode, Target};
+use crate::haproxy::answer::flags::OpState;
+use crate::haproxy::{Command, ServerAddr, ServerId, ServerOptions, ServerPath, ServerState};
+
+/// How often a server that is leaving is asked what is in flight: often at first, since most leave within a second.
+const POLL_FAST: Duration = Duration::from_millis(20);
+const POLL_SLOW: Duration = Duration::from_millis(250);
+const POLL_FAST_FOR: Duration = Duration::from_secs(2);
+/// How often the streams of a server past its limit are shut down, should some survive it.
+const SHUT_EVERY: Duration = Duration::from_secs(1);
+/// How long requests in flight may take on a server of which no record was ever seen.
+const INFLIGHT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Why a server is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// It is registered and up.
+    Up,
+    /// It says that it is unhealthy.
+    Down,
+    /// It is leaving, or an operator drains it.
+    Leaving,
+    /// An operator wants it out.
+    Maintenance,
+    /// It is not registered (any more), or somebody newer has its address.
+    Gone,
+    /// It had its time to finish.
+    TimeUp,
+}
+
+/// What the registry is to be told of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// What it was told stays.
+    Keep,
+    /// This, or nothing (any more).
+    Tell(Option<AckState>),
+}
+
+/// What is known when one instance is decided upon.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// Now.
+    pub now: Tick,
+    /// While the view is not in sync nothing is drained or deleted.
+    pub in_sync: bool,
+    /// The server's name.
+    pub path: &'a ServerPath,
+    /// What it should be.
+    pub target: Option<&'a Target>,
+    /// What it is.
+    pub server: Option<&'a Server>,
+    /// Whether lb-sync made that server.
+    pub ours: bool,
+    /// The id it has or would be made with.
+    pub id: ServerId,
+    /// What is remembered of it.
+    pub memory: &'a Memory,
+    /// How servers are made.
+    pub policy: &'a Policy,
+}
+
+/// What to do about one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// In this order; empty if it is as it should be, or there is something to wait for.
+    pub commands: Vec<Command>,
+    /// Why.
+    pub why: Why,
+    /// What to tell the registry.
+    pub ack: Ack,
+    /// What is in flight must be read before more can be decided.
+    pub read_sessions: bool,
+    /// When to decide again, if nothing happens before.
+    pub wake_at: Option<Tick>,
+}
+
+impl Decision {
+    fn settled(why: Why, ack: Ack) -> Self {
+        Self { commands: vec![], why, ack, read_sessions: false, wake_at: None }
+    }
+
+    fn act(why: Why, commands: Vec<Command>) -> Self {
+        Self { commands, ..Self::settled(why, Ack::Keep) }
+    }
+
+    fn wait(why: Why, ack: Ack, until: Tick) -> Self {
+        Self { wake_at: Some(until), ..Self::settled(why, ack) }
+    }
+}
+
+/// Decides upon one instance.
+#[must_use]
+pub fn decide(case: &Case<'_>) -> Decision {
+    let drained = Ack::Tell(Some(AckState::Drained));
+    if let Some(until) = case.memory.left_alone_until(case.now) {
+        return Decision::wait(Why::Up, Ack::Keep, until);
+    }
+    match (case.target, case.server) {
+        (None, None) => Decision::settled(Why::Gone, Ack::Tell(None)),
+        // Somebody else's server: not touched, and no instance is served in its place.
+        (_, Some(_)) if !case.ours => Decision::settled(Why::Gone, Ack::Tell(None)),
+        (Some(target), None) if target.mode == Mode::Serve => add(case, target),
+        (Some(_), None) => Decision::settled(Why::Leaving, drained),
+        (Some(target), Some(server)) => match target.mode {
+            Mode::Serve => serve(case, target, server),
+            Mode::Down => out(case, server, Why::Down),
+            Mode::Maintenance => out(case, server, Why::Maintenance),
+            Mode::Leave { sticky } => leave(case, server, sticky),
+        },
+        (None, Some(server)) => remove(case, server),
+    }
+}
+
+fn add(case: &Case<'_>, target: &Target) -> Decision {
+    let server = || case.path.clone();
+    let options = ServerOptions { check: case.policy.check, slowstart_s: target.slowstart_s };
+    let (id, addr, weight) = (case.id, target.addr, target.weight);
+    let mut commands = vec![Command::AddServer { server: server(), id, addr, weight, options }];
+    if options.check.is_some() {
+        commands.push(Command::EnableHealth { server: server() });
+    }
+    commands.push(Command::SetState { server: server(), state: ServerState::Ready });
+    Decision::act(Why::Up, commands)
+}
+
+fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
+    let server = || case.path.clone();
+    let mut commands = vec![];
+    if is.addr != Some(target.addr) {
+        commands.push(Command::SetAddr { server: server(), addr: target.addr });
+    }
+    if is.weight != target.weight {
+        commands.push(Command::SetWeight { server: server(), weight: target.weight });
+    }
+    if is.check.is_configured() && !is.check.is_enabled() {
+        commands.push(Command::EnableHealth { server: server() });
+    }
+    // Last: it gets traffic only once everything else is right.
+    if !is.admin.is_ready() {
+        commands.push(Command::SetState { server: server(), state: ServerState::Ready });
+    }
+    if commands.is_empty() {
+        // HAProxy's own check may still find it down: then it is not said to be serving.
+        let serving = if is.op == OpState::Stopped { Ack::Keep } else { Ack::Tell(Some(AckState::Serving)) };
+        return Decision::settled(Why::Up, serving);
+    }
+    Decision::act(Why::Up, commands)
+}
+
+/// Sticky clients may stay a while: DRAIN first.
+fn leave(case: &Case<'_>, is: &Server, sticky: Duration) -> Decision {
+    if sticky.is_zero() || is.admin.is_maint() {
+        return out(case, is, Why::Leaving);
+    }
+    if !is.admin.is_drain() {
+        return restrict(case, Why::Leaving, ServerState::Drain);
+    }
+    let end = case.memory.drain_since.unwrap_or(case.now).plus(sticky);
+    if case.now < end {
+        return Decision::wait(Why::Leaving, Ack::Tell(Some(AckState::Draining)), end);
+    }
+    out(case, is, Why::Leaving)
+}
+
+/// No traffic: MAINT, and then what is in flight finishes.
+fn out(case: &Case<'_>, is: &Server, why: Why) -> Decision {
+    if !is.admin.is_maint() {
+        return restrict(case, why, ServerState::Maint);
+    }
+    finish(case, is, why, |_| Decision::settled(why, Ack::Tell(Some(AckState::Drained))))
+}
+
+/// Not registered: MAINT, what is in flight finishes, and then it is deleted.
+fn remove(case: &Case<'_>, is: &Server) -> Decision {
+    if !is.admin.is_maint() {
+        return restrict(case, Why::Gone, ServerState::Maint);
+    }
+    finish(case, is, Why::Gone, |case| {
+        if !case.in_sync {
+            return Decision::settled(Why::Gone, Ack::Keep);
+        }
+        let mut commands = vec![];
+        if case.memory.refused > 0 {
+            // An idle pooled connection holds the server (2.6); a new address drops those at once.
+            commands.extend(nowhere(case.memory.refused).map(|addr| {
+                let server = case.path.clone();
+                Command::SetAddr { server, addr }
+            }));
+        }
+        commands.push(Command::DelServer { server: case.path.clone() });
+        Decision::act(Why::Gone, commands)
+    })
+}
+
+/// Waits until nothing is in flight or time is up; what comes `then` is decided once either is so.
+fn finish(case: &Case<'_>, is: &Server, why: Why, then: impl FnOnce(&Case<'_>) -> Decision) -> Decision {
+    let since = case.memory.maint_since.unwrap_or(case.now);
+    let end = since.plus(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT));
+    let poll = if case.now.since(since) < POLL_FAST_FOR { POLL_FAST } else { POLL_SLOW };
+    let Some(sessions) = is.sessions.filter(|read| case.now.since(read.read_at) < poll) else {
+        return Decision { read_sessions: true, ..Decision::settled(why, Ack::Keep) };
+    };
+    if sessions.is_idle() {
+        return then(case);
+    }
+    let draining = if case.memory.shut_at.is_some() { AckState::Drained } else { AckState::Draining };
+    let ack = Ack::Tell(Some(draining));
+    if case.now < end {
+        return Decision::wait(why, ack, sessions.read_at.plus(poll).min(end));
+    }
+    match case.memory.shut_at.map(|at| at.plus(SHUT_EVERY)) {
+        Some(next) if case.now < next => Decision::wait(why, ack, sessions.read_at.plus(poll).min(next)),
+        _ if !case.in_sync => Decision::settled(why, Ack::Keep),
+        _ => Decision::act(Why::TimeUp, vec![Command::ShutdownSessions { server: case.path.clone() }]),
+    }
+}
+
+/// Takes traffic away, if the view is current.
+fn restrict(case: &Case<'_>, why: Why, state: ServerState) -> Decision {
+    if !case.in_sync {
+        return Decision::settled(why, Ack::Keep);
+    }
+    Decision::act(why, vec![Command::SetState { server: case.path.clone(), state }])
+}
+
+/// An address where nobody listens, another one at each try.
+fn nowhere(attempt: u32) -> Option<ServerAddr> {
+    let port = 1 + u16::try_from(attempt % 1_000).unwrap_or(0);
+    ServerAddr::new([127, 0, 0, 9].into(), port).ok()
+}

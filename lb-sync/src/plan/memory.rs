@@ -1,0 +1,83 @@
+//! What must be remembered of a server from one pass to the next, since HAProxy cannot tell it.
+
+use std::time::Duration;
+
+use registry::time::Tick;
+
+use super::observed::Server;
+use super::target::Target;
+use crate::haproxy::answer::flags::AdminState;
+
+/// Waits after a refused command, doubling: a reference or a wrong balance algorithm is put right by people.
+const REFUSED_FIRST: Duration = Duration::from_millis(10);
+const REFUSED_MAX: Duration = Duration::from_secs(30);
+
+/// Of one server.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Since when it has been in DRAIN, as seen here.
+    pub drain_since: Option<Tick>,
+    /// Since when it has been in MAINT, as seen here.
+    pub maint_since: Option<Tick>,
+    /// How long its requests in flight may take: of its last record, since the record may be gone.
+    pub inflight: Option<Duration>,
+    /// When its streams were last shut down.
+    pub shut_at: Option<Tick>,
+    /// Commands for it that HAProxy refused in a row, and until when it is left alone.
+    pub refused: u32,
+    pub(super) refused_until: Option<Tick>,
+    /// What the last refusal said: logged when it changes.
+    pub refusal: String,
+}
+
+impl Memory {
+    /// Takes in what the server is now: since when it has been leaving, and how long it may take.
+    pub fn note_state(&mut self, now: Tick, server: Option<&Server>, target: Option<&Target>) {
+        let is = |state: fn(AdminState) -> bool| server.is_some_and(|server| state(server.admin));
+        if let Some(target) = target {
+            self.inflight = Some(target.inflight);
+        }
+        if is(AdminState::is_maint) {
+            self.maint_since.get_or_insert(now);
+        } else {
+            self.maint_since = None;
+            self.shut_at = None;
+            if is(AdminState::is_drain) {
+                self.drain_since.get_or_insert(now);
+            } else {
+                self.drain_since = None;
+            }
+        }
+    }
+
+    /// HAProxy refused a command for this server. True if that is news.
+    pub fn note_refusal(&mut self, now: Tick, said: &str) -> bool {
+        let wait = REFUSED_FIRST.saturating_mul(1 << self.refused.min(16)).min(REFUSED_MAX);
+        self.refused = self.refused.saturating_add(1);
+        self.refused_until = Some(now.plus(wait));
+        let news = self.refusal != said;
+        said.clone_into(&mut self.refusal);
+        news
+    }
+
+    /// A server of this name is there that lb-sync did not make. True if that is news.
+    pub fn note_foreign(&mut self) -> bool {
+        let said = "not ours";
+        let news = self.refusal != said;
+        said.clone_into(&mut self.refusal);
+        news
+    }
+
+    /// HAProxy did what it was told.
+    pub fn note_success(&mut self) {
+        self.refused = 0;
+        self.refused_until = None;
+        self.refusal.clear();
+    }
+
+    /// Until when it is left alone, if it still is.
+    #[must_use]
+    pub fn left_alone_until(&self, now: Tick) -> Option<Tick> {
+        self.refused_until.filter(|until| now < *until)
+    }
+}

@@ -1,0 +1,137 @@
+//! A model of HAProxy as far as servers go: takes the lines that the real one takes, and refuses what it refuses.
+
+use std::collections::BTreeMap;
+
+use registry::name::InstanceId;
+use registry::time::Tick;
+
+use super::observed::{Backend, Observed, Server, Sessions};
+use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
+use crate::haproxy::{BackendId, Command, Reply, ServerAddr, ServerId, ServerState, ServerWeight};
+
+const MAINT: u32 = 0x01;
+const DRAIN: u32 = 0x08;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ModelServer {
+    pub(super) id: ServerId,
+    pub(super) addr: ServerAddr,
+    pub(super) admin: u32,
+    pub(super) weight: ServerWeight,
+    pub(super) check: u32,
+    pub(super) sessions: u64,
+    /// An idle pooled connection: holds the server until its address changes (2.6).
+    pub(super) pooled: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Model {
+    pub(super) servers: BTreeMap<InstanceId, ModelServer>,
+    pub(super) services: Vec<String>,
+    pub(super) lines: Vec<String>,
+}
+
+impl Model {
+    pub(super) fn with_services(services: &[&str]) -> Self {
+        let services = services.iter().map(|service| (*service).to_owned()).collect();
+        Self { services, ..Self::default() }
+    }
+
+    pub(super) fn is_ready(&self, id: &InstanceId) -> bool {
+        self.servers.get(id).is_some_and(|server| server.admin & (MAINT | DRAIN) == 0)
+    }
+
+    /// What `show backend` and `show servers state` would be read as.
+    pub(super) fn observe(&self) -> Observed {
+        let mut observed = Observed::default();
+        for (service, number) in self.services.iter().zip(1..) {
+            let id = BackendId::try_from(number).ok();
+            observed.backends.insert(service.parse().unwrap(), Backend { id, ..Backend::default() });
+        }
+        for (id, server) in &self.servers {
+            let backend = observed.backends.get_mut(&id.service).unwrap();
+            backend.servers.insert(id.instance.clone(), server.observed());
+        }
+        observed
+    }
+
+    pub(super) fn read_sessions(&self, observed: &mut Observed, id: &InstanceId, now: Tick) {
+        let Some(is) = self.servers.get(id) else { return };
+        let backend = observed.backends.get_mut(&id.service).unwrap();
+        let server = backend.servers.get_mut(&id.instance).unwrap();
+        server.sessions = Some(Sessions { current: is.sessions, queued: 0, read_at: now });
+    }
+
+    /// Takes a command as HAProxy would. Panics where the planner must never have sent it.
+    pub(super) fn take(&mut self, command: &Command) -> Reply {
+        let line = command.to_string();
+        assert!(line.bytes().all(|b| b.is_ascii_graphic() || b == b' ') && !line.contains(';'), "{line:?}");
+        self.lines.push(line);
+        let path = command.changes().expect("a plan only changes");
+        let id: InstanceId = path.to_string().parse().unwrap();
+        if let Command::AddServer { id: number, addr, weight, options, .. } = command {
+            return self.add(id, *number, *addr, *weight, if options.check.is_some() { 2 } else { 0 });
+        }
+        let Some(server) = self.servers.get_mut(&id) else {
+            return Reply::NoSuchServer;
+        };
+        match command {
+            Command::EnableHealth { .. } => server.check |= 4,
+            Command::SetState { state: ServerState::Ready, .. } => server.admin = 0,
+            Command::SetState { state: ServerState::Drain, .. } => server.admin = DRAIN,
+            Command::SetState { state: ServerState::Maint, .. } => server.admin = MAINT,
+            Command::SetAddr { addr, .. } => {
+                server.pooled &= server.addr == *addr;
+                server.addr = *addr;
+            }
+            Command::SetWeight { weight, .. } => server.weight = *weight,
+            Command::ShutdownSessions { .. } => server.sessions = 0,
+            Command::DelServer { .. } => {
+                assert_eq!(server.admin & MAINT, MAINT, "deleted only from MAINT");
+                assert_eq!(server.sessions, 0, "deleted only with nothing in flight");
+                if server.pooled {
+                    return Reply::StillHasConnections;
+                }
+                self.servers.remove(&id);
+            }
+            _ => unreachable!("reads are not in a plan"),
+        }
+        Reply::Ok
+    }
+
+    fn add(
+        &mut self,
+        id: InstanceId,
+        number: ServerId,
+        addr: ServerAddr,
+        weight: ServerWeight,
+        check: u32,
+    ) -> Reply {
+        if !self.services.iter().any(|service| service == id.service.as_str()) {
+            return Reply::NoSuchBackend;
+        }
+        if self.servers.contains_key(&id) {
+            return Reply::AlreadyExists;
+        }
+        let mut neighbours = self.servers.iter().filter(|(other, _)| other.service == id.service);
+        assert!(neighbours.all(|(_, server)| server.id != number), "ids are unique within a backend");
+        let server =
+            ModelServer { id: number, addr, admin: MAINT, weight, check, sessions: 0, pooled: false };
+        self.servers.insert(id, server);
+        Reply::Ok
+    }
+}
+
+impl ModelServer {
+    fn observed(&self) -> Server {
+        Server {
+            id: self.id,
+            addr: Some(self.addr),
+            admin: AdminState::from_bits(self.admin),
+            op: if self.admin & MAINT == 0 { OpState::Running } else { OpState::Stopped },
+            weight: self.weight,
+            check: CheckState::from_bits(self.check),
+            sessions: None,
+        }
+    }
+}

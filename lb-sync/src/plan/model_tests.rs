@@ -1,0 +1,476 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use registry::follow::{Change, Entry, Event};
+use registry::key::{Key, Prefix};
+use registry::name::InstanceId;
+use registry::record::AckState;
+use registry::time::Tick;
+
+use super::model::{Model, ModelServer};
+use super::target::{Mode, target};
+use super::*;
+use crate::haproxy::{Check, CheckInterval, Reply, ServerId, ServerWeight};
+use crate::view::{Scope, View};
+
+const SERVICES: [&str; 2] = ["web", "api"];
+/// Long enough for every limit in these tests to pass.
+const ENOUGH: Duration = Duration::from_mins(2);
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn policy() -> Policy {
+    let check = Check {
+        inter: CheckInterval::try_from(Duration::from_secs(2)).unwrap(),
+        rise: 1.try_into().unwrap(),
+        fall: 2.try_into().unwrap(),
+    };
+    Policy { check: Some(check), id_base: ServerId::try_from(10_000).unwrap() }
+}
+
+/// A registry, a HAProxy, and the pass between them, with a clock of their own.
+struct World {
+    now: Tick,
+    revision: i64,
+    view: View,
+    model: Model,
+    planner: Planner,
+    acks: BTreeMap<InstanceId, (String, AckState)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut view = View::new(Prefix::default());
+        let now = Tick::from_ms(0);
+        let empty = || Event::Listed { cluster: 1, revision: 1, entries: vec![] };
+        view.fold_instances(now, empty());
+        view.fold_overrides(now, empty());
+        let mut world = Self {
+            now,
+            revision: 1,
+            view,
+            model: Model::with_services(&SERVICES),
+            planner: Planner::new(policy()),
+            acks: BTreeMap::new(),
+        };
+        world.sync(true);
+        world
+    }
+
+    fn sync(&mut self, on: bool) {
+        let event = || if on { Event::InSync } else { Event::OutOfSync };
+        self.view.fold_instances(self.now, event());
+        self.view.fold_overrides(self.now, event());
+    }
+
+    fn put(&mut self, name: &str, value: &str) {
+        self.revision += 1;
+        let key = Prefix::default().text(&Key::Instance(id(name))).into_bytes();
+        let entry = Entry {
+            key,
+            value: value.into(),
+            lease: 7,
+            create_revision: self.revision,
+            mod_revision: self.revision,
+        };
+        self.view.fold_instances(self.now, Event::Changed(vec![Change::Put(entry)]));
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.revision += 1;
+        let key = Prefix::default().text(&Key::Instance(id(name))).into_bytes();
+        let change = Change::Delete { key, mod_revision: self.revision };
+        self.view.fold_instances(self.now, Event::Changed(vec![change]));
+    }
+
+    /// Plans everything once; `None` when there is nothing to do.
+    fn plan(&mut self) -> Plan {
+        let mut observed = self.model.observe();
+        self.planner.learn(&observed);
+        let mut plan = self.planner.plan(self.now, &self.view, &observed, &Scope::All);
+        if !plan.reads.is_empty() {
+            for id in &plan.reads {
+                self.model.read_sessions(&mut observed, id, self.now);
+            }
+            plan = self.planner.plan(self.now, &self.view, &observed, &Scope::All);
+        }
+        for (id, ack) in &plan.acks {
+            match ack {
+                Some(ack) => self.acks.insert(id.clone(), ack.clone()),
+                None => self.acks.remove(id),
+            };
+        }
+        plan
+    }
+
+    fn apply(&mut self, plan: &Plan, commands_max: usize) {
+        let mut left = commands_max;
+        for step in &plan.steps {
+            let mut refused = None;
+            for command in step.commands.iter().take(left) {
+                let reply = self.model.take(command);
+                refused = (reply != Reply::Ok).then_some(reply).or(refused);
+            }
+            left = left.saturating_sub(step.commands.len());
+            match refused {
+                Some(reply) => {
+                    self.planner.note_refusal(self.now, &step.id, &format!("{reply:?}"));
+                }
+                None => self.planner.note_success(&step.id),
+            }
+        }
+    }
+
+    /// Passes until nothing is left to do, letting time go by; returns how many plans had commands.
+    fn settle(&mut self) -> usize {
+        let end = self.now.plus(ENOUGH);
+        let mut busy = 0;
+        for _ in 0..100_000 {
+            let plan = self.plan();
+            if !plan.steps.is_empty() {
+                busy += 1;
+                self.apply(&plan, usize::MAX);
+                continue;
+            }
+            match self.planner.wake_at() {
+                Some(at) if at < end => self.now = self.now.max(at),
+                Some(_) | None => return busy,
+            }
+        }
+        panic!("does not come to rest");
+    }
+
+    fn restart_lb_sync(&mut self) {
+        self.planner = Planner::new(policy());
+    }
+
+    /// HAProxy serves what the registry says, and nothing else of ours is there.
+    fn assert_follows(&self) {
+        for (id, server) in &self.model.servers {
+            if server.id.get() < 10_000 {
+                continue;
+            }
+            let target = target(&self.view, id).unwrap_or_else(|| panic!("{id} is gone and still a server"));
+            let ready = self.model.is_ready(id);
+            assert_eq!(ready, target.mode == Mode::Serve, "{id}");
+            if ready {
+                assert_eq!((server.addr, server.weight), (target.addr, target.weight), "{id}");
+                assert_eq!(server.check, 6, "{id} is checked");
+            }
+        }
+        for id in self.view.instances().keys() {
+            let has_backend = SERVICES.contains(&id.service.as_str());
+            let wanted =
+                has_backend && target(&self.view, id).is_some_and(|target| target.mode == Mode::Serve);
+            let foreign = self.model.servers.get(id).is_some_and(|server| server.id.get() < 10_000);
+            assert!(!wanted || foreign || self.model.is_ready(id), "{id} is not served");
+        }
+    }
+}
+
+fn up(port: u16) -> String {
+    format!(r#"{{"address":"10.0.0.5","port":{port}}}"#)
+}
+
+fn lines(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().flat_map(|step| step.commands.iter().map(ToString::to_string)).collect()
+}
+
+#[test]
+fn a_registered_instance_is_added_checked_and_made_ready() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    let plan = world.plan();
+    assert_eq!(
+        lines(&plan),
+        [
+            "add server web/web-1 10.0.0.5:3000 id 10000 weight 100 check inter 2000ms rise 1 fall 2 \
+             pool-purge-delay 5s pool-max-conn -1",
+            "enable health web/web-1",
+            "set server web/web-1 state ready",
+        ]
+    );
+    world.apply(&plan, usize::MAX);
+    assert!(world.plan().is_empty());
+    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Serving);
+}
+
+#[test]
+fn a_new_address_or_weight_is_one_command() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    world.put("web/web-1", &up(3001));
+    assert_eq!(lines(&world.plan()), ["set server web/web-1 addr 10.0.0.5 port 3001"]);
+    world.settle();
+    world.put("web/web-1", r#"{"address":"10.0.0.5","port":3001,"weight":7}"#);
+    assert_eq!(lines(&world.plan()), ["set server web/web-1 weight 7"]);
+}
+
+#[test]
+fn a_leave_is_maint_then_drained_then_deleted_with_its_key() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    world.model.servers.get_mut(&id("web/web-1")).unwrap().sessions = 2;
+    world.put("web/web-1", r#"{"address":"10.0.0.5","port":3000,"state":"draining"}"#);
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["set server web/web-1 state maint"]);
+    world.apply(&plan, usize::MAX);
+    assert!(world.plan().steps.is_empty());
+    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Draining);
+    world.model.servers.get_mut(&id("web/web-1")).unwrap().sessions = 0;
+    world.settle();
+    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Drained);
+    world.delete("web/web-1");
+    assert_eq!(lines(&world.plan()), ["del server web/web-1"]);
+    world.settle();
+    assert!(world.acks.is_empty());
+}
+
+#[test]
+fn sticky_clients_stay_their_time_and_a_stuck_request_ends_with_its_own() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    world.model.servers.get_mut(&id("web/web-1")).unwrap().sessions = 1;
+    let leaving =
+        r#"{"address":"10.0.0.5","port":3000,"state":"draining","drain":{"sticky_s":5,"inflight_s":3}}"#;
+    world.put("web/web-1", leaving);
+    let start = world.now;
+    assert_eq!(lines(&world.plan()), ["set server web/web-1 state drain"]);
+    world.model.lines.clear();
+    world.settle();
+    assert_eq!(
+        world.model.lines,
+        [
+            "set server web/web-1 state drain",
+            "set server web/web-1 state maint",
+            "shutdown sessions server web/web-1"
+        ]
+    );
+    assert!(world.now.since(start) >= Duration::from_secs(8), "{:?}", world.now.since(start));
+    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Drained);
+}
+
+#[test]
+fn an_idle_connection_that_holds_a_server_is_dropped_by_moving_it_nowhere() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    world.model.servers.get_mut(&id("web/web-1")).unwrap().pooled = true;
+    world.delete("web/web-1");
+    world.model.lines.clear();
+    world.settle();
+    assert_eq!(
+        world.model.lines,
+        [
+            "set server web/web-1 state maint",
+            "del server web/web-1",
+            "set server web/web-1 addr 127.0.0.9 port 2",
+            "del server web/web-1"
+        ]
+    );
+}
+
+#[test]
+fn a_server_that_is_not_ours_is_never_touched() {
+    let mut world = World::new();
+    let server = ModelServer {
+        id: ServerId::try_from(1).unwrap(),
+        addr: "10.9.9.9:80".parse::<std::net::SocketAddr>().unwrap().try_into().unwrap(),
+        admin: 0,
+        weight: ServerWeight::try_from(1).unwrap(),
+        check: 0,
+        sessions: 0,
+        pooled: false,
+    };
+    world.model.servers.insert(id("web/static"), server.clone());
+    world.put("web/static", &up(3000));
+    let plan = world.plan();
+    assert_eq!((plan.steps.len(), plan.foreign.as_slice()), (0, [id("web/static")].as_slice()));
+    assert!(world.plan().foreign.is_empty(), "told once");
+    world.delete("web/static");
+    world.settle();
+    assert_eq!(world.model.servers[&id("web/static")], server);
+}
+
+#[test]
+fn out_of_sync_a_restarted_haproxy_is_filled_and_nothing_is_taken_away() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.put("web/web-2", &up(3001));
+    world.settle();
+    world.sync(false);
+    world.delete("web/web-2");
+    world.model.servers.remove(&id("web/web-1"));
+    world.settle();
+    assert!(world.model.is_ready(&id("web/web-1")), "served again");
+    assert!(world.model.is_ready(&id("web/web-2")), "not drained on old news");
+    world.sync(true);
+    world.settle();
+    world.assert_follows();
+}
+
+/// Something that happens to the registry, to HAProxy, or to lb-sync.
+#[derive(Clone, Debug)]
+enum Happens {
+    Put {
+        name: String,
+        value: String,
+    },
+    Delete(String),
+    Sync(bool),
+    Sessions {
+        at: usize,
+        count: u64,
+    },
+    Pooled(usize),
+    HandEdit {
+        at: usize,
+        admin: u32,
+        weight: u16,
+    },
+    HaproxyRestarts,
+    LbSyncRestarts,
+    /// A pass that is cut off after so many commands.
+    Pass(usize),
+    TimeGoesBy(u64),
+}
+
+fn names() -> impl Strategy<Value = String> {
+    ("(web|api|nobackend)", 0..5_u8).prop_map(|(service, n)| format!("{service}/i-{n}"))
+}
+
+fn values() -> impl Strategy<Value = String> {
+    let state = prop_oneof![6 => Just("up"), 1 => Just("down"), 2 => Just("draining")];
+    let record = (0..4_u8, 3000..3003_u16, 1..=256_u16, state, 0..4_u8, 0..4_u8, "[ab]").prop_map(
+        |(host, port, weight, state, sticky, inflight, owner)| {
+            format!(
+                r#"{{"address":"10.0.0.{}","port":{port},"weight":{weight},"state":"{state}","owner":"{owner}",
+                "drain":{{"sticky_s":{sticky},"inflight_s":{inflight}}}}}"#,
+                host + 1
+            )
+        },
+    );
+    prop_oneof![9 => record, 1 => "\\PC{0,40}"]
+}
+
+fn happenings() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        8 => (names(), values()).prop_map(|(name, value)| Happens::Put { name, value }),
+        3 => names().prop_map(Happens::Delete),
+        1 => any::<bool>().prop_map(Happens::Sync),
+        2 => (0..10_usize, 0..3_u64).prop_map(|(at, count)| Happens::Sessions { at, count }),
+        1 => (0..10_usize).prop_map(Happens::Pooled),
+        1 => (0..10_usize, prop_oneof![Just(0_u32), Just(1), Just(8)], 0..=256_u16)
+            .prop_map(|(at, admin, weight)| Happens::HandEdit { at, admin, weight }),
+        1 => Just(Happens::HaproxyRestarts),
+        1 => Just(Happens::LbSyncRestarts),
+        6 => (0..8_usize).prop_map(Happens::Pass),
+        2 => (0..5_000_u64).prop_map(Happens::TimeGoesBy),
+    ]
+}
+
+fn takes_away(line: &str) -> bool {
+    ["state maint", "state drain", "del server", "shutdown"].iter().any(|part| line.contains(part))
+}
+
+impl World {
+    fn happen(&mut self, happens: Happens) {
+        let nth = |model: &Model, at: usize| model.servers.keys().nth(at).cloned();
+        match happens {
+            Happens::Put { name, value } => self.put(&name, &value),
+            Happens::Delete(name) => self.delete(&name),
+            Happens::Sync(on) => self.sync(on),
+            Happens::Sessions { at, count } => {
+                // Nothing new comes to a server in MAINT: that is what MAINT is.
+                if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
+                    server.sessions = if server.admin & 1 == 0 { count } else { count.min(server.sessions) };
+                }
+            }
+            Happens::Pooled(at) => {
+                if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
+                    server.pooled = true;
+                }
+            }
+            Happens::HandEdit { at, admin, weight } => {
+                if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
+                    server.admin = admin;
+                    server.weight = ServerWeight::try_from(weight).unwrap();
+                }
+            }
+            Happens::HaproxyRestarts => self.model.servers.clear(),
+            Happens::LbSyncRestarts => self.restart_lb_sync(),
+            Happens::Pass(commands_max) => {
+                self.model.lines.clear();
+                let plan = self.plan();
+                self.apply(&plan, commands_max);
+                let away = self.model.lines.iter().any(|line| takes_away(line));
+                assert!(self.view.in_sync() || !away, "{:?}", self.model.lines);
+            }
+            Happens::TimeGoesBy(ms) => self.now = self.now.plus(Duration::from_millis(ms)),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Invariants 3, 5, 6 and 7: whatever happened, cut off wherever it was, planning on converges to what the
+    /// registry says; planning again is empty; the model refuses every illegal deletion on the way.
+    #[test]
+    fn whatever_happens_it_converges(script in proptest::collection::vec(happenings(), 0..60)) {
+        let mut world = World::new();
+        for happens in script {
+            world.happen(happens);
+        }
+        world.sync(true);
+        world.settle();
+        world.assert_follows();
+        prop_assert!(world.plan().steps.is_empty(), "planning again is empty");
+        // A restarted lb-sync finds nothing to do either, but for what is leaving already.
+        world.restart_lb_sync();
+        world.model.lines.clear();
+        world.settle();
+        prop_assert!(world.model.lines.is_empty(), "{:?}", world.model.lines);
+    }
+
+    /// Invariant 7: the order of what is listed does not matter.
+    #[test]
+    fn the_order_of_input_does_not_matter(
+        records in proptest::collection::btree_map(names(), values(), 0..10),
+        seed in any::<u64>(),
+    ) {
+        let entries: Vec<Entry> = records.iter().enumerate().map(|(n, (name, value))| {
+            let revision = i64::try_from(n).unwrap() + 2;
+            let key = Prefix::default().text(&Key::Instance(id(name))).into_bytes();
+            Entry { key, value: value.clone().into(), lease: 7, create_revision: revision, mod_revision: revision }
+        }).collect();
+        let mut shuffled = entries.clone();
+        let len = shuffled.len().max(1);
+        shuffled.rotate_left(usize::try_from(seed % len as u64).unwrap());
+        if seed % 2 == 0 { shuffled.reverse(); }
+        let plan = |entries: Vec<Entry>| {
+            let mut world = World::new();
+            world.view.fold_instances(world.now, Event::Listed { cluster: 1, revision: 50, entries });
+            world.sync(true);
+            lines(&world.plan())
+        };
+        prop_assert_eq!(plan(entries), plan(shuffled));
+    }
+
+    /// Invariant 6: a value never reaches the socket but as parsed (the model checks every line).
+    #[test]
+    fn hostile_values_stay_out(name in "(web|api)/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value in "\\PC{0,80}") {
+        let mut world = World::new();
+        world.put(&name, &value);
+        world.put(&name, &format!(r#"{{"address":"{value}","port":80}}"#));
+        world.put(&name, &format!(r#"{{"address":"10.0.0.1","port":80,"owner":{value:?}}}"#));
+        world.settle();
+        world.assert_follows();
+    }
+}

@@ -1,0 +1,211 @@
+//! Applies the decision to every instance that may have changed, and keeps what must be kept between passes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use registry::name::{InstanceId, ServiceName};
+use registry::record::AckState;
+use registry::time::Tick;
+
+use super::decide::{Ack, Case, Decision, Why, decide};
+use super::ids::Ids;
+use super::memory::Memory;
+use super::observed::Observed;
+use super::target::target;
+use crate::haproxy::{Check, Command, ServerId, ServerPath};
+use crate::view::{Scope, View};
+
+/// How servers are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// HAProxy's own checks of new servers.
+    pub check: Option<Check>,
+    /// Ids of our servers start here.
+    pub id_base: ServerId,
+}
+
+/// What to do about one instance, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Why.
+    pub why: Why,
+    /// In this order.
+    pub commands: Vec<Command>,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Additions first, so that there is always somebody to take over; deletions last.
+    pub steps: Vec<Step>,
+    /// Servers whose sessions must be read before more can be planned.
+    pub reads: Vec<InstanceId>,
+    /// Instances that are not served, since a server of their name is there that lb-sync did not make. Told once.
+    pub foreign: Vec<InstanceId>,
+    /// What to tell the registry, where that is settled.
+    pub acks: Vec<(InstanceId, Option<(String, AckState)>)>,
+}
+
+impl Plan {
+    /// Nothing to do now, and nothing to read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.reads.is_empty()
+    }
+}
+
+/// The planner, with what it remembers of each server.
+#[derive(Debug)]
+pub struct Planner {
+    policy: Policy,
+    ids: Ids,
+    memories: BTreeMap<InstanceId, Memory>,
+    /// When each instance that is waited for is to be decided again.
+    agenda: BTreeSet<(Tick, InstanceId)>,
+}
+
+impl Planner {
+    /// Remembers nothing yet.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, ids: Ids::new(policy.id_base), memories: BTreeMap::new(), agenda: BTreeSet::new() }
+    }
+
+    /// Learns the ids that HAProxy has in use. To be called after everything was read anew.
+    pub fn learn(&mut self, observed: &Observed) {
+        self.ids.learn(observed);
+    }
+
+    /// When [`Self::due`] has something.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Tick> {
+        self.agenda.first().map(|(at, _)| *at)
+    }
+
+    /// The instances that were waited for and whose time has come.
+    pub fn due(&mut self, now: Tick) -> Scope {
+        let mut due = BTreeSet::new();
+        while let Some((at, _)) = self.agenda.first()
+            && *at <= now
+        {
+            due.extend(self.agenda.pop_first().map(|(_, id)| id));
+        }
+        Scope::Only(due)
+    }
+
+    /// What to do now about the instances in `scope`.
+    pub fn plan(&mut self, now: Tick, view: &View, observed: &Observed, scope: &Scope) -> Plan {
+        let mut plan = Plan::default();
+        match scope {
+            Scope::All => {
+                self.agenda.clear();
+                for id in self.everything(view, observed) {
+                    self.plan_one(now, view, observed, id, &mut plan);
+                }
+            }
+            Scope::Only(ids) => {
+                self.agenda.retain(|(_, id)| !ids.contains(id));
+                for id in ids {
+                    self.plan_one(now, view, observed, id.clone(), &mut plan);
+                }
+            }
+        }
+        plan.steps.sort_by_key(|step| (phase(step), step.id.clone()));
+        plan
+    }
+
+    /// HAProxy refused a command for `id`, saying `said`. True if that is news.
+    pub fn note_refusal(&mut self, now: Tick, id: &InstanceId, said: &str) -> bool {
+        self.memories.entry(id.clone()).or_default().note_refusal(now, said)
+    }
+
+    /// HAProxy took all commands for `id`.
+    pub fn note_success(&mut self, id: &InstanceId) {
+        if let Some(memory) = self.memories.get_mut(id) {
+            memory.note_success();
+        }
+    }
+
+    fn everything(&self, view: &View, observed: &Observed) -> BTreeSet<InstanceId> {
+        let served = |service: &ServiceName| observed.backends.contains_key(service);
+        let registered = view.instances().keys().filter(|id| served(&id.service)).cloned();
+        let existing = observed.backends.iter().flat_map(|(service, backend)| {
+            backend
+                .servers
+                .keys()
+                .map(|instance| InstanceId { service: service.clone(), instance: instance.clone() })
+        });
+        registered.chain(existing).chain(self.memories.keys().cloned()).collect()
+    }
+
+    fn plan_one(&mut self, now: Tick, view: &View, observed: &Observed, id: InstanceId, plan: &mut Plan) {
+        let target = target(view, &id);
+        if !observed.backends.contains_key(&id.service) {
+            // Not served here: nothing to do, and nothing to say.
+            self.forget(&id);
+            plan.acks.push((id, None));
+            return;
+        }
+        let server = observed.server(&id);
+        let ours = server.is_some_and(|server| self.ids.is_ours(server.id));
+        if target.is_none() && !ours {
+            self.forget(&id);
+            plan.acks.extend(view.in_sync().then_some((id, None)));
+            return;
+        }
+        let Some(wanted) = server.map(|server| server.id).or_else(|| self.ids.id_of(&id)) else {
+            return; // Two thousand million ids are used up.
+        };
+        let memory = self.memories.entry(id.clone()).or_default();
+        memory.note_state(now, server, target.as_ref());
+        if server.is_some() && !ours && memory.note_foreign() {
+            plan.foreign.push(id.clone());
+        }
+        let path = ServerPath::from(&id);
+        let case = Case {
+            now,
+            in_sync: view.in_sync(),
+            path: &path,
+            target: target.as_ref(),
+            server,
+            ours,
+            id: wanted,
+            memory,
+            policy: &self.policy,
+        };
+        let Decision { commands, why, ack, read_sessions, wake_at } = decide(&case);
+        if why == Why::TimeUp {
+            memory.shut_at = Some(now);
+        }
+        self.agenda.extend(wake_at.map(|at| (at, id.clone())));
+        if let Ack::Tell(state) = ack
+            && view.in_sync()
+        {
+            let owner = target.as_ref().map(|target| target.owner.clone());
+            plan.acks.push((id.clone(), owner.zip(state)));
+        }
+        if read_sessions {
+            plan.reads.push(id);
+        } else if !commands.is_empty() {
+            plan.steps.push(Step { id, why, commands });
+        }
+    }
+
+    fn forget(&mut self, id: &InstanceId) {
+        self.memories.remove(id);
+        self.ids.forget(id);
+    }
+}
+
+/// Additions and repairs, then what takes traffic away, then deletions.
+fn phase(step: &Step) -> u8 {
+    match step.why {
+        Why::Up => 0,
+        Why::Down | Why::Maintenance | Why::Leaving => 1,
+        Why::Gone | Why::TimeUp => {
+            let deletes = step.commands.iter().any(|command| matches!(command, Command::DelServer { .. }));
+            1 + u8::from(deletes)
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Builds the tasks of `lb-sync run`, and ends with the first of them that ends.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::health::Statuses;
+use registry::follow::follow;
+use registry::lease::hold;
+use registry::name::BalancerName;
+use registry::session::{EtcdConfig, Session};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::RunOptions;
+use crate::haproxy::{Check, CheckInterval, ServerId};
+use crate::pass::{Pass, PassConfig};
+use crate::plan::Policy;
+use crate::serve::{self, ListenError};
+use crate::tell::Teller;
+
+/// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
+const CHECK_RISE: u16 = 1;
+const CHECK_FALL: u16 = 2;
+
+/// The options, checked.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    etcd: EtcdConfig,
+    pass: PassConfig,
+    balancer: BalancerName,
+    listen: SocketAddr,
+    ttl: Duration,
+}
+
+/// What `run` cannot be begun or gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An option does not do.
+    #[error("{0}")]
+    Config(String),
+    /// The status port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A task ended that must not.
+    #[error("{0} ended unexpectedly: nothing goes on without it")]
+    TaskEnded(&'static str),
+}
+
+impl RunConfig {
+    /// Checks `options`. `host` is the host's name, for a balancer that was given none.
+    pub fn new(options: RunOptions, host: &str) -> Result<Self, RunError> {
+        let config = |error: String| RunError::Config(error);
+        let etcd = options.etcd.checked().map_err(|error| config(error.to_string()))?;
+        let balancer = match options.balancer {
+            Some(balancer) => balancer,
+            None => host.parse().map_err(|error| {
+                config(format!(
+                    "the host's name cannot be the balancer's: {error}\n  give one with --balancer"
+                ))
+            })?,
+        };
+        let check = if options.check_interval.is_zero() {
+            None
+        } else {
+            let inter = CheckInterval::try_from(options.check_interval).map_err(|e| config(e.to_string()))?;
+            let count = |n: u16| n.try_into().map_err(|_| config("no checks at all".into()));
+            Some(Check { inter, rise: count(CHECK_RISE)?, fall: count(CHECK_FALL)? })
+        };
+        let id_base = ServerId::try_from(options.id_base).map_err(|error| config(error.to_string()))?;
+        let pass = PassConfig {
+            socket: options.haproxy_socket,
+            prefix: etcd.prefix().clone(),
+            policy: Policy { check, id_base },
+        };
+        Ok(Self { etcd, pass, balancer, listen: options.listen, ttl: options.ttl })
+    }
+}
+
+/// Follows the registry until `shutdown`. Any task's end is the end of all.
+pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), RunError> {
+    let listener = serve::bind(config.listen).await?;
+    let listening = listener.local_addr().map_or(config.listen, |addr| addr);
+    let session = Session::new(config.etcd);
+    let prefix = config.pass.prefix.clone();
+    tracing::info!(
+        balancer = %config.balancer,
+        listen = %listening,
+        etcd = session.endpoints().join(","),
+        socket = %config.pass.socket.display(),
+        "lb-sync {}", env!("CARGO_PKG_VERSION")
+    );
+    // The followers and the lease outlive `shutdown` for a moment: the pass releases the lease.
+    let end = CancellationToken::new();
+    let (tell_health, health) = watch::channel(Statuses::default());
+    let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
+    let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
+    let (overrides, following_overrides) = follow(session, prefix.overrides(), end.clone());
+    let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
+    let pass = Pass::new(config.pass, teller);
+
+    let mut tasks = JoinSet::new();
+    let stop = end.clone();
+    tasks.spawn(async move { (holding.await, "the lease").1 });
+    tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });
+    tasks.spawn(async move { (following_overrides.await, "the watch of the overrides").1 });
+    tasks.spawn(async move { (serve::serve(listener, health, stop).await, "the status port").1 });
+    let ended = tokio::select! {
+        // Ends by `shutdown`, after it has released the lease.
+        () = pass.run(instances, overrides, shutdown.clone()) => "the pass",
+        ended = tasks.join_next() => ended.and_then(Result::ok).unwrap_or("a task"),
+    };
+    end.cancel();
+    if shutdown.is_cancelled() { Ok(()) } else { Err(RunError::TaskEnded(ended)) }
+}

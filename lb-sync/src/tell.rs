@@ -1,0 +1,107 @@
+//! What lb-sync tells others: acks and presence in the registry, health on its status port.
+
+mod health;
+
+use std::collections::BTreeMap;
+
+use proto::health::Statuses;
+use registry::key::{Key, Prefix};
+use registry::lease::{Fence, LeaseHandle};
+use registry::name::{BalancerName, InstanceId};
+use registry::record::{AckRecord, AckState, BalancerRecord, to_value};
+use registry::time::{Clock, Tick};
+use tokio::sync::watch;
+
+use crate::haproxy::answer::info::Info;
+use crate::plan::observed::Observed;
+use crate::view::View;
+
+/// How things stand after a pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition<'a> {
+    /// Now.
+    pub now: Tick,
+    /// What the registry says.
+    pub view: &'a View,
+    /// What HAProxy has, as last read.
+    pub observed: &'a Observed,
+    /// Who answers as HAProxy; `None` while nobody does.
+    pub worker: Option<&'a Info>,
+}
+
+/// Tells what has changed since it was last told, and nothing else.
+pub struct Teller {
+    prefix: Prefix,
+    balancer: BalancerName,
+    /// `ADDR:PORT` of the status port, for the presence record.
+    status: String,
+    lease: LeaseHandle,
+    health: watch::Sender<Statuses>,
+    acks: BTreeMap<InstanceId, (String, AckState)>,
+    presence: Option<BalancerRecord>,
+}
+
+impl Teller {
+    /// Has told nothing yet. Acks and presence stand under `lease`.
+    #[must_use]
+    pub fn new(
+        prefix: Prefix,
+        balancer: BalancerName,
+        status: String,
+        lease: LeaseHandle,
+        health: watch::Sender<Statuses>,
+    ) -> Self {
+        Self { prefix, balancer, status, lease, health, acks: BTreeMap::new(), presence: None }
+    }
+
+    /// Writes those acks that are news: on transitions only, so that nobody is woken for nothing.
+    pub async fn acks(&mut self, acks: &[(InstanceId, Option<(String, AckState)>)]) {
+        for (id, ack) in acks {
+            if self.acks.get(id) == ack.as_ref() {
+                continue;
+            }
+            let key = self.prefix.text(&Key::Ack(id.clone(), self.balancer.clone()));
+            if let Some((owner, state)) = ack {
+                let at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
+                let record = AckRecord { owner: owner.clone(), state: *state, at };
+                self.acks.insert(id.clone(), (owner.clone(), *state));
+                self.lease.put(key, to_value(&record), Fence::None).await;
+            } else {
+                self.acks.remove(id);
+                self.lease.remove(key).await;
+            }
+        }
+    }
+
+    /// Tells presence and health, where they have changed.
+    pub async fn tell(&mut self, condition: &Condition<'_>) {
+        if let Some(worker) = condition.worker {
+            let presence = BalancerRecord {
+                services: condition.observed.backends.keys().cloned().collect(),
+                haproxy_version: worker.version.to_string(),
+                status: self.status.clone(),
+            };
+            if self.presence.as_ref() != Some(&presence) {
+                let key = self.prefix.text(&Key::Balancer(self.balancer.clone()));
+                self.lease.put(key, to_value(&presence), Fence::None).await;
+                self.presence = Some(presence);
+            }
+        }
+        let health = health::statuses(condition);
+        self.health.send_if_modified(|told| {
+            let changed = **told != health;
+            if changed {
+                *told = health.into();
+            }
+            changed
+        });
+    }
+
+    /// Takes presence and acks out of the registry, so that nobody waits for this balancer.
+    pub async fn leave(mut self) {
+        self.lease.release().await;
+        let mut standing = self.lease.standing();
+        // Bounded by the lease task: it gives up revoking after three tries.
+        let _ = standing.wait_for(|standing| standing.released).await;
+    }
+}

@@ -1,0 +1,30 @@
+//! Health by name: `""` in sync and HAProxy answers, `registry` the view is no older than its bound, and for each
+//! service whether at least one of its servers is up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::health::Status;
+
+use super::Condition;
+use crate::haproxy::answer::flags::OpState;
+use crate::plan::observed::Backend;
+
+/// Oldest view that is called good. A watch is asked for a sign of life after 5 s of quiet and has 3 s to give it.
+const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What to answer for each name.
+pub(super) fn statuses(condition: &Condition<'_>) -> BTreeMap<String, Status> {
+    let Condition { now, view, observed, worker } = condition;
+    let fresh = view.heard().is_some_and(|heard| now.since(heard) <= VIEW_AGE_MAX);
+    let whole = worker.is_some() && view.in_sync();
+    let services = observed.backends.iter().map(|(service, backend)| {
+        let up = worker.is_some() && any_up(backend);
+        (service.to_string(), Status::from(up))
+    });
+    services.chain([(String::new(), Status::from(whole)), ("registry".into(), Status::from(fresh))]).collect()
+}
+
+fn any_up(backend: &Backend) -> bool {
+    backend.servers.values().any(|server| server.admin.is_ready() && server.op != OpState::Stopped)
+}

@@ -1,0 +1,133 @@
+use super::*;
+
+const NOW: Tick = Tick::from_ms(0);
+const GOOD: &str = r#"{"address":"10.0.0.5","port":3000}"#;
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn entry(name: &str, value: &str, create_revision: i64, mod_revision: i64) -> Entry {
+    let key = format!("/leasehold/v1/instances/{name}").into_bytes();
+    Entry { key, value: value.into(), lease: create_revision, create_revision, mod_revision }
+}
+
+fn listed(revision: i64, entries: Vec<Entry>) -> Event {
+    Event::Listed { cluster: 1, revision, entries }
+}
+
+fn put(entry: Entry) -> Event {
+    Event::Changed(vec![Change::Put(entry)])
+}
+
+fn delete(name: &str, mod_revision: i64) -> Event {
+    let key = format!("/leasehold/v1/instances/{name}").into_bytes();
+    Event::Changed(vec![Change::Delete { key, mod_revision }])
+}
+
+fn only(names: &[&str]) -> Scope {
+    Scope::Only(names.iter().map(|name| id(name)).collect())
+}
+
+fn view(entries: Vec<Entry>) -> View {
+    let mut view = View::new(Prefix::default());
+    view.fold_instances(NOW, listed(10, entries));
+    view.fold_instances(NOW, Event::InSync);
+    view.fold_overrides(NOW, listed(10, vec![]));
+    view.fold_overrides(NOW, Event::InSync);
+    view
+}
+
+#[test]
+fn it_is_in_sync_only_while_both_followers_are() {
+    let mut view = View::new(Prefix::default());
+    view.fold_instances(NOW, listed(10, vec![]));
+    view.fold_instances(NOW, Event::InSync);
+    assert!(!view.in_sync());
+    view.fold_overrides(NOW, listed(10, vec![]));
+    assert!(!view.in_sync(), "a list alone says nothing of what changed since");
+    view.fold_overrides(NOW, Event::InSync);
+    assert!(view.in_sync());
+    view.fold_instances(NOW, Event::OutOfSync);
+    assert!(!view.in_sync());
+    view.fold_instances(NOW, put(entry("web/a", GOOD, 11, 11)));
+    assert!(!view.in_sync());
+}
+
+#[test]
+fn a_bad_record_leaves_the_last_good_one_in_force() {
+    let mut view = view(vec![entry("web/a", GOOD, 5, 5), entry("web/b", "junk", 6, 6)]);
+    assert_eq!(view.instances().len(), 1);
+    let huge = " ".repeat(1_000_000);
+    for (n, bad) in ["nonsense", r#"{"address":"0.0.0.0","port":1}"#, &huge].into_iter().enumerate() {
+        let scope = view.fold_instances(NOW, put(entry("web/a", bad, 5, 11 + i64::try_from(n).unwrap())));
+        assert!(scope.is_empty());
+    }
+    assert_eq!(view.instances()[&id("web/a")].record.port.get(), 3000);
+    assert_eq!(view.rejected_count(), 4);
+    // A list with the bad value still in it: the last good one stays, as it is still registered.
+    view.fold_instances(NOW, listed(20, vec![entry("web/a", "nonsense", 5, 12)]));
+    assert!(view.instances().contains_key(&id("web/a")));
+    // The key gone, the instance is.
+    assert_eq!(view.fold_instances(NOW, delete("web/a", 21)), only(&["web/a"]));
+    assert!(view.instances().is_empty());
+}
+
+#[test]
+fn a_record_under_an_illegal_key_is_ignored() {
+    let view = view(vec![entry("web/a b", GOOD, 5, 5), entry("web", GOOD, 6, 6), entry("a/b/c", GOOD, 7, 7)]);
+    assert!(view.instances().is_empty());
+    assert_eq!(view.rejected_count(), 3);
+}
+
+#[test]
+fn of_two_at_one_address_the_later_is_served() {
+    let mut view = view(vec![entry("web/old", GOOD, 5, 5)]);
+    let scope = view.fold_instances(NOW, put(entry("api/new", GOOD, 11, 11)));
+    assert_eq!(scope, only(&["web/old", "api/new"]), "the change of one concerns the other");
+    assert_eq!(view.eclipsed_by(&id("web/old")), Some(&id("api/new")));
+    assert_eq!(view.eclipsed_by(&id("api/new")), None);
+    assert_eq!(view.fold_instances(NOW, delete("api/new", 12)), only(&["web/old", "api/new"]));
+    assert_eq!(view.eclipsed_by(&id("web/old")), None);
+}
+
+#[test]
+fn one_owner_may_have_several_services_at_one_address() {
+    let owned = r#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
+    let view = view(vec![entry("web/a", owned, 5, 5), entry("admin/a", owned, 6, 6)]);
+    assert_eq!(view.eclipsed_by(&id("web/a")), None);
+}
+
+#[test]
+fn a_wiped_etcd_removes_nothing_until_the_bound_has_passed() {
+    let mut view = view(vec![entry("web/a", GOOD, 5, 5), entry("web/b", GOOD, 6, 6)]);
+    view.fold_instances(NOW, listed(2, vec![]));
+    assert_eq!(view.instances().len(), 2);
+    assert!(view.is_retained(&id("web/a")));
+    view.fold_instances(NOW, put(entry("web/a", GOOD, 3, 3)));
+    assert!(!view.is_retained(&id("web/a")), "registered again");
+    let end = view.wake_at().unwrap();
+    assert!(view.expire(Tick::from_ms(1)).is_empty());
+    assert!(matches!(view.expire(end), Scope::Only(ids) if ids.contains(&id("web/b"))));
+    assert_eq!(view.instances().len(), 1);
+}
+
+#[test]
+fn a_list_after_a_compaction_removes_what_is_gone() {
+    let mut view = view(vec![entry("web/a", GOOD, 5, 5), entry("web/b", GOOD, 6, 6)]);
+    assert_eq!(view.fold_instances(NOW, listed(30, vec![entry("web/b", GOOD, 6, 6)])), Scope::All);
+    assert_eq!(view.instances().keys().collect::<Vec<_>>(), [&id("web/b")]);
+}
+
+#[test]
+fn an_override_is_read_and_lifted() {
+    let mut view = view(vec![]);
+    let key = b"/leasehold/v1/overrides/web/a".to_vec();
+    let value = br#"{"mode":"drain","reason":"disk"}"#.to_vec();
+    let entry = Entry { key: key.clone(), value, lease: 0, create_revision: 9, mod_revision: 9 };
+    assert_eq!(view.fold_overrides(NOW, put(entry)), only(&["web/a"]));
+    assert_eq!(view.override_of(&id("web/a")).unwrap().reason, "disk");
+    let gone = Event::Changed(vec![Change::Delete { key, mod_revision: 10 }]);
+    assert_eq!(view.fold_overrides(NOW, gone), only(&["web/a"]));
+    assert!(view.override_of(&id("web/a")).is_none());
+}
