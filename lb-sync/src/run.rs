@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::health::Statuses;
+use proto::port::{self, ListenError};
 use registry::follow::follow;
 use registry::lease::hold;
 use registry::name::BalancerName;
@@ -16,7 +17,6 @@ use crate::cli::RunOptions;
 use crate::haproxy::{Check, CheckInterval, ServerId};
 use crate::pass::{Pass, PassConfig};
 use crate::plan::Policy;
-use crate::serve::{self, ListenError};
 use crate::tell::Teller;
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
@@ -79,7 +79,7 @@ impl RunConfig {
 
 /// Follows the registry until `shutdown`. Any task's end is the end of all.
 pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), RunError> {
-    let listener = serve::bind(config.listen).await?;
+    let listener = port::listen(config.listen).await?;
     let listening = listener.local_addr().map_or(config.listen, |addr| addr);
     let session = Session::new(config.etcd);
     let prefix = config.pass.prefix.clone();
@@ -104,7 +104,7 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     tasks.spawn(async move { (holding.await, "the lease").1 });
     tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });
     tasks.spawn(async move { (following_overrides.await, "the watch of the overrides").1 });
-    tasks.spawn(async move { (serve::serve(listener, health, stop).await, "the status port").1 });
+    tasks.spawn(async move { (port::serve(listener, health, stop).await, "the status port").1 });
     let ended = tokio::select! {
         // Ends by `shutdown`, after it has released the lease.
         () = pass.run(instances, overrides, shutdown.clone()) => "the pass",

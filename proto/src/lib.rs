@@ -1,6 +1,7 @@
-//! Leasehold's gRPC interfaces, and the health service that both binaries serve.
+//! Leasehold's gRPC interfaces, the health service that both binaries serve, and the port they serve it on.
 
 pub mod health;
+pub mod port;
 pub mod registry;
 
 /// The descriptors of everything in `proto/`, encoded: what a reflection service is built from.

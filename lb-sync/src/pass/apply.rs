@@ -7,7 +7,7 @@ use registry::name::InstanceId;
 use registry::time::Clock;
 
 use super::PassError;
-use crate::haproxy::{Command, Dialogue, Reply};
+use crate::haproxy::{Command, Dialogue, Reply, ServerState};
 use crate::plan::{Planner, Step};
 
 /// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
@@ -66,12 +66,14 @@ fn settle<'a>(
     let Step { id, why, commands } = step;
     let Some((command, reply)) = refused else {
         planner.note_success(id);
-        let commands = commands.iter().map(Command::kind).collect::<Vec<_>>().join(" ");
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(instance = %id, ?why, commands, took_us, "changed");
+        tracing::info!(instance = %id, ?why, took_us, "{}", deed(commands));
         return;
     };
-    let said = format!("{reply:?}");
+    let said = match &reply {
+        Reply::Other(text) => text.to_string(),
+        known => format!("{known:?}"),
+    };
     let news = planner.note_refusal(Clock.now(), id, &said);
     match reply {
         // A connection that has not closed yet, or a view of HAProxy that was out of date: put right by the next plan.
@@ -83,4 +85,22 @@ fn settle<'a>(
         }
         _ => tracing::debug!(instance = %id, %command, said, "HAProxy refused again"),
     }
+}
+
+/// What `commands` come to, in a word for the log.
+fn deed(commands: &[Command]) -> &'static str {
+    let deed = |command: &Command| match command {
+        Command::AddServer { .. } => Some("added"),
+        Command::DelServer { .. } => Some("removed"),
+        Command::SetState { state: ServerState::Drain, .. } => Some("draining"),
+        Command::SetState { state: ServerState::Maint, .. } => Some("out of rotation"),
+        Command::SetState { state: ServerState::Ready, .. } => Some("back in rotation"),
+        Command::ShutdownSessions { .. } => Some("requests still in flight cut off"),
+        Command::SetWeight { .. } => Some("weight changed"),
+        _ => None,
+    };
+    // An address that changes for its own sake, not to let go of a connection before a deletion.
+    let moved =
+        || commands.iter().any(|command| matches!(command, Command::SetAddr { .. })).then_some("moved");
+    commands.iter().find_map(deed).or_else(moved).unwrap_or("checks enabled")
 }

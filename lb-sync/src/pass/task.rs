@@ -188,6 +188,7 @@ impl Pass {
         if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
             let backends = observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
+            self.planner.start_anew();
         }
         self.worker = Some(info);
         self.planner.learn(&observed);
@@ -205,8 +206,9 @@ impl Pass {
         }
         let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
         scope.extend(self.planner.due(Clock.now()));
-        for _ in 0..ROUNDS_MAX {
-            if scope.is_empty() || interrupted() {
+        for round in 0..ROUNDS_MAX {
+            // At least one round: a registry that never rests must not keep us from acting.
+            if scope.is_empty() || (round > 0 && interrupted()) {
                 break;
             }
             let plan = self.planner.plan(Clock.now(), &self.view, &self.observed, &scope);

@@ -72,6 +72,11 @@ impl Planner {
         Self { policy, ids: Ids::new(policy.id_base), memories: BTreeMap::new(), agenda: BTreeSet::new() }
     }
 
+    /// Another HAProxy process answers: what the last one refused, and since when its servers were leaving, is history.
+    pub fn start_anew(&mut self) {
+        self.memories.clear();
+    }
+
     /// Learns the ids that HAProxy has in use. To be called after everything was read anew.
     pub fn learn(&mut self, observed: &Observed) {
         self.ids.learn(observed);

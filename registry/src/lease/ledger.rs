@@ -132,10 +132,7 @@ impl Ledger {
                 self.retry_at = None;
             }
             Input::Put { key, value, fence } => self.put(key, value, fence),
-            Input::Remove { key } => {
-                self.slots.remove(&key);
-                self.to_delete.insert(key);
-            }
+            Input::Remove { key } => self.remove(key),
             Input::Written { revision } => self.written(revision),
             Input::Occupied { found } => self.occupied(found),
             Input::Failed => {
@@ -154,6 +151,9 @@ impl Ledger {
     }
 
     fn put(&mut self, key: String, value: Vec<u8>, fence: Fence) {
+        if self.superseded.contains(&key) {
+            return; // Asked for before the news had reached who asks: taking it back would be a fight.
+        }
         self.to_delete.remove(&key);
         match self.slots.get_mut(&key) {
             Some(slot) if slot.value == value && slot.fence == fence => {}
@@ -163,9 +163,16 @@ impl Ledger {
                 slot.stands = None;
             }
             None => {
-                self.superseded.remove(&key);
                 self.slots.insert(key, Slot { value, fence, stands: None, revision: None });
             }
+        }
+    }
+
+    /// A fenced key is only let go of, and ends with the lease: deleting it could hit somebody newer's.
+    fn remove(&mut self, key: String) {
+        let slot = self.slots.remove(&key);
+        if slot.is_none_or(|slot| slot.fence == Fence::None) && !self.superseded.contains(&key) {
+            self.to_delete.insert(key);
         }
     }
 

@@ -50,6 +50,9 @@ fn the_older_of_two_stands_down_and_never_fights() {
     assert_eq!(ledger.step(NOW, Input::Occupied { found }), []);
     assert!(ledger.superseded().contains("i"));
     assert_eq!(ledger.step(NOW, Input::Lease(Some(3))), [], "not written again");
+    let late = ledger.step(NOW, fenced_put(&record("me")));
+    assert_eq!(late, [], "nor by a put that was on its way when the news came");
+    assert_eq!(ledger.step(NOW, Input::Remove { key: "i".into() }), [], "nor is the newer one's key deleted");
 }
 
 #[test]

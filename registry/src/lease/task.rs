@@ -57,7 +57,7 @@ impl LeaseHandle {
         self.send(Command::Put { key, value, fence }).await
     }
 
-    /// From now on `key` is not to stand.
+    /// From now on `key` is not to stand: it is deleted, or, if it is fenced, let go of and left to its lease.
     pub async fn remove(&mut self, key: String) -> u64 {
         self.send(Command::Remove { key }).await
     }
@@ -113,6 +113,8 @@ struct Holder {
     write_call: Call<WriteAnswer>,
     beats: Option<Beats>,
     standing: Standing,
+    /// Told to leave: the lease's end is no news then.
+    releasing: bool,
     publish: watch::Sender<Standing>,
 }
 
@@ -134,6 +136,7 @@ pub fn hold(
         write_call: None,
         beats: None,
         standing: Standing::default(),
+        releasing: false,
         publish,
     };
     let task = async move {
@@ -200,7 +203,10 @@ impl Holder {
                         self.ledger_step(now, ledger::Input::Put { key, value, fence });
                     }
                     Command::Remove { key } => self.ledger_step(now, ledger::Input::Remove { key }),
-                    Command::Release => self.keeper_step(now, keeper::Input::Release),
+                    Command::Release => {
+                        self.releasing = true;
+                        self.keeper_step(now, keeper::Input::Release);
+                    }
                 }
             }
         }
@@ -220,7 +226,7 @@ impl Holder {
                     self.lease_call = Some(Box::pin(revoke(self.session.clone(), lease)));
                 }
                 keeper::Action::Tell(lease) => {
-                    if let (Some(lost), None) = (self.standing.lease, lease) {
+                    if let (Some(lost), None, false) = (self.standing.lease, lease, self.releasing) {
                         tracing::warn!(lease = format!("{lost:x}"), "no longer held");
                     }
                     self.standing.lease = lease;

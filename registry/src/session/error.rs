@@ -115,6 +115,10 @@ impl EtcdError {
             Class::Refused if seen("permission denied") => {
                 "grant this user's role read and write under the key prefix (etcdctl role grant-permission)"
             }
+            // With TLS 1.3 a server that refuses our certificate just closes, after the handshake.
+            Class::Unreachable if self.endpoint.starts_with("https") && seen("connection closed") => {
+                "does etcd's --trusted-ca-file hold the CA of our certificate? Check --etcd-cert and --etcd-key"
+            }
             Class::Unreachable => {
                 "is etcd running there, and is --etcd-endpoints (LEASEHOLD_ETCD_ENDPOINTS) right? It is tried again by itself"
             }

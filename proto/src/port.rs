@@ -1,0 +1,77 @@
+//! The one port of each binary: gRPC health, and `/healthz` for those who speak HTTP only.
+
+mod listener;
+
+use std::io;
+use std::net::SocketAddr;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::health::{self, Status, Statuses};
+use listener::Bounded;
+
+/// The port cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}: {}\n  {}", plain(.cause), advice(.cause))]
+pub struct ListenError {
+    /// What was asked for.
+    pub addr: SocketAddr,
+    /// What was seen.
+    pub cause: io::Error,
+}
+
+/// Takes `addr`. To be done before anything else is begun: what cannot work is told before anything has happened.
+pub async fn listen(addr: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(addr).await.map_err(|cause| ListenError { addr, cause })
+}
+
+fn plain(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => "the port is in use".into(),
+        io::ErrorKind::AddrNotAvailable => "this host does not have that address".into(),
+        _ => cause.to_string(),
+    }
+}
+
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another one on this host? Give each a port of its own with --listen ADDR:PORT (LEASEHOLD_LISTEN)"
+        }
+        _ => "choose another with --listen ADDR:PORT (LEASEHOLD_LISTEN)",
+    }
+}
+
+/// Serves until `shutdown`.
+pub async fn serve(listener: TcpListener, statuses: watch::Receiver<Statuses>, shutdown: CancellationToken) {
+    let grpc = health::server(statuses.clone(), shutdown.clone());
+    let healthz = get(healthz).with_state(statuses);
+    let routes = Routes::new(grpc).prepare().into_axum_router().route("/healthz", healthz);
+    let serving = axum::serve(Bounded::new(listener), routes);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        // Errors of single connections do not end it; that it ended at all is told by the task's end.
+        _ = serving.into_future() => {}
+    }
+}
+
+/// 200 while health `""` is SERVING, else 503; a line for each name.
+async fn healthz(State(statuses): State<watch::Receiver<Statuses>>) -> (StatusCode, String) {
+    let statuses = statuses.borrow().clone();
+    let code = match statuses.get("") {
+        Some(Status::Serving) => StatusCode::OK,
+        Some(Status::NotServing) | None => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let line = |(name, status): (&String, &Status)| {
+        let name = if name.is_empty() { "(all)" } else { name };
+        let word = if *status == Status::Serving { "serving" } else { "not serving" };
+        format!("{name}: {word}\n")
+    };
+    (code, statuses.iter().map(line).collect())
+}

@@ -1,0 +1,225 @@
+//! The command line: what each option is called, and its text in `--help`. What it comes to is [`crate::config`]'s.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use registry::name::{InstanceName, ServiceName};
+use registry::record::Weight;
+use registry::session::EtcdOptions;
+
+use crate::member::AddressChoice;
+use crate::probe::Check;
+
+/// Exit code for a command line that cannot be read (`EX_USAGE`).
+pub const EXIT_USAGE: u8 = 64;
+/// Exit code for options that can be read but not used (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Holds an app's place in the registry while the app is healthy.
+#[derive(Debug, Parser)]
+#[command(name = "registrar", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Register an app while it is healthy; with a command after `--`, start and supervise the app too.
+    Run(Box<RunOptions>),
+    /// Ask a running registrar how it is. Exits as `grpc_health_probe` does: 0, 1, 2, 3, 4.
+    Probe(ProbeOptions),
+}
+
+/// Options of `run`. Each can be given in the environment instead; a flag wins.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// The service that the app is an instance of.
+    #[arg(long, env = "LEASEHOLD_SERVICE", value_name = "SERVICE")]
+    pub service: ServiceName,
+    /// The TCP port that the app listens on.
+    #[arg(long, env = "LEASEHOLD_PORT", value_name = "PORT")]
+    pub port: NonZeroU16,
+    /// Where balancers reach the app: an IP address, or `auto` for the local address of the route to etcd.
+    #[arg(long, env = "LEASEHOLD_ADDRESS", default_value = "auto", value_name = "auto|IP")]
+    pub address: AddressChoice,
+    /// The instance's name within the service [default: the host's name].
+    #[arg(long, env = "LEASEHOLD_INSTANCE", value_name = "NAME", value_parser = instance)]
+    pub instance: Option<InstanceName>,
+    /// How to find out whether the app is healthy: a GET that answers 200 to 399, a TCP connect, or nothing.
+    #[arg(long, env = "LEASEHOLD_CHECK", default_value = "tcp", value_name = "http:/PATH|tcp|none")]
+    pub check: Check,
+    /// Time between two checks. Until the app is first healthy, it is checked every 100 ms.
+    #[arg(long, env = "LEASEHOLD_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = duration)]
+    pub interval: Duration,
+    /// Longest a check may take; longer is a failure.
+    #[arg(long, env = "LEASEHOLD_CHECK_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
+    pub check_timeout: Duration,
+    /// Checks in a row that must pass before the app is taken for healthy.
+    #[arg(long, env = "LEASEHOLD_RISE", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rise: u32,
+    /// Checks in a row that must fail before the app is taken for unhealthy.
+    #[arg(long, env = "LEASEHOLD_FALL", default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub fall: u32,
+    /// How long the registration outlives a registrar that dies, in whole seconds.
+    #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub ttl: Duration,
+    /// Share of the traffic, 1 to 256.
+    #[arg(long, env = "LEASEHOLD_WEIGHT", default_value = "100", value_name = "N")]
+    pub weight: Weight,
+    /// A label such as `version=1.2` or `zone=a`; may be given several times, or separated by commas.
+    #[arg(long = "label", env = "LEASEHOLD_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// When leaving: how long sticky clients may stay.
+    #[arg(long, env = "LEASEHOLD_STICKY", default_value = "0s", value_name = "TIME", value_parser = duration)]
+    pub sticky: Duration,
+    /// When leaving: how long requests in flight may take, after the sticky time.
+    #[arg(long, env = "LEASEHOLD_INFLIGHT", default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub inflight: Duration,
+    /// When joining: how long the traffic takes to ramp up.
+    #[arg(long, env = "LEASEHOLD_SLOW_START", default_value = "0s", value_name = "TIME", value_parser = duration)]
+    pub slow_start: Duration,
+    /// When leaving: longest wait for the balancers to say that they are done; then the app is stopped all the same.
+    #[arg(long, env = "LEASEHOLD_LEAVE_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = duration)]
+    pub leave_timeout: Duration,
+    /// Time the app has to end after TERM, before it is killed.
+    #[arg(long, env = "LEASEHOLD_STOP_GRACE", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub stop_grace: Duration,
+    /// Where to serve gRPC health and `/healthz`; port 0 takes a free one.
+    #[arg(long, env = "LEASEHOLD_LISTEN", default_value = "127.0.0.1:7101", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// How to reach etcd.
+    #[command(flatten)]
+    pub etcd: EtcdOptions,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+    /// The app and its arguments. Without it the registrar is a sidecar of an app that is started elsewhere.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// How to log; it goes to standard error.
+#[derive(Args, Clone, Debug)]
+pub struct LogOptions {
+    /// Form of the log [default: text on a terminal, json elsewhere].
+    #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: a level, or a filter such as `info,registrar=debug`.
+    #[arg(long = "log", env = "LEASEHOLD_LOG", default_value = "info", value_name = "FILTER")]
+    pub filter: String,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// An object a line, for machines.
+    Json,
+}
+
+/// Options of `probe`.
+#[derive(Args, Clone, Debug)]
+pub struct ProbeOptions {
+    /// `HOST:PORT` of the registrar.
+    #[arg(long, env = "LEASEHOLD_PROBE_ADDR", default_value = "127.0.0.1:7101", value_name = "HOST:PORT")]
+    pub addr: String,
+    /// A service's name: the app's check. `registry`: whether it is registered. Nothing: should it get traffic.
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub service: String,
+    /// Longest the probe may take, connecting included.
+    #[arg(long, env = "LEASEHOLD_PROBE_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "write a number and its unit, for example 500ms, 10s or 2m".into())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write KEY=VALUE, for example zone=a".into()),
+    }
+}
+
+/// `auto` is a legal name, but it is kept for the numbered names: who writes it does not mean it as one.
+fn instance(text: &str) -> Result<InstanceName, String> {
+    if text == "auto" {
+        return Err("numbered names (`auto`) are not given out yet: write a name".into());
+    }
+    text.parse::<InstanceName>().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<RunOptions, clap::Error> {
+        let line = ["registrar", "run", "--service", "web", "--port", "80"];
+        let cli = Cli::try_parse_from(line.iter().chain(args))?;
+        match cli.command {
+            Command::Run(options) => Ok(*options),
+            Command::Probe(_) => unreachable!("the line says run"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_defaults_hold() {
+        let options = parse(&[]).unwrap();
+        assert_eq!(
+            (options.interval, options.check_timeout),
+            (Duration::from_secs(2), Duration::from_secs(1))
+        );
+        assert_eq!((options.rise, options.fall, options.ttl), (2, 3, Duration::from_secs(10)));
+        assert_eq!(
+            (options.leave_timeout, options.stop_grace),
+            (Duration::from_mins(1), Duration::from_secs(10))
+        );
+        assert_eq!((options.sticky, options.inflight), (Duration::ZERO, Duration::from_secs(30)));
+        assert_eq!(options.listen, "127.0.0.1:7101".parse().unwrap());
+        assert!(options.command.is_empty());
+    }
+
+    #[test]
+    fn the_command_is_everything_after_the_dashes() {
+        let options = parse(&["--label", "zone=a,v=1=2", "--", "sh", "-c", "exit 1"]).unwrap();
+        assert_eq!(options.command, ["sh", "-c", "exit 1"]);
+        assert_eq!(options.labels, [("zone".into(), "a".into()), ("v".into(), "1=2".into())]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_what_to_write() {
+        for (bad, why) in [
+            ("--service=a b --port=1", "1 to 64 of the characters"),
+            ("--service=web --port=0", "zero"),
+            ("--service=web --port=1 --instance=-x", "1 to 64 of the characters"),
+            ("--service=web --port=1 --instance=auto", "write a name"),
+            ("--service=web --port=1 --interval=2", "500ms"),
+            ("--service=web --port=1 --label=zone", "KEY=VALUE"),
+            ("--service=web --port=1 --check=ping", "http:/PATH"),
+            ("--service=web --port=1 --address=localhost", "IP address"),
+            ("--service=web --port=1 --weight=0", "1 to 256"),
+            ("--service=web", "--port"),
+        ] {
+            let args = bad.split(" --").map(|arg| format!("--{}", arg.trim_start_matches("--")));
+            let line = ["registrar", "run"].map(str::to_owned).into_iter().chain(args);
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+}

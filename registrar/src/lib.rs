@@ -1,0 +1,16 @@
+//! Holds an app's place in the registry: a leased key that stands while the app is healthy, and leaves before it stops.
+//!
+//! Top down: [`cli`] and [`config`] say what is asked for, [`run`] wires it up. [`probe`] finds out whether the app
+//! is healthy, [`member`] turns that into the instance's record, [`supervise`] starts, watches and stops the app,
+//! `health` says what to answer who asks. Decisions are pure machines (`probe::health`, `member::machine`, `member::leave`,
+//! `supervise::life`); the tasks around them only select, step and perform.
+
+pub mod cli;
+pub mod config;
+mod health;
+pub mod member;
+pub mod probe;
+mod run;
+pub mod supervise;
+
+pub use run::{RunError, run};

@@ -1,0 +1,92 @@
+//! The binary `registrar`.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use registrar::cli::{
+    Cli, Command, EXIT_CONFIG, EXIT_USAGE, LogFormat, LogOptions, ProbeOptions, RunOptions,
+};
+use registrar::config::{Config, host_name};
+use registrar::supervise;
+use tracing_subscriber::EnvFilter;
+
+/// A text for people, and the exit code.
+type Ended = (Option<String>, u8);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // With the output closed there is nobody left to tell; the exit code says it too.
+            let _ = error.print();
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            return code.into();
+        }
+    };
+    // One thread: a registrar is as small as its work, and a host runs many of it.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return say(&(Some(format!("error: cannot start: {error}")), 1)),
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Run(options) => run(&options).await,
+            Command::Probe(options) => probe(&options).await,
+        }
+    });
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    say(&ended)
+}
+
+fn say((text, code): &Ended) -> ExitCode {
+    if let Some(text) = text {
+        // As above.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+    (*code).into()
+}
+
+async fn run(options: &RunOptions) -> Ended {
+    let failed = |error: &dyn std::fmt::Display, code| (Some(format!("error: {error}")), code);
+    let config = match Config::from_options(options, host_name) {
+        Ok(config) => config,
+        Err(error) => return failed(&error, EXIT_CONFIG),
+    };
+    if let Err(error) = log(&options.log) {
+        return failed(&error, EXIT_CONFIG);
+    }
+    // Before anything is started: as process 1 there are no default actions, and an early TERM would be lost.
+    let requests = match supervise::requests() {
+        Ok(requests) => requests,
+        Err(error) => return failed(&format!("cannot take over the signals: {error}"), 1),
+    };
+    match registrar::run(config, requests).await {
+        Ok(code) => (None, code),
+        Err(error) => failed(&error, error.exit_code()),
+    }
+}
+
+async fn probe(options: &ProbeOptions) -> Ended {
+    let outcome = proto::health::probe(&options.addr, &options.service, options.timeout).await;
+    if outcome.exit_code() == 0 {
+        // As above.
+        let _ = writeln!(io::stdout(), "{outcome}");
+        return (None, 0);
+    }
+    (Some(outcome.to_string()), outcome.exit_code())
+}
+
+fn log(options: &LogOptions) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&options.filter)
+        .map_err(|error| format!("--log {:?} is not a filter: {error}", options.filter))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let terminal = io::stderr().is_terminal();
+    let default = if terminal { LogFormat::Text } else { LogFormat::Json };
+    match options.log_format.unwrap_or(default) {
+        LogFormat::Text => builder.with_ansi(terminal).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

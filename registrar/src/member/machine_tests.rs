@@ -1,0 +1,229 @@
+//! A member joins, goes down, comes back, leaves, and stands down.
+
+use proptest::prelude::*;
+use registry::key::Prefix;
+use registry::record::{AckRecord, AckState, BalancerRecord, to_value};
+
+use super::*;
+
+const NOW: Tick = Tick::from_ms(1_000);
+const LEAVE_MAX: Duration = Duration::from_mins(1);
+const STANDS: Standing = Standing { held: true, settled: true, superseded: false };
+const SUPERSEDED: Standing = Standing { held: true, settled: true, superseded: true };
+
+fn at() -> SocketAddr {
+    "10.0.0.5:3000".parse().unwrap()
+}
+
+fn machine() -> Machine {
+    let id = "web/web-1".parse().unwrap();
+    Machine::new(Identity { id, owner: "me".into(), prefix: Prefix::default() }, LEAVE_MAX)
+}
+
+fn up() -> Input {
+    Input::Health(AppHealth::Up(at()))
+}
+
+fn down() -> Input {
+    Input::Health(AppHealth::Down("refused".into()))
+}
+
+/// What is to be written, of `actions`.
+fn puts(actions: &[Action]) -> Vec<InstanceState> {
+    let put = |action: &Action| match action {
+        Action::Put { state, .. } => Some(*state),
+        _ => None,
+    };
+    actions.iter().filter_map(put).collect()
+}
+
+fn registered() -> Machine {
+    let mut machine = machine();
+    machine.step(NOW, up());
+    machine.step(NOW, Input::Standing(STANDS));
+    assert_eq!(
+        machine.status(),
+        Status { wants_traffic: true, healthy: true, registered: true, left: false }
+    );
+    machine
+}
+
+fn entry(key: &str, value: Vec<u8>) -> Entry {
+    let key = format!("/leasehold/v1/{key}").into();
+    Entry { key, value, lease: 1, create_revision: 1, mod_revision: 1 }
+}
+
+fn own(value: &str) -> Input {
+    Input::Own(Event::Changed(vec![Change::Put(entry("instances/web/web-1", value.into()))]))
+}
+
+fn listed(entries: Vec<Entry>) -> Event {
+    Event::Listed { cluster: 1, revision: 1, entries }
+}
+
+#[test]
+fn nothing_is_registered_before_the_app_is_healthy() {
+    let mut machine = machine();
+    assert_eq!(machine.step(NOW, Input::Health(AppHealth::Starting)), []);
+    let not_yet = machine.step(NOW, Input::Health(AppHealth::NotYet("refused".into())));
+    assert_eq!(not_yet, [Action::Report(Report::NotYet { cause: "refused".into() })]);
+    assert_eq!(machine.step(NOW, Input::Standing(Standing { held: true, ..Standing::default() })), []);
+    assert_eq!(machine.status(), Status::default());
+
+    let actions = machine.step(NOW, up());
+    assert_eq!(actions[1], Action::Put { at: at(), state: InstanceState::Up });
+    assert!(machine.status().wants_traffic && !machine.status().registered);
+    let actions = machine.step(NOW, Input::Standing(STANDS));
+    assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
+    assert!(machine.status().registered);
+}
+
+#[test]
+fn a_sick_app_keeps_its_record_and_gets_no_traffic() {
+    let mut machine = registered();
+    assert_eq!(puts(&machine.step(NOW, down())), [InstanceState::Down]);
+    assert_eq!(machine.status(), Status::default());
+    assert_eq!(machine.step(NOW, down()), []);
+    machine.step(NOW, Input::Standing(STANDS));
+    assert!(machine.status().registered && !machine.status().wants_traffic);
+    assert_eq!(puts(&machine.step(NOW, up())), [InstanceState::Up]);
+    assert_eq!(machine.step(NOW, up()), []);
+}
+
+#[test]
+fn leaving_waits_for_the_record_then_for_the_balancers() {
+    let mut machine = registered();
+    assert_eq!(puts(&machine.step(NOW, Input::Leave)), [InstanceState::Draining]);
+    assert!(!machine.status().wants_traffic && !machine.status().left);
+    // The app may do what it likes from here on.
+    assert_eq!(machine.step(NOW, down()), []);
+    assert_eq!(machine.step(NOW, Input::Standing(Standing { settled: false, ..STANDS })), []);
+    assert_eq!(machine.step(NOW, Input::Standing(STANDS)), [Action::FollowBalancers]);
+
+    let record = BalancerRecord { services: vec!["web".parse().unwrap()], ..BalancerRecord::default() };
+    let presence = listed(vec![entry("balancers/lb-1", to_value(&record))]);
+    for event in [presence, Event::InSync] {
+        assert_eq!(machine.step(NOW, Input::Presence(event)), []);
+    }
+    assert_eq!(machine.step(NOW, Input::Acks(listed(vec![]))), []);
+    let awaited = BTreeSet::from(["lb-1".parse().unwrap()]);
+    assert_eq!(
+        machine.step(NOW, Input::Acks(Event::InSync)),
+        [Action::Report(Report::Awaiting(awaited.clone()))]
+    );
+    assert_eq!(machine.step(NOW, Input::Acks(Event::InSync)), [], "it is said once");
+
+    let ack = AckRecord { owner: "me".into(), state: AckState::Drained, at: String::new() };
+    let ack = Event::Changed(vec![Change::Put(entry("acks/web/web-1/lb-1", to_value(&ack)))]);
+    assert_eq!(machine.step(NOW, Input::Acks(ack)), [Action::Report(Report::Left)]);
+    assert!(machine.status().left);
+    assert_eq!(machine.wake_at(), None);
+}
+
+#[test]
+fn leaving_is_bounded_whatever_is_missing() {
+    let mut machine = registered();
+    machine.step(NOW, Input::Leave);
+    let due = machine.wake_at().unwrap();
+    assert_eq!(due, NOW.plus(LEAVE_MAX));
+    assert_eq!(machine.step(NOW, Input::Woke), []);
+    assert_eq!(machine.step(due, Input::Woke), [Action::Report(Report::TimedOut(None))]);
+    assert!(machine.status().left);
+}
+
+#[test]
+fn who_was_never_registered_leaves_at_once() {
+    let mut machine = machine();
+    assert_eq!(machine.step(NOW, Input::Leave), []);
+    assert!(machine.status().left);
+    assert_eq!(machine.step(NOW, up()), [], "and does not join any more");
+}
+
+#[test]
+fn a_leave_without_etcd_says_so() {
+    let mut machine = machine();
+    machine.step(NOW, up());
+    let actions = machine.step(NOW, Input::Leave);
+    assert_eq!(actions[0], Action::Report(Report::LeavingBlind));
+    assert!(!machine.status().left);
+}
+
+#[test]
+fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
+    let mut machine = registered();
+    assert_eq!(machine.step(NOW, own(r#"{"address":"10.0.0.5","port":1,"owner":"me"}"#)), []);
+    let foreign = own(r#"{"address":"10.0.0.9","port":1,"owner":"newer"}"#);
+    let actions = machine.step(NOW, foreign.clone());
+    assert_eq!(actions[0], Action::Report(Report::WrittenOver));
+    assert_eq!(puts(&actions), [InstanceState::Up]);
+
+    assert_eq!(machine.step(NOW, Input::Standing(SUPERSEDED)), [Action::Report(Report::Superseded)]);
+    assert_eq!(machine.status(), Status { healthy: true, ..Status::default() });
+    for input in [Input::Standing(SUPERSEDED), foreign, down(), up(), Input::Standing(STANDS)] {
+        assert_eq!(machine.step(NOW, input), [], "it never writes again");
+    }
+    assert_eq!(machine.step(NOW, Input::Leave), []);
+    assert!(machine.status().left);
+}
+
+#[test]
+fn a_neighbour_whose_name_begins_like_ours_is_no_news() {
+    let mut machine = registered();
+    let neighbour = entry("instances/web/web-10", br#"{"address":"10.0.0.9","port":1,"owner":"x"}"#.to_vec());
+    assert_eq!(machine.step(NOW, Input::Own(Event::Changed(vec![Change::Put(neighbour.clone())]))), []);
+    let gone = machine.step(NOW, Input::Own(listed(vec![neighbour])));
+    assert_eq!(gone, [Action::Report(Report::Gone)], "only ours is missing");
+    assert!(!machine.status().registered);
+    machine.step(NOW, own(r#"{"address":"10.0.0.5","port":1,"owner":"me"}"#));
+    assert!(machine.status().registered);
+}
+
+fn inputs() -> impl Strategy<Value = Input> {
+    let standing = (any::<bool>(), any::<bool>(), proptest::bool::weighted(0.1));
+    prop_oneof![
+        4 => Just(up()),
+        2 => Just(down()),
+        1 => Just(Input::Health(AppHealth::NotYet("refused".into()))),
+        4 => standing.prop_map(|(held, settled, superseded)| Input::Standing(Standing { held, settled, superseded })),
+        1 => Just(own(r#"{"address":"10.0.0.9","port":1,"owner":"other"}"#)),
+        1 => Just(own("oops")),
+        1 => Just(Input::Own(listed(vec![]))),
+        2 => Just(Input::Presence(listed(vec![]))),
+        2 => Just(Input::Presence(Event::InSync)),
+        2 => Just(Input::Acks(listed(vec![]))),
+        2 => Just(Input::Acks(Event::InSync)),
+        1 => Just(Input::Acks(Event::OutOfSync)),
+        1 => Just(Input::Leave),
+        1 => Just(Input::Woke),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_record_never_comes_back_from_draining(
+        inputs in proptest::collection::vec((0..5_000_u64, inputs()), 0..120),
+    ) {
+        let mut machine = machine();
+        let (mut now, mut draining, mut superseded) = (NOW, false, false);
+        for (ms, input) in inputs {
+            now = now.plus(Duration::from_millis(ms));
+            let leave = input == Input::Leave;
+            superseded |= matches!(input, Input::Standing(Standing { superseded: true, .. }));
+            let written = puts(&machine.step(now, input));
+            prop_assert!(written.len() <= 1);
+            for state in written {
+                prop_assert!(!superseded, "a name that was taken over is not fought for");
+                prop_assert!(!draining || state == InstanceState::Draining);
+                draining |= state == InstanceState::Draining;
+            }
+            let status = machine.status();
+            prop_assert!(!(status.wants_traffic && (draining || leave || superseded)));
+            prop_assert!(!status.wants_traffic || status.healthy);
+        }
+        machine.step(now, Input::Leave);
+        if let Some(due) = machine.wake_at() {
+            machine.step(due, Input::Woke);
+        }
+        prop_assert!(machine.status().left, "leaving ends");
+    }
+}

@@ -1,0 +1,96 @@
+//! What a member has to say: a line for each change, with its cause.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+
+use registry::name::BalancerName;
+
+/// One change of a member, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Its checks fail since the start.
+    NotYet {
+        /// The last failure.
+        cause: String,
+    },
+    /// It is healthy, and is being registered.
+    Up {
+        /// Where.
+        at: SocketAddr,
+    },
+    /// It is healthy no longer.
+    Down {
+        /// The last failure.
+        cause: String,
+    },
+    /// Its record stands in etcd.
+    Registered,
+    /// Its record is gone from etcd, and not by us.
+    Gone,
+    /// Somebody wrote over its record.
+    WrittenOver,
+    /// A newer registrar has its name.
+    Superseded,
+    /// It is on its way out.
+    Leaving,
+    /// It is on its way out, and etcd does not answer.
+    LeavingBlind,
+    /// These balancers have yet to say that they are done with it.
+    Awaiting(BTreeSet<BalancerName>),
+    /// Nobody is waited for any more: all are done, or none was there.
+    Left,
+    /// The wait is over, and these are not done; `None`: it could not be told.
+    TimedOut(Option<BTreeSet<BalancerName>>),
+}
+
+impl Report {
+    /// Whether somebody should look.
+    #[must_use]
+    pub fn level(&self) -> tracing::Level {
+        match self {
+            Self::Superseded => tracing::Level::ERROR,
+            Self::NotYet { .. }
+            | Self::Down { .. }
+            | Self::Gone
+            | Self::WrittenOver
+            | Self::LeavingBlind
+            | Self::TimedOut(_) => tracing::Level::WARN,
+            Self::Up { .. } | Self::Registered | Self::Leaving | Self::Awaiting(_) | Self::Left => {
+                tracing::Level::INFO
+            }
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotYet { cause } => {
+                write!(f, "not healthy yet: {cause}; it is registered once its checks pass")
+            }
+            Self::Up { at } => write!(f, "healthy at {at}"),
+            Self::Down { cause } => write!(f, "down: {cause}"),
+            Self::Registered => f.write_str("the record stands"),
+            Self::Gone => {
+                f.write_str("the record is gone from etcd: its lease ended, or somebody deleted it; it returns with the next lease")
+            }
+            Self::WrittenOver => f.write_str("somebody wrote over the record: claiming it"),
+            Self::Superseded => f.write_str(
+                "another registrar took over this name: standing down, the app is left alone\n  give each instance a name of its own with --instance NAME",
+            ),
+            Self::Leaving => f.write_str("leaving: the record says draining"),
+            Self::LeavingBlind => {
+                f.write_str("leaving, but etcd does not answer: balancers cannot be told until it does")
+            }
+            Self::Awaiting(names) => write!(f, "waiting for {} to drain", list(names)),
+            Self::Left => f.write_str("left: no balancer is waited for"),
+            Self::TimedOut(Some(names)) => write!(f, "left late: {} did not say drained in time", list(names)),
+            Self::TimedOut(None) => f.write_str("left late: etcd did not say in time which balancers are done"),
+        }
+    }
+}
+
+fn list(names: &BTreeSet<BalancerName>) -> String {
+    names.iter().map(BalancerName::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,45 @@
+//! Finds out whether the app is healthy.
+//!
+//! `check` is what to try, `http` and `tcp` try it, `health` counts, `task` repeats.
+
+mod check;
+mod health;
+mod http;
+mod task;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use check::{Check, CheckError};
+pub use health::{Health, Verdict};
+pub use task::{performed, watch};
+
+/// How the app's health is found out.
+#[derive(Clone, Debug)]
+pub struct ProbeConfig {
+    /// What is tried.
+    pub check: Check,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// Longest a check may take.
+    pub timeout: Duration,
+    /// Passes in a row that make it healthy.
+    pub rise: u32,
+    /// Failures in a row that make it unhealthy.
+    pub fall: u32,
+}
+
+/// What is known of the app.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AppHealth {
+    /// Not healthy yet; nothing has been decided.
+    #[default]
+    Starting,
+    /// Not healthy yet, after several checks; why.
+    NotYet(String),
+    /// Healthy, and listening there.
+    Up(SocketAddr),
+    /// It was healthy and is not any more; why.
+    Down(String),
+}

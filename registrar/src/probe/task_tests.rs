@@ -1,0 +1,126 @@
+//! Checks against small real servers.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn config(check: &str, timeout: Duration) -> ProbeConfig {
+    ProbeConfig {
+        check: check.parse().unwrap(),
+        interval: Duration::from_millis(10),
+        timeout,
+        rise: 2,
+        fall: 2,
+    }
+}
+
+/// A server that reads a request and answers with `answer`, or keeps silent; then closes.
+async fn server(answer: Option<&'static [u8]>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                match answer {
+                    Some(answer) => drop(stream.write_all(answer).await),
+                    None => std::future::pending().await,
+                }
+            });
+        }
+    });
+    addr
+}
+
+async fn http(answer: Option<&'static [u8]>) -> Result<(), String> {
+    let timeout = if answer.is_some() { PATIENCE } else { Duration::from_millis(100) };
+    performed(&config("http:/healthz", timeout), server(answer).await).await
+}
+
+#[tokio::test]
+async fn a_status_of_200_to_399_passes_and_no_other() {
+    assert_eq!(http(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await, Ok(()));
+    assert_eq!(http(Some(b"HTTP/1.0 204 No Content\r\n\r\n")).await, Ok(()));
+    assert_eq!(http(Some(b"HTTP/1.1 302 Found\r\nlocation: /x\r\n\r\n")).await, Ok(()));
+    for (answer, status) in [
+        (&b"HTTP/1.1 404 Not Found\r\n\r\n"[..], "404"),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", "500"),
+        (b"HTTP/1.1 503 No\r\n\r\n", "503"),
+    ] {
+        let error = http(Some(answer)).await.unwrap_err();
+        assert_eq!(error, format!("GET /healthz answered {status}, not 200 to 399"));
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_hangs_fails_in_time() {
+    let error = http(None).await.unwrap_err();
+    assert!(error.ends_with("did not answer within 100ms"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_and_a_closed_connection_fail() {
+    for answer in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"", b"HTTP/1.1 200", b"\0\0\0\0\0\0"] {
+        let error = http(Some(answer)).await.unwrap_err();
+        assert!(error.starts_with("no HTTP answer from 127.0.0.1:"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_head_fails_and_an_endless_body_is_not_read_to_its_end() {
+    static HEAD: [u8; 200_000] = [b'x'; 200_000];
+    let error = http(Some(&HEAD)).await.unwrap_err();
+    assert!(error.starts_with("no HTTP answer"), "{error}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let endless = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        while stream.write_all(&HEAD).await.is_ok() {}
+    });
+    assert_eq!(performed(&config("http:/", PATIENCE), addr).await, Ok(()));
+    tokio::time::timeout(PATIENCE, endless).await.expect("the probe hung up").unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_connection_fails_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    assert_eq!(performed(&config("tcp", PATIENCE), addr).await, Ok(()));
+    drop(listener);
+    for check in ["tcp", "http:/"] {
+        let error = performed(&config(check, PATIENCE), addr).await.unwrap_err();
+        assert!(error.contains("cannot connect") && error.contains("refused"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_watch_tells_of_an_app_that_comes_goes_and_returns() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let (publish, mut told) = watch::channel(AppHealth::default());
+    tokio::spawn(watch(config("tcp", PATIENCE), addr, 1, publish));
+    let mut until = async |wanted: fn(&AppHealth) -> bool| {
+        let seen = tokio::time::timeout(PATIENCE, told.wait_for(wanted)).await;
+        drop(seen.expect("it is told in time").unwrap());
+    };
+
+    until(|health| matches!(health, AppHealth::NotYet(_))).await;
+    let listener = TcpListener::bind(addr).await.unwrap();
+    until(|health| matches!(health, AppHealth::Up(_))).await;
+    drop(listener);
+    until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("refused"))).await;
+    let _listener = TcpListener::bind(addr).await.unwrap();
+    until(|health| matches!(health, AppHealth::Up(_))).await;
+}
