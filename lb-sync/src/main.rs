@@ -66,8 +66,9 @@ fn stop_on_signals(shutdown: &CancellationToken) -> std::io::Result<()> {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        tracing::info!("told to stop; HAProxy goes on as it is");
+        // First what was asked for: saying so could fail.
         shutdown.cancel();
+        tracing::info!("told to stop; HAProxy goes on as it is");
     });
     Ok(())
 }
@@ -78,6 +79,8 @@ fn log_to_stderr(format: Option<LogFormat>) {
     let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    // Who cannot be written to (a closed pipe) cannot be told so either; trying to would panic.
+    let log = log.log_internal_errors(false);
     if json {
         log.json().flatten_event(true).init();
     } else {

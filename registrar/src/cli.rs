@@ -43,7 +43,7 @@ pub struct RunOptions {
     #[arg(long, env = "LEASEHOLD_SERVICE", value_name = "SERVICE")]
     pub service: ServiceName,
     /// The TCP port that the app listens on.
-    #[arg(long, env = "LEASEHOLD_PORT", value_name = "PORT")]
+    #[arg(long, env = "LEASEHOLD_PORT", value_parser = port, value_name = "PORT")]
     pub port: NonZeroU16,
     /// Where balancers reach the app: an IP address, or `auto` for the local address of the route to etcd.
     #[arg(long, env = "LEASEHOLD_ADDRESS", default_value = "auto", value_name = "auto|IP")]
@@ -138,6 +138,10 @@ pub struct ProbeOptions {
     pub timeout: Duration,
 }
 
+fn port(text: &str) -> Result<NonZeroU16, String> {
+    text.parse().map_err(|_| "a port is a number from 1 to 65535".into())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "write a number and its unit, for example 500ms, 10s or 2m".into())
@@ -206,7 +210,7 @@ mod tests {
     fn what_cannot_be_read_says_what_to_write() {
         for (bad, why) in [
             ("--service=a b --port=1", "1 to 64 of the characters"),
-            ("--service=web --port=0", "zero"),
+            ("--service=web --port=0", "1 to 65535"),
             ("--service=web --port=1 --instance=-x", "1 to 64 of the characters"),
             ("--service=web --port=1 --instance=auto", "write a name"),
             ("--service=web --port=1 --interval=2", "500ms"),

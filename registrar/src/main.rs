@@ -82,6 +82,8 @@ fn log(options: &LogOptions) -> Result<(), String> {
     let filter = EnvFilter::try_new(&options.filter)
         .map_err(|error| format!("--log {:?} is not a filter: {error}", options.filter))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Who cannot be written to (a closed pipe) cannot be told so either; trying to would panic.
+    let builder = builder.log_internal_errors(false);
     let terminal = io::stderr().is_terminal();
     let default = if terminal { LogFormat::Text } else { LogFormat::Json };
     match options.log_format.unwrap_or(default) {

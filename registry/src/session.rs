@@ -7,7 +7,7 @@ mod options;
 mod rotation;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
@@ -38,6 +38,15 @@ pub struct Session {
 struct Shared {
     config: EtcdConfig,
     now: Mutex<Now>,
+    /// What is in the way, told once and not by every task at every attempt.
+    told: SyncMutex<Option<Told>>,
+}
+
+/// What was told of a failure: the next one of the same kind is no news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Unreachable,
+    Refused(&'static str, String),
 }
 
 impl std::fmt::Debug for Shared {
@@ -67,7 +76,13 @@ impl Session {
     #[must_use]
     pub fn new(config: EtcdConfig) -> Self {
         let rotation = Rotation::new(config.endpoints.len());
-        Self { shared: Arc::new(Shared { config, now: Mutex::new(Now { rotation, client: None }) }) }
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                now: Mutex::new(Now { rotation, client: None }),
+                told: SyncMutex::default(),
+            }),
+        }
     }
 
     /// The endpoints, as they are tried.
@@ -97,6 +112,7 @@ impl Session {
             }
             Err(error) => {
                 now.rotation.failed(turn);
+                self.tell(&error);
                 Err(error)
             }
         }
@@ -120,12 +136,43 @@ impl Session {
     {
         let Connected { client, turn, endpoint } = self.connected().await?;
         let answer = within(CALL_MAX, what, &endpoint, call(client)).await;
-        if let Err(error) = &answer
-            && error.class == Class::Unreachable
-        {
-            self.failed(turn).await;
+        match &answer {
+            Ok(_) => self.answered(&endpoint),
+            Err(error) if error.class == Class::Unreachable => self.gave_up(turn, error).await,
+            Err(error) => self.tell(error),
         }
         answer
+    }
+
+    /// A stream of `turn` could not be opened, or broke, with `error`: its endpoint is left for the next one.
+    pub(crate) async fn gave_up(&self, turn: Turn, error: &EtcdError) {
+        self.tell(error);
+        self.failed(turn).await;
+    }
+
+    /// etcd answered at `endpoint`.
+    pub(crate) fn answered(&self, endpoint: &str) {
+        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == Some(Told::Unreachable) {
+            *told = None;
+            tracing::info!(endpoint, "etcd answers again");
+        }
+    }
+
+    fn tell(&self, error: &EtcdError) {
+        let news = match error.class {
+            Class::Unreachable => Told::Unreachable,
+            Class::Refused => Told::Refused(error.what, error.cause.clone()),
+            // What is not there, or too large, is part of the game, and who asked knows what to do.
+            Class::NotFound | Class::TooLarge => return,
+        };
+        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_ref() == Some(&news) {
+            tracing::debug!("{error}");
+        } else {
+            tracing::warn!("{error}");
+            *told = Some(news);
+        }
     }
 
     fn connect_options(&self) -> Result<ConnectOptions, EtcdError> {

@@ -47,7 +47,6 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
     let mut machine = Machine::new(clock.now(), fastrand::u64(..));
     let mut stream: Option<Stream> = None;
     let mut waiting: Option<Input> = None;
-    let mut trouble = Trouble { prefix, told: None };
     loop {
         let input = if let Some(input) = waiting.take() {
             input
@@ -60,13 +59,10 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
         };
         for action in machine.step(clock.now(), input) {
             match action {
-                Action::List => waiting = Some(listed(session, prefix, &mut trouble).await),
+                Action::List => waiting = Some(listed(session, prefix).await),
                 Action::Open { from } => match Box::pin(open(session, prefix, from)).await {
                     Ok(opened) => stream = Some(opened),
-                    Err(error) => {
-                        trouble.tell(&error);
-                        waiting = Some(Input::Broke { too_large: false });
-                    }
+                    Err(_) => waiting = Some(Input::Broke { too_large: false }),
                 },
                 Action::AskProgress => ask_progress(stream.as_mut()).await,
                 Action::Close => stream = None,
@@ -77,9 +73,6 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
                     }
                 }
                 Action::Tell(event) => {
-                    if event == Event::InSync {
-                        trouble.end();
-                    }
                     if events.send(event).await.is_err() {
                         return; // Nobody follows any more.
                     }
@@ -89,37 +82,12 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
     }
 }
 
-/// What is in the way, told once and not at every attempt.
-struct Trouble<'a> {
-    prefix: &'a str,
-    told: Option<String>,
-}
-
-impl Trouble<'_> {
-    fn tell(&mut self, error: &EtcdError) {
-        // Attempts fail in turns at several endpoints, in several ways: the first of a kind of call is told.
-        if self.told.as_deref() != Some(error.what) {
-            tracing::warn!(prefix = self.prefix, "{error}");
-            self.told = Some(error.what.into());
-        }
-    }
-
-    fn end(&mut self) {
-        if self.told.take().is_some() {
-            tracing::info!(prefix = self.prefix, "etcd answers again");
-        }
-    }
-}
-
-async fn listed(session: &Session, prefix: &str, trouble: &mut Trouble<'_>) -> Input {
+async fn listed(session: &Session, prefix: &str) -> Input {
     match list(session, prefix).await {
         Ok(listed) => {
             Input::Listed { cluster: listed.cluster, revision: listed.revision, entries: listed.entries }
         }
-        Err(error) => {
-            trouble.tell(&error);
-            Input::ListFailed
-        }
+        Err(_) => Input::ListFailed,
     }
 }
 
@@ -133,9 +101,12 @@ async fn open(session: &Session, prefix: &str, from: i64) -> Result<Stream, Etcd
         watch.watch(prefix, Some(options)).await
     };
     match within(CALL_MAX, "watch the registry in", &endpoint, opening).await {
-        Ok(watch) => Ok(Stream { watch, turn, endpoint }),
+        Ok(watch) => {
+            session.answered(&endpoint);
+            Ok(Stream { watch, turn, endpoint })
+        }
         Err(error) => {
-            session.failed(turn).await;
+            session.gave_up(turn, &error).await;
             Err(error)
         }
     }

@@ -184,12 +184,12 @@ impl Holder {
             Happened::Lease((input, beats, trouble)) => {
                 self.lease_call = None;
                 self.beats = beats;
-                self.note(trouble);
+                self.standing.trouble = trouble.map(|error| error.to_string());
                 self.keeper_step(now, input);
             }
             Happened::Write((input, trouble)) => {
                 self.write_call = None;
-                self.note(trouble);
+                self.standing.trouble = trouble.map(|error| error.to_string());
                 let gone = (input == ledger::Input::LeaseGone).then_some(self.standing.lease).flatten();
                 self.ledger_step(now, input);
                 if let Some(lease) = gone {
@@ -249,18 +249,6 @@ impl Holder {
                 }
             });
         }
-    }
-
-    fn note(&mut self, trouble: Option<EtcdError>) {
-        let text = trouble.map(|error| error.to_string());
-        if text != self.standing.trouble {
-            if let Some(error) = &text {
-                tracing::warn!("{error}");
-            } else {
-                tracing::info!("etcd answers again");
-            }
-        }
-        self.standing.trouble = text;
     }
 
     fn tell(&mut self) {
@@ -323,10 +311,13 @@ async fn open_beats(session: &Session, lease: LeaseId, max: Duration) -> Result<
         client.lease_client().keep_alive(lease).await
     };
     match within(max, BEAT, &endpoint, opening).await {
-        Ok((sender, answers)) => Ok(Beats { lease, sender, answers, turn, endpoint }),
+        Ok((sender, answers)) => {
+            session.answered(&endpoint);
+            Ok(Beats { lease, sender, answers, turn, endpoint })
+        }
         Err(error) => {
             if error.class != Class::NotFound {
-                session.failed(turn).await;
+                session.gave_up(turn, &error).await;
             }
             Err(error)
         }
@@ -350,7 +341,7 @@ async fn beat_on(session: &Session, mut beats: Beats, max: Duration) -> Result<B
         }
         Err(error) => error,
     };
-    session.failed(beats.turn).await;
+    session.gave_up(beats.turn, &error).await;
     Err(error)
 }
 
