@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use registry::name::BalancerName;
 use registry::session::EtcdOptions;
 
+use crate::view::GuardPolicy;
+
 /// Makes HAProxy follow the registry, over its runtime socket and without a reload.
 #[derive(Debug, Parser)]
 #[command(name = "lb-sync", version, propagate_version = true)]
@@ -55,12 +57,47 @@ pub struct RunOptions {
     /// How often HAProxy checks each server (`option httpchk` and the like in the backend say how); 0s for never.
     #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = time)]
     pub check_interval: Duration,
+    /// When expiries are not believed.
+    #[command(flatten)]
+    pub guard: GuardOptions,
     /// Lease of this balancer's presence.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = ttl)]
     pub ttl: Duration,
     /// How to log; text on a terminal and JSON elsewhere unless told otherwise.
     #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// When much of a service expires together, it is etcd that is in trouble: those instances are kept as suspects.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct GuardOptions {
+    /// Expiries are believed up to this share of a service, in percent; beyond it, instances stay while HAProxy's own
+    /// checks pass. 100 turns this off.
+    #[arg(long, env = "LEASEHOLD_GUARD_SHARE", default_value_t = 50, value_name = "PERCENT",
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub guard_share: u32,
+    /// Expiries within this time count together.
+    #[arg(long, env = "LEASEHOLD_GUARD_WINDOW", default_value = "30s", value_name = "TIME", value_parser = time)]
+    pub guard_window: Duration,
+    /// Services with fewer instances are not guarded.
+    #[arg(long, env = "LEASEHOLD_GUARD_MIN", default_value_t = 3, value_name = "N")]
+    pub guard_min: usize,
+    /// Longest that a suspect stays.
+    #[arg(long, env = "LEASEHOLD_GUARD_MAX", default_value = "10m", value_name = "TIME", value_parser = time)]
+    pub guard_max: Duration,
+}
+
+impl GuardOptions {
+    /// As the view takes it.
+    #[must_use]
+    pub fn policy(&self) -> GuardPolicy {
+        GuardPolicy {
+            share_percent: self.guard_share,
+            window: self.guard_window,
+            instances_min: self.guard_min,
+            suspect_max: self.guard_max,
+        }
+    }
 }
 
 /// Options of `probe`.

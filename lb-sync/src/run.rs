@@ -72,6 +72,7 @@ impl RunConfig {
             socket: options.haproxy_socket,
             prefix: etcd.prefix().clone(),
             policy: Policy { check, id_base },
+            guard: options.guard.policy(),
         };
         Ok(Self { etcd, pass, balancer, listen: options.listen, ttl: options.ttl })
     }
@@ -95,9 +96,9 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (tell_health, health) = watch::channel(Statuses::default());
     let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
-    let (overrides, following_overrides) = follow(session, prefix.overrides(), end.clone());
+    let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
-    let pass = Pass::new(config.pass, teller);
+    let pass = Pass::new(config.pass, session, teller);
 
     let mut tasks = JoinSet::new();
     let stop = end.clone();

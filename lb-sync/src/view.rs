@@ -3,19 +3,21 @@
 //! Folded from the events of two followers. Nothing is forgotten but by etcd's word: a value that does not parse
 //! leaves the last good one in force, and an etcd that comes back empty or older is doubted first.
 
+mod guard;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use registry::follow::{Change, Entry, Event};
 use registry::key::{Key, Prefix};
-use registry::name::InstanceId;
-use registry::record::{self, InstanceRecord, OverrideRecord};
+use registry::lease::LeaseId;
+use registry::name::{InstanceId, ServiceName};
+use registry::record::{self, InstanceRecord, InstanceState, OverrideRecord};
 use registry::time::Tick;
 
-/// How long instances that a wiped or restored etcd no longer knows are kept, so that their registrars can register
-/// again: they find their lease gone at their next beat, within a third of their ttl.
-pub const RETAINED_MAX: Duration = Duration::from_mins(1);
+use guard::Guard;
+pub use guard::GuardPolicy;
+
 /// Rejected values whose revision is remembered, so that each is logged once.
 const REJECTED_MAX: usize = 10_000;
 
@@ -39,6 +41,8 @@ pub struct Registered {
     pub create_revision: i64,
     /// etcd's revision of the record.
     pub mod_revision: i64,
+    /// The lease it stands under; 0 for none.
+    pub lease: LeaseId,
 }
 
 /// What is known of the registry.
@@ -53,9 +57,9 @@ pub struct View {
     overrides_synced: bool,
     /// The etcd that the instances were listed from.
     source: Option<Source>,
-    /// Instances that the etcd of today does not know, and until when they are kept all the same.
-    retained: BTreeSet<InstanceId>,
-    retained_until: Option<Tick>,
+    guard: Guard,
+    /// Suspects whose lease may live on, which would mean that their key was deleted on purpose.
+    questions: Vec<(InstanceId, LeaseId)>,
     heard: Option<Tick>,
     rejected: BTreeMap<Vec<u8>, i64>,
     rejected_count: u64,
@@ -91,9 +95,15 @@ impl Scope {
 }
 
 impl View {
-    /// Knows nothing yet, and is not in sync.
+    /// Knows nothing yet, and is not in sync. Guarded by the default policy.
     #[must_use]
     pub fn new(prefix: Prefix) -> Self {
+        Self::guarded(prefix, GuardPolicy::default())
+    }
+
+    /// Knows nothing yet, and is not in sync.
+    #[must_use]
+    pub fn guarded(prefix: Prefix, guard: GuardPolicy) -> Self {
         Self {
             prefix,
             instances: BTreeMap::new(),
@@ -102,8 +112,8 @@ impl View {
             instances_synced: false,
             overrides_synced: false,
             source: None,
-            retained: BTreeSet::new(),
-            retained_until: None,
+            guard: Guard::new(guard),
+            questions: Vec::new(),
             heard: None,
             rejected: BTreeMap::new(),
             rejected_count: 0,
@@ -140,10 +150,31 @@ impl View {
         self.overrides.get(id)
     }
 
-    /// Whether etcd no longer knows `id` and it is kept for the time being.
+    /// Whether `id` has expired and that is not believed: it stays while HAProxy's own check passes.
     #[must_use]
-    pub fn is_retained(&self, id: &InstanceId) -> bool {
-        self.retained.contains(id)
+    pub fn is_suspect(&self, id: &InstanceId) -> bool {
+        self.guard.is_suspect(id)
+    }
+
+    /// All suspects.
+    pub fn suspects(&self) -> impl Iterator<Item = &InstanceId> {
+        self.guard.suspects()
+    }
+
+    /// Suspects about whose lease etcd is to be asked; each is handed out once.
+    pub fn take_questions(&mut self) -> Vec<(InstanceId, LeaseId)> {
+        std::mem::take(&mut self.questions)
+    }
+
+    /// The lease of a suspect lives: its key was deleted on purpose, and it is gone.
+    pub fn lease_lives(&mut self, id: &InstanceId, lease: LeaseId) -> Scope {
+        let mut changed = BTreeSet::new();
+        let same = self.instances.get(id).is_some_and(|registered| registered.lease == lease);
+        if same && self.is_suspect(id) {
+            tracing::info!(instance = %id, "its key was deleted on purpose: no suspect");
+            self.remove(id, &mut changed);
+        }
+        Scope::Only(changed)
     }
 
     /// The instance that is served in `id`'s stead: created later, at the same address, by another owner.
@@ -163,18 +194,14 @@ impl View {
     /// When [`Self::expire`] has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        self.retained_until
+        self.guard.wake_at()
     }
 
-    /// Lets go of what a wiped or restored etcd has not got back by now.
+    /// Lets go of suspects that have not returned within their bound.
     pub fn expire(&mut self, now: Tick) -> Scope {
-        if self.retained_until.is_none_or(|until| now < until) {
-            return Scope::none();
-        }
-        self.retained_until = None;
         let mut changed = BTreeSet::new();
-        for id in std::mem::take(&mut self.retained) {
-            tracing::warn!(instance = %id, "has not registered again since etcd was wiped or restored");
+        for id in self.guard.expired(now) {
+            tracing::warn!(instance = %id, "has not returned: no longer kept as a suspect");
             self.remove(&id, &mut changed);
         }
         Scope::Only(changed)
@@ -189,10 +216,11 @@ impl View {
                 Scope::All
             }
             Event::Changed(changes) => {
-                let mut concerned = BTreeSet::new();
+                let (mut concerned, mut expired) = (BTreeSet::new(), BTreeSet::new());
                 for change in changes {
-                    self.change_instance(change, &mut concerned);
+                    self.change_instance(change, &mut concerned, &mut expired);
                 }
+                self.judge(now, expired, &mut concerned);
                 Scope::Only(concerned)
             }
             Event::InSync | Event::OutOfSync => Scope::none(),
@@ -234,35 +262,102 @@ impl View {
         self.source = Some(source);
         let mut before = std::mem::take(&mut self.instances);
         self.claims.clear();
-        let retained = std::mem::take(&mut self.retained);
         let mut ignored = BTreeSet::new();
         for entry in entries {
             self.put_instance(&entry, &before, &mut ignored);
         }
-        before.retain(|id, _| !self.instances.contains_key(id) && (doubtful || retained.contains(id)));
-        if doubtful && !before.is_empty() {
-            tracing::error!(
-                missing = before.len(),
-                "etcd was wiped or restored: instances it no longer knows are kept for {} s",
-                RETAINED_MAX.as_secs()
-            );
-            self.retained_until = Some(now.plus(RETAINED_MAX));
-        }
+        before.retain(|id, _| !self.instances.contains_key(id));
+        // What is missing is put back, and then looked at as if it had been told one by one.
+        let missing: Vec<InstanceId> = before.keys().cloned().collect();
         for (id, registered) in before {
-            self.retained.insert(id.clone());
             self.insert(id, registered, &mut ignored);
         }
+        if doubtful && !missing.is_empty() {
+            let missing_count = missing.len();
+            tracing::error!(
+                missing_count,
+                "etcd was wiped or restored: what it no longer knows is kept as suspect"
+            );
+            self.guard.suspect(now, missing.into_iter());
+            return;
+        }
+        let mut expired = BTreeSet::new();
+        for id in missing {
+            self.depart(&id, &mut ignored, &mut expired);
+        }
+        self.judge(now, expired, &mut ignored);
     }
 
-    fn change_instance(&mut self, change: Change, changed: &mut BTreeSet<InstanceId>) {
+    fn change_instance(
+        &mut self,
+        change: Change,
+        changed: &mut BTreeSet<InstanceId>,
+        expired: &mut BTreeSet<InstanceId>,
+    ) {
         if let Some(source) = &mut self.source {
             source.revision = source.revision.max(change.mod_revision());
         }
         match change {
-            Change::Put(entry) => self.put_instance(&entry, &BTreeMap::new(), changed),
+            Change::Put(entry) => {
+                self.put_instance(&entry, &BTreeMap::new(), changed);
+                if let Ok(Key::Instance(id)) = self.prefix.parse(&entry.key) {
+                    expired.remove(&id);
+                }
+            }
             Change::Delete { key, .. } => {
                 self.rejected.remove(&key);
                 if let Ok(Key::Instance(id)) = self.prefix.parse(&key) {
+                    self.depart(&id, changed, expired);
+                }
+            }
+        }
+    }
+
+    /// The key of `id` is gone. What was to go is removed; what stood under a lease and wanted traffic may have
+    /// expired, and is judged with the others of its time.
+    fn depart(
+        &mut self,
+        id: &InstanceId,
+        changed: &mut BTreeSet<InstanceId>,
+        expired: &mut BTreeSet<InstanceId>,
+    ) {
+        let overridden = self.overrides.get(id).is_some_and(|wish| wish.mode.is_some());
+        let may_have_expired = self.instances.get(id).is_some_and(|registered| {
+            registered.lease != 0 && registered.record.state == InstanceState::Up && !overridden
+        });
+        if self.guard.is_suspect(id) {
+            return;
+        }
+        if may_have_expired {
+            expired.insert(id.clone());
+        } else {
+            self.remove(id, changed);
+        }
+    }
+
+    /// Decides which of those that may have expired are believed gone.
+    fn judge(&mut self, now: Tick, expired: BTreeSet<InstanceId>, changed: &mut BTreeSet<InstanceId>) {
+        let mut by_service: BTreeMap<ServiceName, BTreeSet<InstanceId>> = BTreeMap::new();
+        for id in expired {
+            by_service.entry(id.service.clone()).or_default().insert(id);
+        }
+        let mut registered: BTreeMap<ServiceName, usize> = BTreeMap::new();
+        for id in self.instances.keys().filter(|id| !by_service.is_empty() && !self.is_suspect(id)) {
+            *registered.entry(id.service.clone()).or_default() += 1;
+        }
+        for (service, expired) in by_service {
+            let left = registered.get(&service).map_or(0, |all| all.saturating_sub(expired.len()));
+            let suspects = self.guard.judge(now, &service, &expired, left);
+            if !suspects.is_empty() {
+                let count = suspects.len();
+                tracing::error!(%service, count, left, "much of the service expired together: kept as suspects while HAProxy's checks pass");
+            }
+            for id in expired {
+                if suspects.contains(&id) {
+                    let lease = self.instances.get(&id).map_or(0, |registered| registered.lease);
+                    changed.insert(id.clone());
+                    self.questions.push((id, lease));
+                } else {
                     self.remove(&id, changed);
                 }
             }
@@ -284,9 +379,9 @@ impl View {
         match record::parse::<InstanceRecord>(&entry.value) {
             Ok(record) => {
                 let owner = owner_of(&id, &record, entry.lease);
-                let Entry { create_revision, mod_revision, .. } = *entry;
-                self.retained.remove(&id);
-                self.insert(id, Registered { record, owner, create_revision, mod_revision }, changed);
+                let Entry { create_revision, mod_revision, lease, .. } = *entry;
+                self.guard.clear(&id, true);
+                self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, changed);
             }
             Err(error) => {
                 self.reject(entry, &error);
@@ -308,7 +403,7 @@ impl View {
     fn remove(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         self.unclaim(id, changed);
         self.instances.remove(id);
-        self.retained.remove(id);
+        self.guard.clear(id, false);
         changed.insert(id.clone());
     }
 
@@ -329,7 +424,14 @@ impl View {
 
     fn change_override(&mut self, change: Change) -> Option<InstanceId> {
         match change {
-            Change::Put(entry) => self.put_override(&entry, &BTreeMap::new()),
+            Change::Put(entry) => {
+                let id = self.put_override(&entry, &BTreeMap::new())?;
+                let wanted_out = self.overrides.get(&id).is_some_and(|wish| wish.mode.is_some());
+                if wanted_out && self.is_suspect(&id) {
+                    self.remove(&id, &mut BTreeSet::new());
+                }
+                Some(id)
+            }
             Change::Delete { key, .. } => {
                 self.rejected.remove(&key);
                 let Ok(Key::Override(id)) = self.prefix.parse(&key) else {

@@ -8,7 +8,7 @@ mod ledger;
 mod task;
 
 pub use ledger::Fence;
-pub use task::{LeaseHandle, Standing, hold};
+pub use task::{LeaseHandle, Standing, hold, lives};
 
 /// etcd's id of a lease; never 0.
 pub type LeaseId = i64;

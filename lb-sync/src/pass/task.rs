@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use registry::follow::{Event, Following};
 use registry::key::Prefix;
+use registry::lease::{LeaseId, lives};
 use registry::name::InstanceId;
+use registry::session::Session;
 use registry::time::{Clock, Tick};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::rhythm::{Due, Rhythm};
@@ -17,7 +20,7 @@ use crate::haproxy::{Dialogue, DialogueError};
 use crate::plan::observed::Observed;
 use crate::plan::{Plan, Planner, Policy};
 use crate::tell::{Condition, Teller};
-use crate::view::{Scope, View};
+use crate::view::{GuardPolicy, Scope, View};
 
 /// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +36,8 @@ pub struct PassConfig {
     pub prefix: Prefix,
     /// How servers are made.
     pub policy: Policy,
+    /// When an expiry is not believed.
+    pub guard: GuardPolicy,
 }
 
 /// The task and all that it owns.
@@ -46,6 +51,9 @@ pub struct Pass {
     /// The worker that is known.
     worker: Option<Info>,
     teller: Teller,
+    session: Session,
+    /// Questions to etcd about the leases of suspects.
+    inquiries: JoinSet<Vec<(InstanceId, LeaseId)>>,
     /// Instances to look at in the next pass.
     dirty: Scope,
     /// The last failure, so that each is logged once.
@@ -57,6 +65,7 @@ enum Input {
     Instances(Event),
     Overrides(Event),
     HaproxyGone(DialogueError),
+    LeasesLive(Vec<(InstanceId, LeaseId)>),
     Woke,
     Shutdown,
 }
@@ -64,15 +73,17 @@ enum Input {
 impl Pass {
     /// Knows nothing yet.
     #[must_use]
-    pub fn new(config: PassConfig, teller: Teller) -> Self {
+    pub fn new(config: PassConfig, session: Session, teller: Teller) -> Self {
         Self {
-            view: View::new(config.prefix.clone()),
+            view: View::guarded(config.prefix.clone(), config.guard),
             observed: Observed::default(),
             planner: Planner::new(config.policy),
             rhythm: Rhythm::new(Clock.now(), fastrand::u64(..)),
             dialogue: None,
             worker: None,
             teller,
+            session,
+            inquiries: JoinSet::new(),
             dirty: Scope::none(),
             trouble: String::new(),
             config,
@@ -94,6 +105,7 @@ impl Pass {
                 event = instances.recv() => event.map_or(Input::Shutdown, Input::Instances),
                 event = overrides.recv() => event.map_or(Input::Shutdown, Input::Overrides),
                 error = closed(&mut self.dialogue) => Input::HaproxyGone(error),
+                Some(Ok(living)) = self.inquiries.join_next() => Input::LeasesLive(living),
                 () = Clock.until(Some(wake_at)) => Input::Woke,
             };
             if matches!(input, Input::Shutdown) {
@@ -107,6 +119,7 @@ impl Pass {
             while let Ok(event) = overrides.try_recv() {
                 self.take_in(Input::Overrides(event));
             }
+            self.inquire();
             self.keep_up().await;
             self.pass(|| !instances.is_empty() || !overrides.is_empty()).await;
             self.tell().await;
@@ -128,6 +141,13 @@ impl Pass {
                 self.lost(&error.into());
                 Scope::none()
             }
+            Input::LeasesLive(living) => {
+                let mut changed = Scope::none();
+                for (id, lease) in living {
+                    changed.extend(self.view.lease_lives(&id, lease));
+                }
+                changed
+            }
             Input::Woke => self.view.expire(now),
             Input::Shutdown => Scope::none(),
         };
@@ -145,6 +165,25 @@ impl Pass {
                 tracing::info!(instances, "in sync with etcd");
             }
         }
+    }
+
+    /// Asks etcd whether the leases of new suspects live: then their keys were deleted on purpose.
+    fn inquire(&mut self) {
+        let questions = self.view.take_questions();
+        if questions.is_empty() {
+            return;
+        }
+        let session = self.session.clone();
+        self.inquiries.spawn(async move {
+            let mut living = Vec::new();
+            for (id, lease) in questions {
+                // Unanswered, it stays a suspect: that is what a guard is for.
+                if lives(&session, lease).await.unwrap_or(false) {
+                    living.push((id, lease));
+                }
+            }
+            living
+        });
     }
 
     /// Does what is due without anything having happened.

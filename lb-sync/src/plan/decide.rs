@@ -16,6 +16,8 @@ use crate::haproxy::{Command, ServerAddr, ServerId, ServerOptions, ServerPath, S
 const POLL_FAST: Duration = Duration::from_millis(20);
 const POLL_SLOW: Duration = Duration::from_millis(250);
 const POLL_FAST_FOR: Duration = Duration::from_secs(2);
+/// How often HAProxy is asked whether a suspect still passes its check; HAProxy checks every 2 s by default.
+const SUSPECT_POLL: Duration = Duration::from_secs(1);
 /// How often the streams of a server past its limit are shut down, should some survive it.
 const SHUT_EVERY: Duration = Duration::from_secs(1);
 /// How long requests in flight may take on a server of which no record was ever seen.
@@ -34,6 +36,8 @@ pub enum Why {
     Maintenance,
     /// It is not registered (any more), or somebody newer has its address.
     Gone,
+    /// It expired with much of its service, and now HAProxy's own check has failed, too.
+    SuspectDown,
     /// It had its time to finish.
     TimeUp,
 }
@@ -111,14 +115,16 @@ pub fn decide(case: &Case<'_>) -> Decision {
         // Somebody else's server: not touched, and no instance is served in its place.
         (_, Some(_)) if !case.ours => Decision::settled(Why::Gone, Ack::Tell(None)),
         (Some(target), None) if target.mode == Mode::Serve => add(case, target),
+        (Some(target), None) if target.mode == Mode::Suspect => Decision::settled(Why::Gone, Ack::Keep),
         (Some(_), None) => Decision::settled(Why::Leaving, drained),
         (Some(target), Some(server)) => match target.mode {
             Mode::Serve => serve(case, target, server),
             Mode::Down => out(case, server, Why::Down),
             Mode::Maintenance => out(case, server, Why::Maintenance),
             Mode::Leave { sticky } => leave(case, server, sticky),
+            Mode::Suspect => suspect(case, server),
         },
-        (None, Some(server)) => remove(case, server),
+        (None, Some(server)) => remove(case, server, Why::Gone),
     }
 }
 
@@ -181,14 +187,25 @@ fn out(case: &Case<'_>, is: &Server, why: Why) -> Decision {
     finish(case, is, why, |_| Decision::settled(why, Ack::Tell(Some(AckState::Drained))))
 }
 
-/// Not registered: MAINT, what is in flight finishes, and then it is deleted.
-fn remove(case: &Case<'_>, is: &Server) -> Decision {
-    if !is.admin.is_maint() {
-        return restrict(case, Why::Gone, ServerState::Maint);
+/// Stays while HAProxy finds it up, and is never put back: who is out is out until it returns.
+fn suspect(case: &Case<'_>, is: &Server) -> Decision {
+    if !is.admin.is_ready() || is.op == OpState::Stopped {
+        return remove(case, is, Why::SuspectDown);
     }
-    finish(case, is, Why::Gone, |case| {
+    match is.sessions.map(|read| read.read_at.plus(SUSPECT_POLL)) {
+        Some(next) if case.now < next => Decision::wait(Why::Gone, Ack::Keep, next),
+        _ => Decision { read_sessions: true, ..Decision::settled(Why::Gone, Ack::Keep) },
+    }
+}
+
+/// Not registered: MAINT, what is in flight finishes, and then it is deleted.
+fn remove(case: &Case<'_>, is: &Server, why: Why) -> Decision {
+    if !is.admin.is_maint() {
+        return restrict(case, why, ServerState::Maint);
+    }
+    finish(case, is, why, |case| {
         if !case.in_sync {
-            return Decision::settled(Why::Gone, Ack::Keep);
+            return Decision::settled(why, Ack::Keep);
         }
         let mut commands = vec![];
         if case.memory.refused > 0 {
@@ -199,7 +216,7 @@ fn remove(case: &Case<'_>, is: &Server) -> Decision {
             }));
         }
         commands.push(Command::DelServer { server: case.path.clone() });
-        Decision::act(Why::Gone, commands)
+        Decision::act(why, commands)
     })
 }
 

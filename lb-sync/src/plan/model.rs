@@ -22,6 +22,8 @@ pub(super) struct ModelServer {
     pub(super) sessions: u64,
     /// An idle pooled connection: holds the server until its address changes (2.6).
     pub(super) pooled: bool,
+    /// HAProxy's own check fails.
+    pub(super) down: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,8 +117,16 @@ impl Model {
         }
         let mut neighbours = self.servers.iter().filter(|(other, _)| other.service == id.service);
         assert!(neighbours.all(|(_, server)| server.id != number), "ids are unique within a backend");
-        let server =
-            ModelServer { id: number, addr, admin: MAINT, weight, check, sessions: 0, pooled: false };
+        let server = ModelServer {
+            id: number,
+            addr,
+            admin: MAINT,
+            weight,
+            check,
+            sessions: 0,
+            pooled: false,
+            down: false,
+        };
         self.servers.insert(id, server);
         Reply::Ok
     }
@@ -128,7 +138,7 @@ impl ModelServer {
             id: self.id,
             addr: Some(self.addr),
             admin: AdminState::from_bits(self.admin),
-            op: if self.admin & MAINT == 0 { OpState::Running } else { OpState::Stopped },
+            op: if self.admin & MAINT == 0 && !self.down { OpState::Running } else { OpState::Stopped },
             weight: self.weight,
             check: CheckState::from_bits(self.check),
             sessions: None,

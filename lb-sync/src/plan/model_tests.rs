@@ -155,6 +155,10 @@ impl World {
             }
             let target = target(&self.view, id).unwrap_or_else(|| panic!("{id} is gone and still a server"));
             let ready = self.model.is_ready(id);
+            if target.mode == Mode::Suspect {
+                assert!(!(ready && server.down), "{id}: a suspect whose check fails does not stay");
+                continue;
+            }
             assert_eq!(ready, target.mode == Mode::Serve, "{id}");
             if ready {
                 assert_eq!((server.addr, server.weight), (target.addr, target.weight), "{id}");
@@ -287,6 +291,7 @@ fn a_server_that_is_not_ours_is_never_touched() {
         check: 0,
         sessions: 0,
         pooled: false,
+        down: false,
     };
     world.model.servers.insert(id("web/static"), server.clone());
     world.put("web/static", &up(3000));
@@ -329,6 +334,10 @@ enum Happens {
         count: u64,
     },
     Pooled(usize),
+    CheckFails {
+        at: usize,
+        down: bool,
+    },
     HandEdit {
         at: usize,
         admin: u32,
@@ -366,6 +375,7 @@ fn happenings() -> impl Strategy<Value = Happens> {
         1 => any::<bool>().prop_map(Happens::Sync),
         2 => (0..10_usize, 0..3_u64).prop_map(|(at, count)| Happens::Sessions { at, count }),
         1 => (0..10_usize).prop_map(Happens::Pooled),
+        2 => (0..10_usize, any::<bool>()).prop_map(|(at, down)| Happens::CheckFails { at, down }),
         1 => (0..10_usize, prop_oneof![Just(0_u32), Just(1), Just(8)], 0..=256_u16)
             .prop_map(|(at, admin, weight)| Happens::HandEdit { at, admin, weight }),
         1 => Just(Happens::HaproxyRestarts),
@@ -395,6 +405,11 @@ impl World {
             Happens::Pooled(at) => {
                 if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
                     server.pooled = true;
+                }
+            }
+            Happens::CheckFails { at, down } => {
+                if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
+                    server.down = down;
                 }
             }
             Happens::HandEdit { at, admin, weight } => {

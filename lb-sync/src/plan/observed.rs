@@ -8,7 +8,7 @@ use registry::time::Tick;
 use crate::haproxy::answer::backends::Backends;
 use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
 use crate::haproxy::answer::servers_state::{ServerRow, ServersState};
-use crate::haproxy::answer::stat::StatRow;
+use crate::haproxy::answer::stat::{StatRow, Status};
 use crate::haproxy::{BackendId, BackendName, ServerAddr, ServerId, ServerWeight};
 
 /// The backends that can be a service's, and their servers.
@@ -91,13 +91,18 @@ impl Observed {
         }
     }
 
-    /// What is in flight on one server, read anew. A row of another server is no news of this one.
+    /// What is in flight on one server, and whether its check finds it up, read anew. A row of another server is no news of this one.
     pub fn read_sessions(&mut self, id: &InstanceId, row: &StatRow, read_at: Tick) {
         if let Some(server) = self.server_mut(id)
             && server.id == row.id
             && row.server.server.as_ref() == id.instance.as_str()
         {
             server.sessions = Some(Sessions { current: row.scur, queued: row.qcur, read_at });
+            match row.status {
+                Status::Down => server.op = OpState::Stopped,
+                Status::Up => server.op = OpState::Running,
+                _ => {}
+            }
         }
     }
 

@@ -208,7 +208,7 @@ fn phase(step: &Step) -> u8 {
     match step.why {
         Why::Up => 0,
         Why::Down | Why::Maintenance | Why::Leaving => 1,
-        Why::Gone | Why::TimeUp => {
+        Why::Gone | Why::SuspectDown | Why::TimeUp => {
             let deletes = step.commands.iter().any(|command| matches!(command, Command::DelServer { .. }));
             1 + u8::from(deletes)
         }

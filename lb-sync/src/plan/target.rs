@@ -34,6 +34,8 @@ pub enum Mode {
     Down,
     /// An operator wants it out at once.
     Maintenance,
+    /// It has expired together with much of its service: it stays as it is while HAProxy's own check passes.
+    Suspect,
     /// It is leaving, or an operator wants it drained: sticky clients may stay this long.
     Leave {
         /// How long sticky clients may stay.
@@ -56,7 +58,7 @@ pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
         addr: ServerAddr::new(record.address, record.port.get()).ok()?,
         weight: ServerWeight::try_from(weight.get()).ok()?,
         slowstart_s: u16::try_from(record.slow_start_s).unwrap_or(u16::MAX),
-        mode: mode(record, wish.and_then(|wish| wish.mode)),
+        mode: if view.is_suspect(id) { Mode::Suspect } else { mode(record, wish.and_then(|wish| wish.mode)) },
         owner: registered.owner.clone(),
         inflight: record.drain.inflight(),
     })

@@ -103,13 +103,83 @@ fn a_wiped_etcd_removes_nothing_until_the_bound_has_passed() {
     let mut view = view(vec![entry("web/a", GOOD, 5, 5), entry("web/b", GOOD, 6, 6)]);
     view.fold_instances(NOW, listed(2, vec![]));
     assert_eq!(view.instances().len(), 2);
-    assert!(view.is_retained(&id("web/a")));
+    assert!(view.is_suspect(&id("web/a")));
     view.fold_instances(NOW, put(entry("web/a", GOOD, 3, 3)));
-    assert!(!view.is_retained(&id("web/a")), "registered again");
+    assert!(!view.is_suspect(&id("web/a")), "registered again");
     let end = view.wake_at().unwrap();
     assert!(view.expire(Tick::from_ms(1)).is_empty());
     assert!(matches!(view.expire(end), Scope::Only(ids) if ids.contains(&id("web/b"))));
     assert_eq!(view.instances().len(), 1);
+}
+
+/// `count` instances, each at an address of its own.
+fn many(count: i64) -> View {
+    let at = |n: i64| format!(r#"{{"address":"10.0.0.{}","port":3000}}"#, n + 1);
+    view((0..count).map(|n| entry(&format!("web/i-{n}"), &at(n), n + 2, n + 2)).collect())
+}
+
+fn expire_all(view: &mut View, now: Tick, which: std::ops::Range<i64>) {
+    let deletes = which.map(|n| {
+        let key = format!("/leasehold/v1/instances/web/i-{n}").into_bytes();
+        Change::Delete { key, mod_revision: 100 + n }
+    });
+    view.fold_instances(now, Event::Changed(deletes.collect()));
+}
+
+#[test]
+fn a_mass_expiry_is_not_believed_and_a_small_one_is() {
+    let mut view = many(10);
+    expire_all(&mut view, NOW, 0..5);
+    assert_eq!(view.instances().len(), 5, "half of them: believed");
+    let mut view = many(10);
+    expire_all(&mut view, NOW, 0..6);
+    assert_eq!((view.instances().len(), view.suspects().count()), (10, 6));
+    assert_eq!(view.take_questions().len(), 6);
+    assert!(view.take_questions().is_empty(), "asked once");
+}
+
+#[test]
+fn expiries_that_trickle_in_are_counted_together_within_the_window() {
+    let mut view = many(10);
+    for n in 0..10 {
+        expire_all(&mut view, Tick::from_ms(u64::try_from(n).unwrap() * 1_000), n..n + 1);
+    }
+    assert_eq!((view.instances().len(), view.suspects().count()), (5, 5), "from the sixth on, not believed");
+    let mut view = many(10);
+    for n in 0..10 {
+        expire_all(&mut view, Tick::from_ms(u64::try_from(n).unwrap() * 40_000), n..n + 1);
+    }
+    assert!(view.instances().len() <= 2, "one by one, a service may die: {}", view.instances().len());
+}
+
+#[test]
+fn a_small_service_a_leave_a_delete_and_an_override_are_not_guarded() {
+    let mut small = many(2);
+    expire_all(&mut small, NOW, 0..2);
+    assert!(small.instances().is_empty());
+
+    let mut leaving = many(4);
+    for n in 0..4 {
+        let value = format!(r#"{{"address":"10.0.0.{}","port":3000,"state":"draining"}}"#, n + 1);
+        leaving.fold_instances(NOW, put(entry(&format!("web/i-{n}"), &value, n + 2, 50 + n)));
+    }
+    expire_all(&mut leaving, NOW, 0..4);
+    assert!(leaving.instances().is_empty(), "an acknowledged leave is never held back");
+
+    let mut deleted = many(4);
+    expire_all(&mut deleted, NOW, 0..4);
+    for (id, lease) in deleted.take_questions() {
+        deleted.lease_lives(&id, lease);
+    }
+    assert!(deleted.instances().is_empty(), "their leases live: deleted on purpose");
+
+    let mut overridden = many(4);
+    let key = b"/leasehold/v1/overrides/web/i-0".to_vec();
+    let value = br#"{"mode":"drain"}"#.to_vec();
+    let wish = Entry { key, value, lease: 0, create_revision: 9, mod_revision: 9 };
+    overridden.fold_overrides(NOW, put(wish));
+    expire_all(&mut overridden, NOW, 0..4);
+    assert!(!overridden.is_suspect(&id("web/i-0")) && overridden.is_suspect(&id("web/i-1")));
 }
 
 #[test]
