@@ -57,6 +57,10 @@ pub struct RunOptions {
     /// How often HAProxy checks each server (`option httpchk` and the like in the backend say how); 0s for never.
     #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = time)]
     pub check_interval: Duration,
+    /// Where to keep what a restart must know (the last good view of the registry); without it, an lb-sync that starts
+    /// while etcd is away knows nobody.
+    #[arg(long, env = "LEASEHOLD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// When expiries are not believed.
     #[command(flatten)]
     pub guard: GuardOptions,

@@ -8,5 +8,6 @@ pub mod haproxy;
 pub mod pass;
 pub mod plan;
 pub mod run;
+pub mod snapshot;
 pub mod tell;
 pub mod view;

@@ -1,6 +1,8 @@
 //! Builds the tasks of `lb-sync run`, and ends with the first of them that ends.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::health::Statuses;
@@ -17,6 +19,7 @@ use crate::cli::RunOptions;
 use crate::haproxy::{Check, CheckInterval, ServerId};
 use crate::pass::{Pass, PassConfig};
 use crate::plan::Policy;
+use crate::snapshot::{self, Snapshot};
 use crate::tell::Teller;
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
@@ -31,6 +34,7 @@ pub struct RunConfig {
     balancer: BalancerName,
     listen: SocketAddr,
     ttl: Duration,
+    state_dir: Option<PathBuf>,
 }
 
 /// What `run` cannot be begun or gone on with.
@@ -68,13 +72,23 @@ impl RunConfig {
             Some(Check { inter, rise: count(CHECK_RISE)?, fall: count(CHECK_FALL)? })
         };
         let id_base = ServerId::try_from(options.id_base).map_err(|error| config(error.to_string()))?;
+        if let Some(dir) = &options.state_dir {
+            fs::create_dir_all(dir).map_err(|error| {
+                config(format!(
+                    "cannot make the state directory {}: {error}\n  check --state-dir",
+                    dir.display()
+                ))
+            })?;
+        }
         let pass = PassConfig {
             socket: options.haproxy_socket,
             prefix: etcd.prefix().clone(),
             policy: Policy { check, id_base },
             guard: options.guard.policy(),
+            snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
         };
-        Ok(Self { etcd, pass, balancer, listen: options.listen, ttl: options.ttl })
+        let (listen, ttl, state_dir) = (options.listen, options.ttl, options.state_dir);
+        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir })
     }
 }
 
@@ -101,6 +115,10 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let pass = Pass::new(config.pass, session, teller);
 
     let mut tasks = JoinSet::new();
+    if let Some(dir) = config.state_dir {
+        let keeping = snapshot::keep(dir, pass.snapshots());
+        tasks.spawn(async move { (keeping.await, "the snapshot").1 });
+    }
     let stop = end.clone();
     tasks.spawn(async move { (holding.await, "the lease").1 });
     tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });

@@ -15,6 +15,7 @@ use registry::name::{InstanceId, ServiceName};
 use registry::record::{self, InstanceRecord, InstanceState, OverrideRecord};
 use registry::time::Tick;
 
+use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
 
@@ -63,6 +64,8 @@ pub struct View {
     heard: Option<Tick>,
     rejected: BTreeMap<Vec<u8>, i64>,
     rejected_count: u64,
+    /// Counts changes, so that who keeps a copy knows when it is out of date.
+    changes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +120,7 @@ impl View {
             heard: None,
             rejected: BTreeMap::new(),
             rejected_count: 0,
+            changes: 0,
         }
     }
 
@@ -191,6 +195,39 @@ impl View {
             .map(|(rival, _)| rival)
     }
 
+    /// How often anything has changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// All that is known, for the disk; `None` before etcd was first heard.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let Source { cluster, revision } = self.source?;
+        let mut snapshot = Snapshot::new(&self.prefix, cluster, revision);
+        snapshot.instances.extend(self.instances.iter().map(|(id, registered)| {
+            let Registered { record, owner, create_revision, mod_revision, lease } = registered.clone();
+            (id.to_string(), SavedInstance { record, owner, create_revision, mod_revision, lease })
+        }));
+        snapshot.overrides.extend(self.overrides.iter().map(|(id, wish)| (id.to_string(), wish.clone())));
+        Some(snapshot)
+    }
+
+    /// Starts from what was known before. It is not in sync, and whatever etcd says replaces it.
+    pub fn restore(&mut self, snapshot: Snapshot) -> Scope {
+        let mut changed = BTreeSet::new();
+        self.source = Some(Source { cluster: snapshot.cluster, revision: snapshot.revision });
+        for (id, saved) in snapshot.instances {
+            let Ok(id) = id.parse::<InstanceId>() else { continue };
+            let SavedInstance { record, owner, create_revision, mod_revision, lease } = saved;
+            self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, &mut changed);
+        }
+        let overrides = snapshot.overrides.into_iter();
+        self.overrides.extend(overrides.filter_map(|(id, wish)| Some((id.parse().ok()?, wish))));
+        Scope::All
+    }
+
     /// When [`Self::expire`] has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
@@ -210,6 +247,7 @@ impl View {
     /// Takes in an event of the follower of `instances/`.
     pub fn fold_instances(&mut self, now: Tick, event: Event) -> Scope {
         self.instances_synced = self.note(now, &event, self.instances_synced);
+        self.changes += u64::from(matches!(event, Event::Listed { .. }));
         match event {
             Event::Listed { cluster, revision, entries } => {
                 self.list_instances(now, Source { cluster, revision }, entries);
@@ -230,6 +268,7 @@ impl View {
     /// Takes in an event of the follower of `overrides/`.
     pub fn fold_overrides(&mut self, now: Tick, event: Event) -> Scope {
         self.overrides_synced = self.note(now, &event, self.overrides_synced);
+        self.changes += u64::from(matches!(event, Event::Listed { .. } | Event::Changed(_)));
         match event {
             Event::Listed { entries, .. } => {
                 let before = std::mem::take(&mut self.overrides);
@@ -398,11 +437,13 @@ impl View {
         claimants.insert(id.clone());
         changed.extend(claimants.iter().cloned());
         self.instances.insert(id, registered);
+        self.changes += 1;
     }
 
     fn remove(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         self.unclaim(id, changed);
         self.instances.remove(id);
+        self.changes += 1;
         self.guard.clear(id, false);
         changed.insert(id.clone());
     }

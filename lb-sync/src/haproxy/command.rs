@@ -62,6 +62,12 @@ pub enum Command {
         /// Which server.
         server: ServerPath,
     },
+    /// Asks whether a backend takes servers at run time: an `add server` without an address, which is refused whatever
+    /// the backend. A balance algorithm that stands in the way is named first ([`Reply::FixedBalance`]; seen on 2.6), and
+    /// nothing else tells it: `show stat` names `source`, but not its `hash-type`.
+    ///
+    /// [`Reply::FixedBalance`]: super::Reply::FixedBalance
+    TryAdd(BackendName),
     /// Reads version, pid, stopping: [`Info`](super::answer::info::Info).
     ShowInfo,
     /// Reads the names of all backends: [`Backends`](super::answer::backends::Backends).
@@ -116,6 +122,7 @@ impl fmt::Display for Command {
             Self::SetWeight { server, weight } => write!(f, "set server {server} weight {weight}"),
             Self::DelServer { server } => write!(f, "del server {server}"),
             Self::ShutdownSessions { server } => write!(f, "shutdown sessions server {server}"),
+            Self::TryAdd(backend) => write!(f, "add server {backend}/lb-sync.check"),
             Self::ShowInfo => f.write_str("show info"),
             Self::ShowBackends => f.write_str("show backend"),
             Self::ShowServersState(None) => f.write_str("show servers state"),
@@ -138,6 +145,7 @@ impl Command {
             Self::SetWeight { .. } => "set_weight",
             Self::DelServer { .. } => "del_server",
             Self::ShutdownSessions { .. } => "shutdown_sessions",
+            Self::TryAdd(_) => "try_add",
             Self::ShowInfo => "show_info",
             Self::ShowBackends => "show_backend",
             Self::ShowServersState(_) => "show_servers_state",
@@ -156,9 +164,11 @@ impl Command {
             | Self::SetWeight { server, .. }
             | Self::DelServer { server }
             | Self::ShutdownSessions { server } => Some(server),
-            Self::ShowInfo | Self::ShowBackends | Self::ShowServersState(_) | Self::ShowStatServer { .. } => {
-                None
-            }
+            Self::TryAdd(_)
+            | Self::ShowInfo
+            | Self::ShowBackends
+            | Self::ShowServersState(_)
+            | Self::ShowStatServer { .. } => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use registry::lease::{LeaseId, lives};
 use registry::name::InstanceId;
 use registry::session::Session;
 use registry::time::{Clock, Tick};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use crate::haproxy::answer::info::Info;
 use crate::haproxy::{Dialogue, DialogueError};
 use crate::plan::observed::Observed;
 use crate::plan::{Plan, Planner, Policy};
+use crate::snapshot::{self, Snapshot};
 use crate::tell::{Condition, Teller};
 use crate::view::{GuardPolicy, Scope, View};
 
@@ -38,6 +40,8 @@ pub struct PassConfig {
     pub policy: Policy,
     /// When an expiry is not believed.
     pub guard: GuardPolicy,
+    /// What was known before etcd is heard.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// The task and all that it owns.
@@ -54,6 +58,10 @@ pub struct Pass {
     session: Session,
     /// Questions to etcd about the leases of suspects.
     inquiries: JoinSet<Vec<(InstanceId, LeaseId)>>,
+    /// Copies of the view for the disk.
+    snapshots: watch::Sender<Option<Snapshot>>,
+    /// Which view was copied last (by its count of changes), and when.
+    copied: (u64, Tick),
     /// Instances to look at in the next pass.
     dirty: Scope,
     /// The last failure, so that each is logged once.
@@ -71,11 +79,17 @@ enum Input {
 }
 
 impl Pass {
-    /// Knows nothing yet.
+    /// Knows nothing yet but for the snapshot.
     #[must_use]
-    pub fn new(config: PassConfig, session: Session, teller: Teller) -> Self {
+    pub fn new(mut config: PassConfig, session: Session, teller: Teller) -> Self {
+        let mut view = View::guarded(config.prefix.clone(), config.guard);
+        if let Some(snapshot) = config.snapshot.take() {
+            let instances = snapshot.instances.len();
+            tracing::warn!(instances, "until etcd is heard, serving from the snapshot on disk");
+            view.restore(snapshot);
+        }
         Self {
-            view: View::guarded(config.prefix.clone(), config.guard),
+            view,
             observed: Observed::default(),
             planner: Planner::new(config.policy),
             rhythm: Rhythm::new(Clock.now(), fastrand::u64(..)),
@@ -84,6 +98,8 @@ impl Pass {
             teller,
             session,
             inquiries: JoinSet::new(),
+            snapshots: watch::Sender::default(),
+            copied: (0, Tick::default()),
             dirty: Scope::none(),
             trouble: String::new(),
             config,
@@ -123,7 +139,14 @@ impl Pass {
             self.keep_up().await;
             self.pass(|| !instances.is_empty() || !overrides.is_empty()).await;
             self.tell().await;
+            self.copy_view();
         }
+    }
+
+    /// Copies of the view, each time it has changed, for [`snapshot::keep`].
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Option<Snapshot>> {
+        self.snapshots.subscribe()
     }
 
     fn wake_at(&self) -> Tick {
@@ -164,6 +187,17 @@ impl Pass {
             } else {
                 tracing::info!(instances, "in sync with etcd");
             }
+        }
+    }
+
+    /// Copies the view for the disk if it has changed, which costs some milliseconds at 10,000 instances: not at every
+    /// pass, and only where somebody keeps it.
+    fn copy_view(&mut self) {
+        let (now, (changes, at)) = (Clock.now(), self.copied);
+        let due = changes != self.view.changes() && now.since(at) >= snapshot::WRITE_EVERY;
+        if due && self.view.in_sync() && !self.snapshots.is_closed() {
+            self.copied = (self.view.changes(), now);
+            self.snapshots.send_replace(self.view.snapshot());
         }
     }
 

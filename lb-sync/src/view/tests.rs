@@ -201,3 +201,20 @@ fn an_override_is_read_and_lifted() {
     assert_eq!(view.fold_overrides(NOW, gone), only(&["web/a"]));
     assert!(view.override_of(&id("web/a")).is_none());
 }
+
+#[test]
+fn a_restored_view_is_not_in_sync_and_etcds_word_replaces_it() {
+    let before = many(4);
+    let mut view = View::new(Prefix::default());
+    assert!(view.snapshot().is_none(), "nothing was heard yet");
+    view.restore(before.snapshot().unwrap());
+    assert_eq!(view.instances(), before.instances());
+    assert!(!view.in_sync());
+    let one = entry("web/i-0", r#"{"address":"10.0.0.1","port":3000}"#, 2, 2);
+    view.fold_instances(NOW, listed(50, vec![one.clone()]));
+    assert_eq!(view.suspects().count(), 3, "three of four gone at once is not believed at once");
+    let mut wiped = View::new(Prefix::default());
+    wiped.restore(many(2).snapshot().unwrap());
+    wiped.fold_instances(NOW, listed(3, vec![one]));
+    assert_eq!(wiped.suspects().count(), 1, "an older revision than the snapshot's: wiped or restored");
+}
