@@ -1,0 +1,96 @@
+//! From a put to the first request served, and from the end of its lease to the last one: Leasehold and the limit in
+//! turns, on the same etcd and the same HAProxy.
+
+mod backend;
+mod limit;
+mod poller;
+mod way;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use stack::Stack;
+
+use crate::machine;
+use crate::screen::say;
+use crate::table::{self, Times};
+use limit::Limit;
+use way::Way;
+
+/// Rounds before the first that counts: connections are made, code is loaded.
+const WARM_UP: u32 = 5;
+/// Longest that a round may take; it is some 50 ms.
+const ROUND_MAX: Duration = Duration::from_mins(1);
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// How many joins and leaves of each.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: u32,
+    /// How the instance leaves.
+    #[arg(long, value_enum, default_value_t = Leave::Revoke)]
+    leave: Leave,
+}
+
+/// How an instance leaves that was put by a bare client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Leave {
+    /// Its lease is revoked, and the key goes with it.
+    Revoke,
+    /// Its key is deleted, and the lease lives on.
+    Delete,
+}
+
+/// What one way took in all rounds.
+#[derive(Debug, Default)]
+struct Taken {
+    join: Times,
+    leave: Times,
+}
+
+/// Measures and prints.
+pub(crate) async fn run(plan: Plan) -> Result<()> {
+    let stack = Stack::native().with_services(&["leasehold", "limit"]).start().await?;
+    let mut ours = Way::new(&stack, "leasehold", stack::PREFIX).await?;
+    let mut limit = Way::new(&stack, "limit", limit::PREFIX).await?;
+    let watcher = Limit::start(&stack).await?;
+    say(machine::describe(&stack).await?);
+    say(format_args!("{} rounds of each, in turns\n", plan.rounds));
+
+    let (mut by_us, mut by_limit) = (Taken::default(), Taken::default());
+    for round in 0..WARM_UP + plan.rounds {
+        let counts = round >= WARM_UP;
+        // Whoever comes second finds warmer caches: they change places.
+        if round % 2 == 0 {
+            take(&mut ours, &mut by_us, plan.leave, counts).await?;
+            take(&mut limit, &mut by_limit, plan.leave, counts).await?;
+        } else {
+            take(&mut limit, &mut by_limit, plan.leave, counts).await?;
+            take(&mut ours, &mut by_us, plan.leave, counts).await?;
+        }
+        if let Some(error) = watcher.failure() {
+            bail!("the limit's watcher has ended: {error}");
+        }
+    }
+    let end = match plan.leave {
+        Leave::Revoke => "revoke → last hit",
+        Leave::Delete => "delete → last hit",
+    };
+    let names = ("Leasehold", "the limit");
+    say(table::of("put → first request served", (names.0, &by_us.join), (names.1, &by_limit.join)));
+    say("");
+    say(table::of(end, (names.0, &by_us.leave), (names.1, &by_limit.leave)));
+    stack.end().await
+}
+
+async fn take(way: &mut Way<'_>, taken: &mut Taken, leave: Leave, counts: bool) -> Result<()> {
+    let round = tokio::time::timeout(ROUND_MAX, Box::pin(way.round(leave))).await;
+    let (join, left) = round.with_context(|| format!("a round was not over within {ROUND_MAX:?}"))??;
+    if counts {
+        taken.join.push(join);
+        taken.leave.push(left);
+    }
+    Ok(())
+}

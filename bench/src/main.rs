@@ -1,0 +1,45 @@
+//! Leasehold beside the limit, measured in one run on real processes.
+
+mod latency;
+mod machine;
+mod screen;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::latency::Plan;
+use crate::screen::say_error;
+
+/// How fast Leasehold is beside the least that could do the same.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    measure: Measure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measure {
+    /// From a key in etcd to the first request served, and from its end to the last one.
+    Latency(Plan),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    match args.measure {
+        Measure::Latency(plan) => Box::pin(latency::run(plan)).await,
+    }
+}

@@ -1,0 +1,63 @@
+//! Times in a table, with the ratio beside them.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// What one way took, once for each round.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Times(Vec<Duration>);
+
+/// Columns: their names and which share of the times each one's figure is not exceeded by, in percent.
+const COLUMNS: [(&str, usize); 4] = [("min", 0), ("median", 50), ("p99", 99), ("max", 100)];
+
+impl Times {
+    /// Takes in one more.
+    pub(crate) fn push(&mut self, time: Duration) {
+        self.0.push(time);
+        // A few hundred: kept in order as they come.
+        self.0.sort_unstable();
+    }
+
+    fn ms(&self, percent: usize) -> f64 {
+        let rank = (self.0.len() * percent).div_ceil(100).max(1);
+        self.0.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0)
+    }
+}
+
+/// A table of two ways and their ratio.
+pub(crate) fn of(title: &str, ours: (&str, &Times), limit: (&str, &Times)) -> String {
+    let mut text = format!("{title:<28}");
+    // Writing to a String cannot fail.
+    for (column, _) in COLUMNS {
+        let _ = write!(text, "{column:>10}");
+    }
+    for (name, times) in [ours, limit] {
+        let _ = write!(text, "\n  {name:<26}");
+        for (_, percent) in COLUMNS {
+            let _ = write!(text, "{:>7.2} ms", times.ms(percent));
+        }
+    }
+    let _ = write!(text, "\n  {:<26}", "ratio");
+    for (_, percent) in COLUMNS {
+        let ratio = ours.1.ms(percent) / limit.1.ms(percent);
+        // No request came any more after the wish was sent: nothing to be a multiple of.
+        let ratio = if ratio.is_finite() { format!("{ratio:.2}×") } else { "–".into() };
+        let _ = write!(text, "{ratio:>10}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_are_what_they_are_called() {
+        let mut times = Times::default();
+        for ms in (1..=200).rev() {
+            times.push(Duration::from_millis(ms));
+        }
+        let row: Vec<String> = COLUMNS.iter().map(|(_, percent)| times.ms(*percent).to_string()).collect();
+        assert_eq!(row, ["1", "100", "198", "200"]);
+    }
+}

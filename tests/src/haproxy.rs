@@ -1,0 +1,110 @@
+//! A real HAProxy with a configuration as an administrator writes it: backends without servers.
+
+mod config;
+mod seen;
+mod socket;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+pub use config::Layout;
+pub use seen::{Seen, Server};
+
+use crate::fail::OrFail as _;
+use crate::home::Home;
+use crate::process::{Daemon, END_MAX};
+use crate::wait;
+
+/// Longest a start may take; it is a few milliseconds on an idle machine.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// An HAProxy process.
+#[derive(Debug)]
+pub struct HaProxy {
+    daemon: Daemon,
+    layout: Layout,
+}
+
+impl HaProxy {
+    /// Writes the configuration into `home` and starts HAProxy on it.
+    pub async fn launch(home: &Arc<Home>, layout: Layout) -> Result<Self> {
+        let program = crate::program::system("haproxy")?;
+        let file = home.join("haproxy.cfg");
+        fs::write(&file, layout.config()).with_context(|| format!("cannot write {}", file.display()))?;
+        let args = vec!["-db".into(), "-f".into(), file.into()];
+        let haproxy = Self { daemon: Daemon::new(home, "haproxy", program, args), layout };
+        haproxy.launch_again().await?;
+        Ok(haproxy)
+    }
+
+    /// Its runtime socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.layout.socket
+    }
+
+    /// Where its traffic and its stats page are.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The process and its log.
+    #[must_use]
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// What it says of itself and of its servers at this moment.
+    pub async fn seen(&self) -> Result<Seen> {
+        let info = self.ask("show info").await?;
+        let stat = self.ask("show stat").await?;
+        Seen::parse(&info, &stat)
+    }
+
+    /// The answer to one command.
+    pub async fn ask(&self, command: &str) -> Result<String> {
+        socket::ask(self.socket(), command).await
+    }
+
+    async fn launch_again(&self) -> Result<()> {
+        self.daemon.start()?;
+        let pid = self.daemon.process()?.pid();
+        wait::until(START_MAX, "an answer of HAProxy", async || match self.daemon.surprise() {
+            Some(surprise) => Err(anyhow::Error::msg(surprise)),
+            // A socket left behind by its predecessor answers nobody; one from before must not count.
+            None => Ok(self.seen().await.ok().filter(|seen| seen.pid == pid)),
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// What scenarios do to it. Each ends the scenario if it cannot be done.
+impl HaProxy {
+    /// `kill -9`.
+    pub async fn kill(&self) {
+        self.daemon.process().or_fail().kill().await.or_fail();
+    }
+
+    /// Starts it again with the same configuration, which knows no servers.
+    pub async fn start(&self) {
+        self.launch_again().await.or_fail();
+    }
+
+    /// TERM, which ends it at once, and starts it again.
+    pub async fn restart(&self) {
+        let process = self.daemon.process().or_fail();
+        process.terminate(END_MAX).await.or_fail();
+        self.start().await;
+    }
+}
+
+/// Where the runtime socket of the stack in `home` stands.
+pub(crate) fn socket_in(home: &Home) -> PathBuf {
+    home.join("haproxy.sock")
+}

@@ -1,0 +1,26 @@
+//! One command, one answer, one connection: the plainest way to ask.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::wait::within;
+
+/// Longest an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Most of an answer that is read, in bytes; a stack's whole table is some 10 kB.
+const ANSWER_LEN_MAX: u64 = 4 * 1024 * 1024;
+
+pub(crate) async fn ask(socket: &Path, command: &str) -> Result<String> {
+    let asked = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(format!("{command}\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.take(ANSWER_LEN_MAX).read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    within(ANSWER_MAX, format_args!("ask HAProxy at {} to {command}", socket.display()), asked).await
+}

@@ -1,0 +1,105 @@
+//! The lb-sync under test.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+
+use crate::fail::OrFail as _;
+use crate::home::Home;
+use crate::process::Daemon;
+use crate::{PREFIX, http, wait};
+
+/// Its name among the balancers.
+pub const BALANCER: &str = "lb";
+/// Longest from its start until it is in sync.
+const SYNC_MAX: Duration = Duration::from_secs(15);
+
+/// An lb-sync process.
+#[derive(Debug)]
+pub struct LbSync {
+    daemon: Daemon,
+    port: u16,
+}
+
+impl LbSync {
+    /// Starts it for the HAProxy at `socket`, and waits until it is in sync with the etcd at `endpoint`.
+    pub async fn launch(home: &Arc<Home>, endpoint: &str, socket: &Path, port: u16) -> Result<Self> {
+        let program = crate::program::ours("lb-sync")?;
+        let args = [
+            "run".into(),
+            "--etcd-endpoints".into(),
+            endpoint.into(),
+            "--haproxy-socket".into(),
+            socket.into(),
+            "--listen".into(),
+            format!("127.0.0.1:{port}").into(),
+            "--balancer".into(),
+            BALANCER.into(),
+            "--prefix".into(),
+            PREFIX.into(),
+        ];
+        let lb_sync = Self { daemon: Daemon::new(home, "lb-sync", program, args.into()), port };
+        lb_sync.daemon.start()?;
+        lb_sync.in_sync().await?;
+        Ok(lb_sync)
+    }
+
+    /// The process and its log.
+    #[must_use]
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// Where its status page, health and metrics are.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The body of one of its pages.
+    pub async fn page(&self, path: &str) -> Result<String> {
+        Ok(http::get(self.port, path).await?.1)
+    }
+
+    async fn in_sync(&self) -> Result<()> {
+        wait::until(SYNC_MAX, "lb-sync in sync (GET /healthz)", async || match self.daemon.surprise() {
+            Some(surprise) => Err(anyhow::Error::msg(surprise)),
+            None => Ok(http::get(self.port, "/healthz").await.ok().filter(|(status, _)| *status == 200)),
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// What scenarios do to it. Each ends the scenario if it cannot be done.
+impl LbSync {
+    /// `kill -9`.
+    pub async fn kill(&self) {
+        self.daemon.process().or_fail().kill().await.or_fail();
+    }
+
+    /// Starts it again, and waits until it is in sync.
+    pub async fn start(&self) {
+        self.daemon.start().or_fail();
+        self.in_sync().await.or_fail();
+    }
+
+    /// `kill -9`, and starts it again.
+    pub async fn restart(&self) {
+        self.kill().await;
+        self.start().await;
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.daemon.process().and_then(|it| it.signal(Signal::SIGSTOP)).or_fail();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.daemon.process().and_then(|it| it.signal(Signal::SIGCONT)).or_fail();
+    }
+}

@@ -1,0 +1,102 @@
+//! How a stack of native processes is started.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+
+use super::Stack;
+use crate::etcd::Etcd;
+use crate::fail::OrFail as _;
+use crate::haproxy::{self, HaProxy, Layout};
+use crate::home::Home;
+use crate::lb_sync::LbSync;
+use crate::port::Ports;
+use crate::slot::Slot;
+
+/// What stack to start. Awaited it becomes a [`Stack`], or the test fails.
+#[derive(Clone, Debug)]
+#[must_use = "a stack is started by `.await`, or by `.start()`"]
+pub struct Native {
+    services: Vec<String>,
+    affinity: bool,
+    traffic_port: Option<u16>,
+    stats_port: Option<u16>,
+    lb_sync_port: Option<u16>,
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self {
+            services: vec!["web".into()],
+            affinity: false,
+            traffic_port: None,
+            stats_port: None,
+            lb_sync_port: None,
+        }
+    }
+}
+
+impl Native {
+    /// HAProxy has a backend for each of these; without it, for `web`.
+    pub fn with_services(mut self, names: &[&str]) -> Self {
+        self.services = names.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Clients stay with their instance, by a cookie.
+    pub fn with_affinity(mut self) -> Self {
+        self.affinity = true;
+        self
+    }
+
+    /// Traffic comes in at this port, not at any free one.
+    pub fn with_traffic_port(mut self, port: u16) -> Self {
+        self.traffic_port = Some(port);
+        self
+    }
+
+    /// The stats page is at this port.
+    pub fn with_stats_port(mut self, port: u16) -> Self {
+        self.stats_port = Some(port);
+        self
+    }
+
+    /// lb-sync listens at this port.
+    pub fn with_lb_sync_port(mut self, port: u16) -> Self {
+        self.lb_sync_port = Some(port);
+        self
+    }
+
+    /// Starts it, without a turn: for programs that run one stack.
+    pub async fn start(self) -> Result<Stack> {
+        let home = Arc::new(Home::new()?);
+        let ports = Ports::claim()?;
+        let port = |fixed: Option<u16>| fixed.map_or_else(|| ports.free(), Ok);
+        let layout = Layout {
+            socket: haproxy::socket_in(&home),
+            traffic_port: port(self.traffic_port)?,
+            stats_port: port(self.stats_port)?,
+            services: self.services,
+            affinity: self.affinity,
+        };
+        let etcd = Etcd::launch(&home, &ports).await?;
+        let haproxy = HaProxy::launch(&home, layout).await?;
+        let lb_sync_port = port(self.lb_sync_port)?;
+        let lb_sync = LbSync::launch(&home, &etcd.endpoint(), haproxy.socket(), lb_sync_port).await?;
+        Ok(Stack { instances: Mutex::default(), lb_sync, haproxy, etcd, ports, home, _slot: None })
+    }
+}
+
+impl IntoFuture for Native {
+    type Output = Stack;
+    type IntoFuture = Pin<Box<dyn Future<Output = Stack>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let slot = Slot::take().await.or_fail();
+            let stack = self.start().await.or_fail();
+            Stack { _slot: Some(slot), ..stack }
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! A client that was told where it belongs stays there.
+
+use integration::{PerSecond as _, Stack};
+use serde_json::json;
+
+#[tokio::test]
+async fn sticky_clients_stay_while_others_join() {
+    let stack = Stack::native().with_affinity().await;
+    let web = stack.service("web").instances(2).serving().await;
+    let load = web.load_of_sticky_clients(20, 200.per_second());
+    stack.until_served(&load, &["web-1", "web-2"], 100).await;
+
+    web.instances(3).serving().await;
+
+    stack.until_served(&load, &["web-1", "web-2"], 200).await;
+    let report = load.stop().await;
+    assert_eq!((report.failed, report.moves.len()), (0, 0), "{report} {:?}", report.moves);
+}
+
+#[tokio::test]
+async fn sticky_clients_follow_their_instance_to_another_port() {
+    let stack = Stack::native().with_affinity().await;
+    let web = stack.service("web").instances(2).serving().await;
+    let load = web.load_of_sticky_clients(20, 200.per_second());
+    stack.until_served(&load, &["web-1", "web-2"], 100).await;
+
+    web.instance(1).move_to_new_port().await;
+
+    stack.until_served(&load, &["web-1", "web-2"], 200).await;
+    let report = load.stop().await;
+    assert_eq!((report.failed, report.moves.len()), (0, 0), "{report} {:?}", report.moves);
+}
+
+#[tokio::test]
+async fn sticky_clients_stay_through_drain_for_as_long_as_they_may() {
+    let stack = Stack::native().with_affinity().await;
+    let web = stack.service("web").instances(1).serving().await;
+    let app = stack.app("by-hand").await;
+    let record = stack.put_record("web", "by-hand", app.record().to_string()).await;
+    stack.until(|s| s.up("web") == ["by-hand", "web-1"]).await;
+    let load = web.load_of_sticky_clients(20, 200.per_second());
+    stack.until_served(&load, &["by-hand", "web-1"], 100).await;
+
+    let draining = json!({
+        "address": "127.0.0.1", "port": app.port(), "state": "draining", "drain": { "sticky_s": 5, "inflight_s": 5 },
+    });
+    record.put(draining.to_string()).await;
+    stack.until(|s| s.server("web", "by-hand").is_some_and(|it| it.status.starts_with("DRAIN"))).await;
+
+    stack.until_served(&load, &["by-hand"], 100).await;
+    assert_eq!(load.so_far().moves, []);
+    stack.until(|s| s.server("web", "by-hand").is_none_or(|it| it.status.starts_with("MAINT"))).await;
+    stack.until_served(&load, &["web-1"], 200).await;
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+    assert!(!report.moves.is_empty() && report.moves.iter().all(|it| it.to == "web-1"), "{:?}", report.moves);
+}
+
+#[tokio::test]
+async fn sticky_clients_stay_through_a_restart_of_haproxy() {
+    let stack = Stack::native().with_affinity().await;
+    let web = stack.service("web").instances(2).serving().await;
+    let load = web.load_of_sticky_clients(20, 200.per_second());
+    stack.until_served(&load, &["web-1", "web-2"], 100).await;
+
+    stack.haproxy().restart().await;
+
+    stack.until(|s| s.up("web") == ["web-1", "web-2"]).await;
+    stack.until_served(&load, &["web-1", "web-2"], 200).await;
+    assert_eq!(load.stop().await.moves, []);
+}
