@@ -8,6 +8,8 @@ mod page;
 mod task;
 
 pub use machine::QUIET_MAX;
+pub(crate) use page::after_all;
+pub use page::{Listed, list};
 pub use task::{Following, follow};
 
 /// One key and value.

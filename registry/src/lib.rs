@@ -2,8 +2,9 @@
 //!
 //! Top down: [`name`] and [`key`] say what may stand in a key, [`record`] what may stand in a value.
 //! [`session`] talks to etcd with a deadline on every call; [`lease`] keeps keys alive under one lease;
-//! [`follow`] keeps a prefix in view. Decisions are pure machines (`lease::keeper`, `lease::ledger`,
-//! `follow::machine`, `session::rotation`, [`backoff`]); the tasks around them only select, step and perform.
+//! [`follow`] keeps a prefix in view; [`trial`] tries what will be needed of etcd. Decisions are pure machines
+//! (`lease::keeper`, `lease::ledger`, `follow::machine`, `session::rotation`, [`backoff`]); the tasks around them
+//! only select, step and perform.
 
 pub mod backoff;
 pub mod follow;
@@ -13,3 +14,4 @@ pub mod name;
 pub mod record;
 pub mod session;
 pub mod time;
+pub mod trial;

@@ -17,6 +17,9 @@ pub const BALANCER: &str = "lb";
 /// Longest from its start until it is in sync.
 const SYNC_MAX: Duration = Duration::from_secs(15);
 
+/// Its state directory, within the stack's home.
+const STATE_DIR: &str = "lb-sync-state";
+
 /// An lb-sync process.
 #[derive(Debug)]
 pub struct LbSync {
@@ -27,6 +30,17 @@ pub struct LbSync {
 impl LbSync {
     /// Starts it for the HAProxy at `socket`, and waits until it is in sync with the etcd at `endpoint`.
     pub async fn launch(home: &Arc<Home>, endpoint: &str, socket: &Path, port: u16) -> Result<Self> {
+        Self::launch_with(home, endpoint, socket, port, &[]).await
+    }
+
+    /// The same, with `flags` beside its own.
+    pub async fn launch_with(
+        home: &Arc<Home>,
+        endpoint: &str,
+        socket: &Path,
+        port: u16,
+        flags: &[String],
+    ) -> Result<Self> {
         let program = crate::program::ours("lb-sync")?;
         let args = [
             "run".into(),
@@ -40,8 +54,11 @@ impl LbSync {
             BALANCER.into(),
             "--prefix".into(),
             PREFIX.into(),
+            "--state-dir".into(),
+            home.join(STATE_DIR).into(),
         ];
-        let lb_sync = Self { daemon: Daemon::new(home, "lb-sync", program, args.into()), port };
+        let args = args.into_iter().chain(flags.iter().map(Into::into)).collect();
+        let lb_sync = Self { daemon: Daemon::new(home, "lb-sync", program, args), port };
         lb_sync.daemon.start()?;
         lb_sync.in_sync().await?;
         Ok(lb_sync)
@@ -85,6 +102,23 @@ impl LbSync {
     pub async fn start(&self) {
         self.daemon.start().or_fail();
         self.in_sync().await.or_fail();
+    }
+
+    /// Starts it again without waiting for anything: there may be no etcd to be in sync with.
+    pub fn start_blind(&self) {
+        self.daemon.start().or_fail();
+    }
+
+    /// Waits until its snapshot of the registry on disk holds `instance` (`web/web-1`).
+    pub async fn until_saved(&self, home: &Home, instance: &str) {
+        let path = home.join(STATE_DIR).join("snapshot.json");
+        let what = format!("{instance} in lb-sync's snapshot");
+        wait::until(SYNC_MAX, what, async || {
+            let saved = std::fs::read_to_string(&path).unwrap_or_default();
+            Ok(saved.contains(&format!("\"{instance}\"")).then_some(()))
+        })
+        .await
+        .or_fail();
     }
 
     /// `kill -9`, and starts it again.

@@ -98,3 +98,29 @@ async fn an_edit_by_hand_is_put_right_and_a_hand_made_server_is_left_alone() {
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{report}");
 }
+
+#[tokio::test]
+async fn an_lb_sync_that_starts_while_etcd_is_away_serves_whom_it_knew() {
+    let stack = Stack::native().await;
+    let web = stack.service("web").instances(3).serving().await;
+    stack.lb_sync().until_saved(stack.home(), "web/web-3").await;
+
+    stack.etcd().stop().await;
+    stack.lb_sync().kill().await;
+    stack.haproxy().restart().await;
+    stack.lb_sync().start_blind();
+    stack.until(|s| s.up("web") == NAMES).await;
+    let load = stack.load(300.per_second());
+    stack.until_served(&load, &NAMES, 50).await;
+
+    // etcd back, nothing changes, and the next instance joins.
+    let before = stack.seen().await.membership("web");
+    let deed = async {
+        stack.etcd().start().await;
+        stack.until_served(&load, &NAMES, 300).await;
+    };
+    stack.during(deed, |s| s.membership("web") == before).await;
+    web.instances(4).serving().await;
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+}

@@ -79,7 +79,6 @@ async fn registrars_that_all_die_together_are_not_believed_while_their_apps_answ
     let stack = Stack::native().await;
     let web = stack.service("web").instances(3).serving().await;
     let load = stack.load(300.per_second());
-    let before = stack.seen().await.up("web").len();
 
     let deed = async {
         for n in 1..=3 {
@@ -88,9 +87,11 @@ async fn registrars_that_all_die_together_are_not_believed_while_their_apps_answ
         for n in 1..=3 {
             stack.until_key(&web.instance(n).now().key(), false).await;
         }
+        // The first to expire was one of three, and believed; with the others it is taken back.
+        stack.until(|s| s.up("web") == NAMES).await;
         stack.until_served(&load, &NAMES, 200).await;
     };
-    stack.during(deed, |s| s.up("web").len() == before).await;
+    stack.during(deed, |s| s.up("web").len() >= 2).await;
 
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{report}");

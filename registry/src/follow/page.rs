@@ -11,15 +11,20 @@ const PAGE_LEN: i64 = 1_000;
 const ENTRIES_MAX: usize = 200_000;
 
 /// Everything below a prefix at one revision.
-pub(super) struct Listed {
-    pub(super) cluster: u64,
-    pub(super) revision: i64,
-    pub(super) entries: Vec<Entry>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// The revision of the list.
+    pub revision: i64,
+    /// All of it.
+    pub entries: Vec<Entry>,
 }
 
-/// Lists `prefix`. A page that is too large to decode (somebody's 1 MB values) is asked for again by halves.
-pub(super) async fn list(session: &Session, prefix: &str) -> Result<Listed, EtcdError> {
-    let mut listed = Listed { cluster: 0, revision: 0, entries: vec![] };
+/// Lists `prefix` as it was at `revision`, or is now for 0. A page that is too large to decode (somebody's 1 MB
+/// values) is asked for again by halves.
+pub async fn list(session: &Session, prefix: &str, revision: i64) -> Result<Listed, EtcdError> {
+    let mut listed = Listed { cluster: 0, revision, entries: vec![] };
     let mut from = prefix.as_bytes().to_vec();
     let mut limit = PAGE_LEN;
     loop {
@@ -39,8 +44,12 @@ pub(super) async fn list(session: &Session, prefix: &str) -> Result<Listed, Etcd
             }
             page => page?,
         };
-        if let (0, Some(header)) = (listed.revision, page.header()) {
-            (listed.cluster, listed.revision) = (header.cluster_id(), header.revision());
+        if let (0, Some(header)) = (listed.cluster, page.header()) {
+            listed.cluster = header.cluster_id();
+            // Every later page is asked for as of the first.
+            if listed.revision == 0 {
+                listed.revision = header.revision();
+            }
         }
         let more = page.more();
         listed.entries.extend(page.take_kvs().into_iter().map(entry));
@@ -61,7 +70,7 @@ pub(super) async fn list(session: &Session, prefix: &str) -> Result<Listed, Etcd
 
 /// The end of the range that holds every key beginning with `prefix`. Our prefixes end with `/`, so the last
 /// byte can always be raised.
-pub(super) fn after_all(prefix: &str) -> Vec<u8> {
+pub(crate) fn after_all(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
         *last = last.saturating_add(1);

@@ -83,7 +83,7 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
 }
 
 async fn listed(session: &Session, prefix: &str) -> Input {
-    match list(session, prefix).await {
+    match list(session, prefix, 0).await {
         Ok(listed) => {
             Input::Listed { cluster: listed.cluster, revision: listed.revision, entries: listed.entries }
         }

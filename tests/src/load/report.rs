@@ -10,8 +10,8 @@ use registry::time::Tick;
 const HITS_MAX: usize = 1_000_000;
 /// Most failures that are kept one by one; the count goes on.
 const FAILURES_MAX: usize = 10_000;
-/// Most changes of a sticky client's instance that are kept.
-const MOVES_MAX: usize = 1_000;
+/// Most changes of a sticky client's instance that are kept: 200 clients, moved by every one of 500 leaves.
+const MOVES_MAX: usize = 100_000;
 
 /// A request that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Move {
     pub from: String,
     /// Who did then.
     pub to: String,
+    /// When that answer was there.
+    pub at: Tick,
 }
 
 /// How a load went.
@@ -80,8 +82,8 @@ pub(super) struct Log {
     failures: Vec<Failure>,
     hits: Vec<Hit>,
     instances: Vec<(String, u64)>,
-    /// Who served each sticky client last.
-    homes: Vec<Option<usize>>,
+    /// Who served each sticky client last, and since when.
+    homes: Vec<Option<(usize, Tick)>>,
     moves: Vec<Move>,
 }
 
@@ -117,14 +119,24 @@ impl Log {
         if self.hits.len() < HITS_MAX {
             self.hits.push(Hit { due, at, instance });
         }
-        if let Some(client) = who
-            && let Some(before) = self.homes[client].replace(instance)
-            && before != instance
-            && self.moves.len() < MOVES_MAX
-        {
-            let name = |instance: usize| self.instances[instance].0.clone();
-            self.moves.push(Move { client, from: name(before), to: name(instance) });
+        if let Some(client) = who {
+            self.seen_at(client, instance, due, at);
         }
+    }
+
+    /// A sticky client was served by `instance`.
+    fn seen_at(&mut self, client: usize, instance: usize, due: Tick, at: Tick) {
+        match self.homes[client] {
+            Some((home, _)) if home == instance => return,
+            // Asked before the client was told of its present home: a late answer, which moves nobody.
+            Some((_, since)) if due < since => return,
+            Some((home, _)) if self.moves.len() < MOVES_MAX => {
+                let name = |instance: usize| self.instances[instance].0.clone();
+                self.moves.push(Move { client, from: name(home), to: name(instance), at });
+            }
+            _ => {}
+        }
+        self.homes[client] = Some((instance, at));
     }
 
     pub(super) fn served_by(&self, instance: &str) -> u64 {
@@ -204,12 +216,14 @@ mod tests {
         log.served(at(0), at(2), "a", Some(0));
         log.served(at(1), at(2), "b", None);
         log.served(at(5), at(9), "b", Some(0));
+        log.served(at(8), at(10), "a", Some(0));
         log.failed(Failure { due: at(6), at: at(6), what: "status 503".into() });
 
         let report = log.report();
 
-        assert_eq!((report.ok, report.failed, report.served("b")), (3, 1, 2));
-        assert_eq!(report.moves, [Move { client: 0, from: "a".into(), to: "b".into() }]);
+        assert_eq!((report.ok, report.failed, report.served("b")), (4, 1, 2));
+        let moved = Move { client: 0, from: "a".into(), to: "b".into(), at: at(9) };
+        assert_eq!(report.moves, [moved], "the answer that was late is none");
         assert_eq!(report.served_between(at(1), at(5)), BTreeMap::from([("b", 1)]));
         assert_eq!((report.p50, report.max), (Duration::from_millis(2), Duration::from_millis(4)));
         assert!(report.to_string().contains("1 × status 503"));

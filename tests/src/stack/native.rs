@@ -23,6 +23,7 @@ pub struct Native {
     traffic_port: Option<u16>,
     stats_port: Option<u16>,
     lb_sync_port: Option<u16>,
+    lb_sync_flags: Vec<String>,
 }
 
 impl Default for Native {
@@ -33,6 +34,7 @@ impl Default for Native {
             traffic_port: None,
             stats_port: None,
             lb_sync_port: None,
+            lb_sync_flags: Vec::new(),
         }
     }
 }
@@ -68,6 +70,12 @@ impl Native {
         self
     }
 
+    /// lb-sync is started with `flag value` too.
+    pub fn with_lb_sync_flag(mut self, flag: &str, value: &str) -> Self {
+        self.lb_sync_flags.extend([flag.into(), value.into()]);
+        self
+    }
+
     /// Starts it, without a turn: for programs that run one stack.
     pub async fn start(self) -> Result<Stack> {
         let home = Arc::new(Home::new()?);
@@ -83,7 +91,8 @@ impl Native {
         let etcd = Etcd::launch(&home, &ports).await?;
         let haproxy = HaProxy::launch(&home, layout).await?;
         let lb_sync_port = port(self.lb_sync_port)?;
-        let lb_sync = LbSync::launch(&home, &etcd.endpoint(), haproxy.socket(), lb_sync_port).await?;
+        let (endpoint, flags) = (etcd.endpoint(), &self.lb_sync_flags);
+        let lb_sync = LbSync::launch_with(&home, &endpoint, haproxy.socket(), lb_sync_port, flags).await?;
         Ok(Stack { instances: Mutex::default(), lb_sync, haproxy, etcd, ports, home, _slot: None })
     }
 }

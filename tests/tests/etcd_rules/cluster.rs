@@ -23,14 +23,14 @@ struct Line {
 }
 
 /// A session with these flags.
-pub fn session(flags: &[&str]) -> Session {
+pub(crate) fn session(flags: &[&str]) -> Session {
     let line = Line::try_parse_from(std::iter::once("x").chain(flags.iter().copied())).unwrap();
     Session::new(line.etcd.checked().unwrap())
 }
 
 /// Some members, each a process.
-pub struct Cluster {
-    pub home: Arc<Home>,
+pub(crate) struct Cluster {
+    home: Arc<Home>,
     members: Vec<Member>,
     _ports: Ports,
 }
@@ -42,11 +42,11 @@ struct Member {
 }
 
 impl Cluster {
-    pub async fn single() -> Self {
+    pub(crate) async fn single() -> Self {
         Self::of(1).await
     }
 
-    pub async fn of(count: usize) -> Self {
+    pub(crate) async fn of(count: usize) -> Self {
         let cluster = Self::build(count, "http", &[]);
         for member in &cluster.members {
             member.daemon.start().unwrap();
@@ -58,7 +58,7 @@ impl Cluster {
     }
 
     /// One member with more flags, started and not waited for.
-    pub fn with_flags(scheme: &str, flags: &[(&str, String)]) -> Self {
+    pub(crate) fn with_flags(scheme: &str, flags: &[(&str, String)]) -> Self {
         let cluster = Self::build(1, scheme, flags);
         cluster.members[0].daemon.start().unwrap();
         cluster
@@ -94,43 +94,43 @@ impl Cluster {
         Self { home, members, _ports: ports }
     }
 
-    pub fn port(&self, n: usize) -> u16 {
+    pub(crate) fn port(&self, n: usize) -> u16 {
         self.members[n].port
     }
 
-    pub fn endpoint(&self, n: usize) -> String {
+    pub(crate) fn endpoint(&self, n: usize) -> String {
         format!("http://127.0.0.1:{}", self.port(n))
     }
 
     /// A session over all members, without a login.
-    pub fn session(&self) -> Session {
+    pub(crate) fn session(&self) -> Session {
         let all: Vec<String> = (0..self.members.len()).map(|n| self.endpoint(n)).collect();
         session(&["--etcd-endpoints", &all.join(",")])
     }
 
-    pub fn pause(&self, n: usize) {
+    pub(crate) fn pause(&self, n: usize) {
         self.members[n].daemon.process().unwrap().signal(Signal::SIGSTOP).unwrap();
     }
 
-    pub fn resume(&self, n: usize) {
+    pub(crate) fn resume(&self, n: usize) {
         self.members[n].daemon.process().unwrap().signal(Signal::SIGCONT).unwrap();
     }
 
-    pub async fn kill(&self, n: usize) {
+    pub(crate) async fn kill(&self, n: usize) {
         self.members[n].daemon.process().unwrap().kill().await.unwrap();
     }
 
-    pub async fn start(&self, n: usize) {
+    pub(crate) async fn start(&self, n: usize) {
         self.members[n].daemon.start().unwrap();
         self.members[n].answers().await;
     }
 
     /// Started where only who logs in is answered.
-    pub fn start_locked(&self, n: usize) {
+    pub(crate) fn start_locked(&self, n: usize) {
         self.members[n].daemon.start().unwrap();
     }
 
-    pub async fn wipe(&self, n: usize) {
+    pub(crate) async fn wipe(&self, n: usize) {
         self.kill(n).await;
         std::fs::remove_dir_all(&self.members[n].data).unwrap();
         self.start(n).await;
@@ -143,12 +143,12 @@ impl Cluster {
     }
 
     /// Puts, and returns etcd's revision.
-    pub async fn put(&self, key: &str, value: &str) -> i64 {
+    pub(crate) async fn put(&self, key: &str, value: &str) -> i64 {
         let put = self.client().await.put(key, value, None).await.unwrap();
         put.header().unwrap().revision()
     }
 
-    pub async fn put_many(&self, prefix: &str, count: usize, value: &str) {
+    pub(crate) async fn put_many(&self, prefix: &str, count: usize, value: &str) {
         let mut client = self.client().await;
         let keys: Vec<String> = (0..count).map(|n| format!("{prefix}{n}")).collect();
         for some in keys.chunks(100) {
@@ -157,25 +157,25 @@ impl Cluster {
         }
     }
 
-    pub async fn delete(&self, key: &str) {
+    pub(crate) async fn delete(&self, key: &str) {
         self.client().await.delete(key, None).await.unwrap();
     }
 
-    pub async fn value(&self, key: &str) -> Option<String> {
+    pub(crate) async fn value(&self, key: &str) -> Option<String> {
         let got = self.client().await.get(key, None).await.unwrap();
         got.kvs().first().map(|kv| kv.value_str().unwrap().to_owned())
     }
 
-    pub async fn revoke(&self, lease: i64) {
+    pub(crate) async fn revoke(&self, lease: i64) {
         self.client().await.lease_revoke(lease).await.unwrap();
     }
 
-    pub async fn compact(&self, revision: i64) {
+    pub(crate) async fn compact(&self, revision: i64) {
         self.client().await.compact(revision, None).await.unwrap();
     }
 
     /// Makes `user` with all rights, and has everybody log in. Returns a file with the password.
-    pub async fn enable_auth(&self, user: &str, password: &str) -> PathBuf {
+    pub(crate) async fn enable_auth(&self, user: &str, password: &str) -> PathBuf {
         let mut client = self.client().await;
         client.role_add(user).await.unwrap();
         let all = Permission::new(PermissionType::Readwrite, "/").with_prefix();

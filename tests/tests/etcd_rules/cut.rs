@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Forwards to a port until it is severed; ends with its value.
-pub struct Cut {
+pub(crate) struct Cut {
     addr: SocketAddr,
     whole: Arc<watch::Sender<bool>>,
     task: JoinHandle<()>,
@@ -17,7 +17,7 @@ pub struct Cut {
 
 impl Cut {
     /// A wire to `port` on loopback.
-    pub async fn to(port: u16) -> Self {
+    pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let whole = Arc::new(watch::channel(true).0);
@@ -30,16 +30,16 @@ impl Cut {
         Self { addr, whole, task }
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// Breaks every connection; new ones are broken at once.
-    pub fn sever(&self) {
+    pub(crate) fn sever(&self) {
         self.whole.send_replace(false);
     }
 
-    pub fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.whole.send_replace(true);
     }
 }

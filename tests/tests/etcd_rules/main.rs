@@ -1,5 +1,6 @@
 //! What was learnt about etcd and its client, each a rule that the registry crate keeps, on a real etcd. The rules that
 //! need no etcd to show are tested beside the code: `registry::session`, `registry::follow`, `registry::lease`.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cluster;
 mod cut;
