@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use registry::name::BalancerName;
 use registry::session::EtcdOptions;
 
+use crate::command::{ExplainOptions, LookOptions};
+use crate::files::FilesOptions;
 use crate::view::GuardPolicy;
 
 /// Makes HAProxy follow the registry, over its runtime socket and without a reload.
@@ -21,10 +23,15 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one, at start")]
 pub enum Verb {
     /// Follow the registry until told to stop (TERM or INT). HAProxy is left as it is then.
     Run(RunOptions),
+    /// Say what would be done now, and why, without doing it. Exits with 0 if that is nothing, with 2 if it is something.
+    Plan(LookOptions),
+    /// See whether all is in place that `run` needs: options, etcd, HAProxy, permissions. Exits with 1 if anything failed.
+    Check(LookOptions),
+    /// Say all that is known of one instance, and why it gets traffic or not. Exits with 1 if nobody knows it.
+    Explain(ExplainOptions),
     /// Ask a running lb-sync for its health; exits as `grpc_health_probe` does (0 serving, 1 bad arguments, 2 cannot
     /// connect, 3 no answer, 4 not serving).
     Probe(ProbeOptions),
@@ -57,13 +64,23 @@ pub struct RunOptions {
     /// How often HAProxy checks each server (`option httpchk` and the like in the backend say how); 0s for never.
     #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = time)]
     pub check_interval: Duration,
-    /// Where to keep what a restart must know (the last good view of the registry); without it, an lb-sync that starts
+    /// Where to keep what a restart must know (the last good view of the registry, HAProxy's ids); without it, an lb-sync that starts
     /// while etcd is away knows nobody.
     #[arg(long, env = "LEASEHOLD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// How backend sections are kept as files.
+    #[command(flatten)]
+    pub files: FilesOptions,
     /// When expiries are not believed.
     #[command(flatten)]
     pub guard: GuardOptions,
+    /// Whether a new server gets traffic before HAProxy's own first check of it has passed. `skip`: at once, since the
+    /// registrar has checked it; `wait`: some 100 ms later (--first-check-after).
+    #[arg(long, env = "LEASEHOLD_FIRST_CHECK", default_value = "skip", value_name = "skip|wait")]
+    pub first_check: FirstCheckOption,
+    /// With `--first-check wait`: time to the first check, and between checks of a server that is down.
+    #[arg(long, env = "LEASEHOLD_FIRST_CHECK_AFTER", default_value = "100ms", value_name = "TIME", value_parser = time)]
+    pub first_check_after: Duration,
     /// Lease of this balancer's presence.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = ttl)]
     pub ttl: Duration,
@@ -116,6 +133,15 @@ pub struct ProbeOptions {
     /// How long to wait.
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
     pub timeout: Duration,
+}
+
+/// Whether the first check is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FirstCheckOption {
+    /// Traffic at once.
+    Skip,
+    /// Traffic after HAProxy's own first check.
+    Wait,
 }
 
 /// How to log.

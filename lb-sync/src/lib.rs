@@ -2,9 +2,13 @@
 //!
 //! [`view`] is what the registry says, [`plan`] decides what to tell HAProxy, [`haproxy`] is the dialogue with it, and
 //! [`pass`] carries one to the other. [`tell`] answers the registry with acks and presence, and tells who asks for health.
+//! [`files`] keeps backend sections on disk that equal the running state. [`command`] holds what only looks: `plan`, `check`, `explain`.
 
 pub mod cli;
+pub mod command;
+pub mod files;
 pub mod haproxy;
+pub mod notify;
 pub mod pass;
 pub mod plan;
 pub mod run;

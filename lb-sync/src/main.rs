@@ -1,12 +1,13 @@
 //! lb-sync's command line: arguments, logging, build, run, exit code. The only place that prints or exits.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line speaks to people")]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use lb_sync::cli::{Cli, LogFormat, ProbeOptions, RunOptions, Verb};
+use lb_sync::command::{self, CommandError, Told};
 use lb_sync::run::{RunConfig, RunError, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -29,14 +30,16 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Verb::Run(options) => runtime.block_on(run_verb(options)),
+        Verb::Plan(options) => told(runtime.block_on(command::plan(options, &host_name()))),
+        Verb::Check(options) => told(Ok(runtime.block_on(command::check(options, &host_name())))),
+        Verb::Explain(options) => told(runtime.block_on(command::explain(options, &host_name()))),
         Verb::Probe(options) => runtime.block_on(probe(options)),
     }
 }
 
 async fn run_verb(options: RunOptions) -> ExitCode {
     log_to_stderr(options.log_format);
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    let config = match RunConfig::new(options, &host.to_string_lossy()) {
+    let config = match RunConfig::new(options, &host_name()) {
         Ok(config) => config,
         Err(error) => return failed(CONFIG, &error.to_string()),
     };
@@ -48,6 +51,22 @@ async fn run_verb(options: RunOptions) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Config(_)) => failed(CONFIG, &error.to_string()),
         Err(error) => failed(FAILED, &error.to_string()),
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Prints what a command that looks has found.
+fn told(told: Result<Told, CommandError>) -> ExitCode {
+    match told {
+        Ok(Told { text, code }) => {
+            // Who has stopped reading (`| head`) wants no more of it.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::from(code)
+        }
+        Err(error) => failed(error.exit_code(), &error.to_string()),
     }
 }
 

@@ -5,7 +5,7 @@
 //! event only says which instances to look at.
 
 mod apply;
-mod observe;
+pub(crate) mod observe;
 mod rhythm;
 mod task;
 

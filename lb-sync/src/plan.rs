@@ -12,7 +12,7 @@ mod planner;
 pub mod target;
 
 pub use decide::{Ack, Why};
-pub use planner::{Plan, Planner, Policy, Step};
+pub use planner::{FirstCheck, Plan, Planner, Policy, Step};
 
 #[cfg(test)]
 mod model;

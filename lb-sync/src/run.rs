@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::RunOptions;
+use crate::cli::{FirstCheckOption, RunOptions};
+use crate::files::FilesOptions;
 use crate::haproxy::{Check, CheckInterval, ServerId};
 use crate::pass::{Pass, PassConfig};
-use crate::plan::Policy;
+use crate::plan::{FirstCheck, Policy};
 use crate::snapshot::{self, Snapshot};
 use crate::tell::Teller;
 
@@ -29,12 +30,13 @@ const CHECK_FALL: u16 = 2;
 /// The options, checked.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    etcd: EtcdConfig,
-    pass: PassConfig,
-    balancer: BalancerName,
-    listen: SocketAddr,
+    pub(crate) etcd: EtcdConfig,
+    pub(crate) pass: PassConfig,
+    pub(crate) balancer: BalancerName,
+    pub(crate) listen: SocketAddr,
     ttl: Duration,
     state_dir: Option<PathBuf>,
+    files: FilesOptions,
 }
 
 /// What `run` cannot be begun or gone on with.
@@ -64,12 +66,22 @@ impl RunConfig {
                 ))
             })?,
         };
+        let first_check = match options.first_check {
+            FirstCheckOption::Skip => FirstCheck::Skip,
+            FirstCheckOption::Wait => FirstCheck::Wait,
+        };
         let check = if options.check_interval.is_zero() {
             None
         } else {
-            let inter = CheckInterval::try_from(options.check_interval).map_err(|e| config(e.to_string()))?;
+            let interval =
+                |time: Duration| CheckInterval::try_from(time).map_err(|error| config(error.to_string()));
+            let inter = interval(options.check_interval)?;
             let count = |n: u16| n.try_into().map_err(|_| config("no checks at all".into()));
-            Some(Check { inter, rise: count(CHECK_RISE)?, fall: count(CHECK_FALL)? })
+            let down_inter = match first_check {
+                FirstCheck::Skip => None,
+                FirstCheck::Wait => Some(interval(options.first_check_after)?),
+            };
+            Some(Check { inter, rise: count(CHECK_RISE)?, fall: count(CHECK_FALL)?, down_inter })
         };
         let id_base = ServerId::try_from(options.id_base).map_err(|error| config(error.to_string()))?;
         if let Some(dir) = &options.state_dir {
@@ -83,17 +95,19 @@ impl RunConfig {
         let pass = PassConfig {
             socket: options.haproxy_socket,
             prefix: etcd.prefix().clone(),
-            policy: Policy { check, id_base },
+            policy: Policy { check, id_base, first_check, init_state: false },
             guard: options.guard.policy(),
             snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
         };
-        let (listen, ttl, state_dir) = (options.listen, options.ttl, options.state_dir);
-        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir })
+        let (listen, ttl, state_dir, files) = (options.listen, options.ttl, options.state_dir, options.files);
+        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files })
     }
 }
 
 /// Follows the registry until `shutdown`. Any task's end is the end of all.
 pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), RunError> {
+    let files = config.files.checked(config.state_dir.as_deref());
+    let files = files.map_err(|error| RunError::Config(error.to_string()))?.start(config.pass.policy);
     let listener = port::listen(config.listen).await?;
     let listening = listener.local_addr().map_or(config.listen, |addr| addr);
     let session = Session::new(config.etcd);
@@ -112,12 +126,15 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
-    let pass = Pass::new(config.pass, session, teller);
+    let pass = Pass::new(config.pass, session, teller).keeping(files.files, files.ids);
 
     let mut tasks = JoinSet::new();
     if let Some(dir) = config.state_dir {
         let keeping = snapshot::keep(dir, pass.snapshots());
         tasks.spawn(async move { (keeping.await, "the snapshot").1 });
+    }
+    for (task, name) in files.tasks {
+        tasks.spawn(async move { (task.await, name).1 });
     }
     let stop = end.clone();
     tasks.spawn(async move { (holding.await, "the lease").1 });

@@ -2,12 +2,12 @@
 
 mod health;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::health::Statuses;
 use registry::key::{Key, Prefix};
 use registry::lease::{Fence, LeaseHandle};
-use registry::name::{BalancerName, InstanceId};
+use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::record::{AckRecord, AckState, BalancerRecord, to_value};
 use registry::time::{Clock, Tick};
 use tokio::sync::watch;
@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::haproxy::answer::info::Info;
 use crate::plan::observed::Observed;
 use crate::view::View;
+
+/// Most services whose health is told.
+const SERVICES_MAX: usize = 100_000;
 
 /// How things stand after a pass.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,8 @@ pub struct Teller {
     health: watch::Sender<Statuses>,
     acks: BTreeMap<InstanceId, (String, AckState)>,
     presence: Option<BalancerRecord>,
+    /// Services that are or were registered: a service whose last instance has left is not serving, not unknown.
+    known: BTreeSet<ServiceName>,
 }
 
 impl Teller {
@@ -51,7 +56,16 @@ impl Teller {
         lease: LeaseHandle,
         health: watch::Sender<Statuses>,
     ) -> Self {
-        Self { prefix, balancer, status, lease, health, acks: BTreeMap::new(), presence: None }
+        Self {
+            prefix,
+            balancer,
+            status,
+            lease,
+            health,
+            acks: BTreeMap::new(),
+            presence: None,
+            known: BTreeSet::new(),
+        }
     }
 
     /// Writes those acks that are news: on transitions only, so that nobody is woken for nothing.
@@ -87,7 +101,12 @@ impl Teller {
                 self.presence = Some(presence);
             }
         }
-        let health = health::statuses(condition);
+        for id in condition.view.instances().keys() {
+            if self.known.len() < SERVICES_MAX && !self.known.contains(&id.service) {
+                self.known.insert(id.service.clone());
+            }
+        }
+        let health = health::statuses(condition, &self.known);
         self.health.send_if_modified(|told| {
             let changed = **told != health;
             if changed {

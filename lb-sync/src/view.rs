@@ -7,6 +7,7 @@ mod guard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use registry::follow::{Change, Entry, Event};
 use registry::key::{Key, Prefix};
@@ -19,6 +20,8 @@ use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
 
+/// Silence of etcd after which leases may have run out for want of it: half the shortest ttl that it grants.
+const AWAY_MIN: Duration = Duration::from_secs(1);
 /// Rejected values whose revision is remembered, so that each is logged once.
 const REJECTED_MAX: usize = 10_000;
 
@@ -170,6 +173,13 @@ impl View {
         std::mem::take(&mut self.questions)
     }
 
+    /// HAProxy's own check of a suspect has failed: it is gone.
+    pub fn check_failed(&mut self, id: &InstanceId) {
+        if self.is_suspect(id) {
+            self.remove(id, &mut BTreeSet::new());
+        }
+    }
+
     /// The lease of a suspect lives: its key was deleted on purpose, and it is gone.
     pub fn lease_lives(&mut self, id: &InstanceId, lease: LeaseId) -> Scope {
         let mut changed = BTreeSet::new();
@@ -289,7 +299,12 @@ impl View {
         match event {
             // A list alone is not: what changed since is still on its way.
             Event::OutOfSync | Event::Listed { .. } => return false,
-            Event::InSync | Event::Changed(_) => self.heard = Some(now),
+            Event::InSync | Event::Changed(_) => {
+                if !was && self.heard.is_some_and(|heard| now.since(heard) >= AWAY_MIN) {
+                    self.guard.doubt(now);
+                }
+                self.heard = Some(now);
+            }
         }
         was || *event == Event::InSync
     }
@@ -376,29 +391,36 @@ impl View {
 
     /// Decides which of those that may have expired are believed gone.
     fn judge(&mut self, now: Tick, expired: BTreeSet<InstanceId>, changed: &mut BTreeSet<InstanceId>) {
-        let mut by_service: BTreeMap<ServiceName, BTreeSet<InstanceId>> = BTreeMap::new();
-        for id in expired {
-            by_service.entry(id.service.clone()).or_default().insert(id);
+        if expired.is_empty() {
+            return;
         }
-        let mut registered: BTreeMap<ServiceName, usize> = BTreeMap::new();
-        for id in self.instances.keys().filter(|id| !by_service.is_empty() && !self.is_suspect(id)) {
-            *registered.entry(id.service.clone()).or_default() += 1;
+        let mut by_service: BTreeMap<ServiceName, BTreeMap<InstanceId, Registered>> = BTreeMap::new();
+        for id in expired {
+            if let Some(was) = self.instances.get(&id).cloned() {
+                // Taken out first, whoever is suspect is put back.
+                self.unregister(&id, changed);
+                by_service.entry(id.service.clone()).or_default().insert(id, was);
+            }
+        }
+        let mut left: BTreeMap<ServiceName, usize> = BTreeMap::new();
+        for id in self.instances.keys().filter(|id| !self.is_suspect(id)) {
+            *left.entry(id.service.clone()).or_default() += 1;
         }
         for (service, expired) in by_service {
-            let left = registered.get(&service).map_or(0, |all| all.saturating_sub(expired.len()));
-            let suspects = self.guard.judge(now, &service, &expired, left);
+            let left = left.get(&service).copied().unwrap_or(0);
+            let suspects = self.guard.judge(now, &service, expired, left);
             if !suspects.is_empty() {
                 let count = suspects.len();
-                tracing::error!(%service, count, left, "much of the service expired together: kept as suspects while HAProxy's checks pass");
+                tracing::error!(
+                    %service,
+                    count,
+                    left,
+                    "much of the service expired together, or etcd was just away: suspects stay while HAProxy's checks pass"
+                );
             }
-            for id in expired {
-                if suspects.contains(&id) {
-                    let lease = self.instances.get(&id).map_or(0, |registered| registered.lease);
-                    changed.insert(id.clone());
-                    self.questions.push((id, lease));
-                } else {
-                    self.remove(&id, changed);
-                }
+            for (id, was) in suspects {
+                self.questions.push((id.clone(), was.lease));
+                self.insert(id, was, changed);
             }
         }
     }
@@ -419,7 +441,7 @@ impl View {
             Ok(record) => {
                 let owner = owner_of(&id, &record, entry.lease);
                 let Entry { create_revision, mod_revision, lease, .. } = *entry;
-                self.guard.clear(&id, true);
+                self.guard.clear(&id);
                 self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, changed);
             }
             Err(error) => {
@@ -440,11 +462,16 @@ impl View {
         self.changes += 1;
     }
 
+    /// `id` is gone, and known to be.
     fn remove(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
+        self.unregister(id, changed);
+        self.guard.clear(id);
+    }
+
+    fn unregister(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         self.unclaim(id, changed);
         self.instances.remove(id);
         self.changes += 1;
-        self.guard.clear(id, false);
         changed.insert(id.clone());
     }
 

@@ -11,6 +11,7 @@ mod health;
 pub mod member;
 pub mod probe;
 mod run;
+mod service_manager;
 pub mod supervise;
 
 pub use run::{RunError, run};

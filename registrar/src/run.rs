@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::health;
 use crate::member::{self, Identity, Member, SharedLease, Status};
 use crate::probe::{self, AppHealth};
+use crate::service_manager::{self, Pulse};
 use crate::supervise::life::{Action, Input, Life};
 use crate::supervise::{self, Child, Exit, Processes, Request, SpawnError};
 
@@ -64,6 +65,7 @@ pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8
         Some((program, args)) => {
             let mut command = Command::new(program);
             command.args(args);
+            service_manager::keep_from(&mut command);
             Some(processes.spawn(command).await?)
         }
         None => None,
@@ -72,7 +74,8 @@ pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8
         tracing::info!(pid = app.pid.as_raw(), "the app is started");
     }
     let supervised = Supervised::start(config, listener, processes, app, parts).await;
-    Ok(supervised.run(requests).await)
+    let pulse = Pulse::ready(Clock.now());
+    Ok(supervised.run(requests, pulse).await)
 }
 
 /// Everything that runs.
@@ -143,9 +146,11 @@ impl Supervised {
         }
     }
 
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) -> u8 {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut pulse: Pulse) -> u8 {
         let clock = Clock;
         loop {
+            pulse.beat(clock.now());
+            let wake_at = [self.life.wake_at(), pulse.wake_at()].into_iter().flatten().min();
             let happened = tokio::select! {
                 biased;
                 exit = ended(&mut self.app) => Happened::Input(self.app_ended(exit)),
@@ -153,7 +158,7 @@ impl Supervised {
                 Ok(()) = self.member.changed() => Happened::Changed,
                 Ok(()) = self.standing.changed() => Happened::Changed,
                 Some(_) = self.parts.join_next() => Happened::Input(self.part_ended()),
-                () = clock.until(self.life.wake_at()) => Happened::Input(Input::Woke),
+                () = clock.until(wake_at) => Happened::Input(Input::Woke),
             };
             let input = match happened {
                 Happened::Input(input) => Some(input),
@@ -189,6 +194,7 @@ impl Supervised {
         match request {
             Request::Stop(signal) => {
                 tracing::info!(%signal, "asked to stop");
+                service_manager::stopping();
                 Some(Input::Stop)
             }
             Request::Forward(signal) => {

@@ -30,6 +30,12 @@ pub enum Command {
         /// Which server.
         server: ServerPath,
     },
+    /// Takes a checked server for down until as many checks have passed as it was made with (`rise`). In MAINT or before
+    /// its checks are started it has no effect (seen on 2.6, 3.0 and 3.2): it comes last.
+    HealthDown {
+        /// Which server.
+        server: ServerPath,
+    },
     /// Sets the administrative state.
     SetState {
         /// Which server.
@@ -63,10 +69,8 @@ pub enum Command {
         server: ServerPath,
     },
     /// Asks whether a backend takes servers at run time: an `add server` without an address, which is refused whatever
-    /// the backend. A balance algorithm that stands in the way is named first ([`Reply::FixedBalance`]; seen on 2.6), and
-    /// nothing else tells it: `show stat` names `source`, but not its `hash-type`.
-    ///
-    /// [`Reply::FixedBalance`]: super::Reply::FixedBalance
+    /// the backend. A balance algorithm that stands in the way is told of first (seen on 2.6), and nothing else tells of
+    /// it: `show stat` names `source`, but not its `hash-type`.
     TryAdd(BackendName),
     /// Reads version, pid, stopping: [`Info`](super::answer::info::Info).
     ShowInfo,
@@ -114,6 +118,7 @@ impl fmt::Display for Command {
                 write!(f, "add server {server} {addr} id {id} weight {weight} {options}")
             }
             Self::EnableHealth { server } => write!(f, "enable health {server}"),
+            Self::HealthDown { server } => write!(f, "set server {server} health down"),
             Self::SetState { server, state } => write!(f, "set server {server} state {state}"),
             // The address stands alone here: brackets are for where a port follows.
             Self::SetAddr { server, addr } => {
@@ -140,6 +145,7 @@ impl Command {
         match self {
             Self::AddServer { .. } => "add_server",
             Self::EnableHealth { .. } => "enable_health",
+            Self::HealthDown { .. } => "health_down",
             Self::SetState { .. } => "set_state",
             Self::SetAddr { .. } => "set_addr",
             Self::SetWeight { .. } => "set_weight",
@@ -159,6 +165,7 @@ impl Command {
         match self {
             Self::AddServer { server, .. }
             | Self::EnableHealth { server }
+            | Self::HealthDown { server }
             | Self::SetState { server, .. }
             | Self::SetAddr { server, .. }
             | Self::SetWeight { server, .. }

@@ -11,6 +11,8 @@ pub struct ServerOptions {
     ///
     /// [`Command::EnableHealth`]: super::Command::EnableHealth
     pub check: Option<Check>,
+    /// Starts down, from 3.1 on without having been up for an instant (`init-state`).
+    pub init_down: bool,
     /// Seconds over which a server that comes up is given its full share; 0 for at once.
     pub slowstart_s: u16,
 }
@@ -24,6 +26,9 @@ pub struct Check {
     pub rise: NonZeroU16,
     /// Failed checks in a row that make it down.
     pub fall: NonZeroU16,
+    /// Time between two checks of a server that is down; `None` for the same as `inter`. A server that starts down waits
+    /// this long for its first check (104 ms for 100 ms, 2.0 s for an `inter` of 2 s; the same on 2.6, 3.0 and 3.2).
+    pub down_inter: Option<CheckInterval>,
 }
 
 /// Time between two checks: 1 ms to one day.
@@ -60,8 +65,14 @@ impl CheckInterval {
 
 impl fmt::Display for ServerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Check { inter, rise, fall }) = self.check {
+        if let Some(Check { inter, rise, fall, down_inter }) = self.check {
             write!(f, "check inter {}ms rise {rise} fall {fall} ", inter.as_millis())?;
+            if let Some(down_inter) = down_inter {
+                write!(f, "downinter {}ms ", down_inter.as_millis())?;
+            }
+        }
+        if self.init_down {
+            f.write_str("init-state fully-down ")?;
         }
         if self.slowstart_s > 0 {
             write!(f, "slowstart {}s ", self.slowstart_s)?;

@@ -12,7 +12,7 @@ use super::{Command, Dialogue};
 /// Longest that anything here may take.
 pub(super) const WITHIN: Duration = Duration::from_secs(20);
 
-/// A running HAProxy with the backends `web` and `empty`.
+/// A running HAProxy with the backends `web`, `empty`, and some with other balance algorithms.
 pub(super) struct Haproxy {
     process: Child,
     folder: TempDir,
@@ -27,7 +27,9 @@ impl Haproxy {
             "global\n stats socket {path}/admin.sock mode 600 level admin\n \
              stats socket {path}/operator.sock mode 600 level operator\n stats timeout 500ms\n\
              defaults\n mode http\n timeout connect 1s\n timeout client 5s\n timeout server 5s\n\
-             backend web\n balance leastconn\nbackend empty\n"
+             backend web\n balance leastconn\nbackend empty\n\
+             backend fixed\n balance static-rr\nbackend map\n balance source\n\
+             backend consistent\n balance source\n hash-type consistent\n"
         );
         fs::write(folder.path().join("haproxy.cfg"), config).unwrap();
         let process = Process::new("haproxy")

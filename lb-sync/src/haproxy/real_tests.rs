@@ -83,11 +83,11 @@ async fn checks_and_slow_start_are_taken() {
     let dialogue = &mut haproxy.dialogue().await;
     let times = |n| std::num::NonZeroU16::new(n).unwrap();
     let inter = Duration::from_millis(1500).try_into().unwrap();
-    let check = Some(Check { inter, rise: times(1), fall: times(2) });
+    let check = Some(Check { inter, rise: times(1), fall: times(2), down_inter: None });
     let Command::AddServer { server, id, addr, weight, .. } = add("web-1", 10_001, "127.0.0.1:9") else {
         panic!()
     };
-    let options = ServerOptions { check, slowstart_s: 30 };
+    let options = ServerOptions { check, init_down: false, slowstart_s: 30 };
     done(dialogue, &[Command::AddServer { server: server.clone(), id, addr, weight, options }]).await;
     assert!(!servers(dialogue).await.remove(0).check.is_enabled());
     done(dialogue, &[Command::EnableHealth { server: server.clone() }, set("web-1", ServerState::Ready)])
@@ -118,7 +118,22 @@ async fn haproxy_tells_who_it_is_and_what_it_has() {
     let answers = dialogue.ask(&[Command::ShowInfo, Command::ShowBackends]).await.unwrap();
     assert!(Info::parse(&answers[0]).unwrap().version.at_least(2, 6));
     let names = Backends::parse(&answers[1]).unwrap().names;
-    assert_eq!(names.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["web", "empty"]);
+    let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+    assert_eq!(names, ["web", "empty", "fixed", "map", "consistent"]);
+}
+
+#[tokio::test]
+async fn a_trial_finds_the_algorithms_that_take_no_servers_and_adds_none() {
+    let haproxy = Haproxy::start().await;
+    let dialogue = &mut haproxy.dialogue().await;
+    for (backend, takes) in
+        [("web", true), ("empty", true), ("fixed", false), ("map", false), ("consistent", true)]
+    {
+        let trial = Command::TryAdd(backend.parse().unwrap());
+        let reply = Reply::read(&trial, &ask(dialogue, trial.clone()).await);
+        assert_eq!(reply == Reply::Ok, takes, "{backend}: {reply:?}");
+    }
+    assert_eq!(servers(dialogue).await, []);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) async fn info(dialogue: &mut Dialogue) -> Result<Info, PassError> {
 }
 
 /// Who answers, and everything it has. Fails for a worker on its way out, and for a HAProxy that is too old.
-pub(super) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), PassError> {
+pub(crate) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), PassError> {
     let asked = [Command::ShowInfo, Command::ShowBackends, Command::ShowServersState(None)];
     let answers = dialogue.ask(&asked).await?;
     let text = |at: usize| answers.get(at).map_or("", String::as_str);
@@ -62,7 +62,7 @@ pub(super) async fn backends(
 }
 
 /// Reads what is in flight on these servers, as far as they are still there.
-pub(super) async fn sessions(
+pub(crate) async fn sessions(
     dialogue: &mut Dialogue,
     ids: &[InstanceId],
     observed: &mut Observed,

@@ -16,8 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::rhythm::{Due, Rhythm};
 use super::{PassError, apply, observe};
+use crate::files::Files;
 use crate::haproxy::answer::info::Info;
 use crate::haproxy::{Dialogue, DialogueError};
+use crate::notify::{self, Manager};
+use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
 use crate::plan::{Plan, Planner, Policy};
 use crate::snapshot::{self, Snapshot};
@@ -55,11 +58,14 @@ pub struct Pass {
     /// The worker that is known.
     worker: Option<Info>,
     teller: Teller,
+    manager: Manager,
     session: Session,
     /// Questions to etcd about the leases of suspects.
     inquiries: JoinSet<Vec<(InstanceId, LeaseId)>>,
     /// Copies of the view for the disk.
     snapshots: watch::Sender<Option<Snapshot>>,
+    /// Told what the files should say.
+    files: Files,
     /// Which view was copied last (by its count of changes), and when.
     copied: (u64, Tick),
     /// Instances to look at in the next pass.
@@ -96,9 +102,11 @@ impl Pass {
             dialogue: None,
             worker: None,
             teller,
+            manager: Manager::of_this_process(),
             session,
             inquiries: JoinSet::new(),
             snapshots: watch::Sender::default(),
+            files: Files::default(),
             copied: (0, Tick::default()),
             dirty: Scope::none(),
             trouble: String::new(),
@@ -122,9 +130,11 @@ impl Pass {
                 event = overrides.recv() => event.map_or(Input::Shutdown, Input::Overrides),
                 error = closed(&mut self.dialogue) => Input::HaproxyGone(error),
                 Some(Ok(living)) = self.inquiries.join_next() => Input::LeasesLive(living),
+                () = self.files.asked() => Input::Woke,
                 () = Clock.until(Some(wake_at)) => Input::Woke,
             };
             if matches!(input, Input::Shutdown) {
+                notify::stopping();
                 return self.teller.leave().await;
             }
             self.take_in(input);
@@ -140,7 +150,18 @@ impl Pass {
             self.pass(|| !instances.is_empty() || !overrides.is_empty()).await;
             self.tell().await;
             self.copy_view();
+            self.keep_files();
         }
+    }
+
+    /// Keeps files, and goes on from the ids that were kept.
+    #[must_use]
+    pub fn keeping(mut self, files: Files, ids: Option<Ids>) -> Self {
+        self.files = files;
+        if let Some(ids) = ids {
+            *self.planner.ids_mut() = ids;
+        }
+        self
     }
 
     /// Copies of the view, each time it has changed, for [`snapshot::keep`].
@@ -151,7 +172,10 @@ impl Pass {
 
     fn wake_at(&self) -> Tick {
         let planned = self.planner.wake_at().filter(|_| self.dialogue.is_some());
-        [planned, self.view.wake_at()].into_iter().flatten().fold(self.rhythm.wake_at(), Tick::min)
+        [planned, self.view.wake_at(), self.files.wake_at()]
+            .into_iter()
+            .flatten()
+            .fold(self.rhythm.wake_at(), Tick::min)
     }
 
     fn take_in(&mut self, input: Input) {
@@ -188,6 +212,13 @@ impl Pass {
                 tracing::info!(instances, "in sync with etcd");
             }
         }
+        self.files.note(&self.dirty);
+    }
+
+    /// Says what the files should say, now that the pass is over.
+    fn keep_files(&mut self) {
+        let (connected, ids) = (self.dialogue.is_some(), self.planner.ids_mut());
+        self.files.keep(Clock.now(), &self.view, &self.observed, connected, ids);
     }
 
     /// Copies the view for the disk if it has changed, which costs some milliseconds at 10,000 instances: not at every
@@ -261,7 +292,7 @@ impl Pass {
         if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
             let backends = observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
-            self.planner.start_anew();
+            self.planner.start_anew(&info.version);
         }
         self.worker = Some(info);
         self.planner.learn(&observed);
@@ -279,11 +310,13 @@ impl Pass {
         }
         let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
         scope.extend(self.planner.due(Clock.now()));
+        self.files.note(&scope);
         for round in 0..ROUNDS_MAX {
             // At least one round: a registry that never rests must not keep us from acting.
             if scope.is_empty() || (round > 0 && interrupted()) {
                 break;
             }
+            self.manager.alive(Clock.now());
             let plan = self.planner.plan(Clock.now(), &self.view, &self.observed, &scope);
             for id in &plan.foreign {
                 tracing::error!(
@@ -292,10 +325,15 @@ impl Pass {
                 );
             }
             self.teller.acks(&plan.acks).await;
+            for id in &plan.failed {
+                tracing::warn!(instance = %id, "a suspect fails HAProxy's check: it is gone");
+                self.view.check_failed(id);
+            }
             scope = match self.carry_out(&plan, &interrupted).await {
                 Ok(again) => Scope::Only(again),
                 Err(error) => return self.lost(&error),
             };
+            scope.extend(Scope::Only(plan.failed.into_iter().collect()));
         }
         self.dirty.extend(scope);
     }
@@ -312,6 +350,7 @@ impl Pass {
         if plan.is_empty() {
             return Ok(BTreeSet::new());
         }
+        self.files.cover(self.planner.ids_mut()).await;
         let touched = apply::apply(dialogue, &mut self.planner, &plan.steps, interrupted).await?;
         // An empty reply proves nothing: what was touched is read back.
         let services = touched.iter().map(|id| id.service.clone()).collect();
@@ -340,6 +379,7 @@ impl Pass {
             worker: self.dialogue.as_ref().and(self.worker.as_ref()),
         };
         self.teller.tell(&condition).await;
+        self.manager.tell(&condition);
     }
 }
 

@@ -18,6 +18,13 @@ const POLL_SLOW: Duration = Duration::from_millis(250);
 const POLL_FAST_FOR: Duration = Duration::from_secs(2);
 /// How often HAProxy is asked whether a suspect still passes its check; HAProxy checks every 2 s by default.
 const SUSPECT_POLL: Duration = Duration::from_secs(1);
+const SUSPECT_DOWN_POLL: Duration = Duration::from_millis(250);
+/// How long a suspect may be down before that counts: two checks, since one that is put back starts down. HAProxy gives
+/// it no traffic meanwhile.
+const SUSPECT_DOWN_MAX: Duration = Duration::from_secs(5);
+/// How often HAProxy is asked whether a server that its check finds down is up again: rarely, the longer it has been.
+const DOWN_POLL_MIN: Duration = Duration::from_millis(50);
+const DOWN_POLL_MAX: Duration = Duration::from_secs(10);
 /// How often the streams of a server past its limit are shut down, should some survive it.
 const SHUT_EVERY: Duration = Duration::from_secs(1);
 /// How long requests in flight may take on a server of which no record was ever seen.
@@ -36,7 +43,9 @@ pub enum Why {
     Maintenance,
     /// It is not registered (any more), or somebody newer has its address.
     Gone,
-    /// It expired with much of its service, and now HAProxy's own check has failed, too.
+    /// It expired with much of its service, which is not believed while HAProxy's own check passes.
+    Suspect,
+    /// It was suspect, and HAProxy's own check has failed.
     SuspectDown,
     /// It had its time to finish.
     TimeUp,
@@ -115,29 +124,38 @@ pub fn decide(case: &Case<'_>) -> Decision {
         // Somebody else's server: not touched, and no instance is served in its place.
         (_, Some(_)) if !case.ours => Decision::settled(Why::Gone, Ack::Tell(None)),
         (Some(target), None) if target.mode == Mode::Serve => add(case, target),
-        (Some(target), None) if target.mode == Mode::Suspect => Decision::settled(Why::Gone, Ack::Keep),
+        (Some(target), None) if target.mode == Mode::Suspect => add(case, target),
         (Some(_), None) => Decision::settled(Why::Leaving, drained),
         (Some(target), Some(server)) => match target.mode {
             Mode::Serve => serve(case, target, server),
             Mode::Down => out(case, server, Why::Down),
             Mode::Maintenance => out(case, server, Why::Maintenance),
             Mode::Leave { sticky } => leave(case, server, sticky),
-            Mode::Suspect => suspect(case, server),
+            Mode::Suspect => suspect(case, target, server),
         },
-        (None, Some(server)) => remove(case, server, Why::Gone),
+        (None, Some(server)) => remove(case, server),
     }
 }
 
 fn add(case: &Case<'_>, target: &Target) -> Decision {
     let server = || case.path.clone();
-    let options = ServerOptions { check: case.policy.check, slowstart_s: target.slowstart_s };
+    let suspect = target.mode == Mode::Suspect && case.policy.check.is_some();
+    let waits = suspect || case.policy.waits_for_first_check();
+    let options = ServerOptions {
+        check: case.policy.check,
+        init_down: waits && case.policy.init_state,
+        slowstart_s: target.slowstart_s,
+    };
     let (id, addr, weight) = (case.id, target.addr, target.weight);
     let mut commands = vec![Command::AddServer { server: server(), id, addr, weight, options }];
     if options.check.is_some() {
         commands.push(Command::EnableHealth { server: server() });
     }
     commands.push(Command::SetState { server: server(), state: ServerState::Ready });
-    Decision::act(Why::Up, commands)
+    if waits && !options.init_down {
+        commands.push(Command::HealthDown { server: server() });
+    }
+    Decision::act(if suspect { Why::Suspect } else { Why::Up }, commands)
 }
 
 fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
@@ -155,13 +173,27 @@ fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
     // Last: it gets traffic only once everything else is right.
     if !is.admin.is_ready() {
         commands.push(Command::SetState { server: server(), state: ServerState::Ready });
+        if case.policy.waits_for_first_check() && is.check.is_configured() {
+            commands.push(Command::HealthDown { server: server() });
+        }
     }
-    if commands.is_empty() {
-        // HAProxy's own check may still find it down: then it is not said to be serving.
-        let serving = if is.op == OpState::Stopped { Ack::Keep } else { Ack::Tell(Some(AckState::Serving)) };
-        return Decision::settled(Why::Up, serving);
+    if !commands.is_empty() {
+        return Decision::act(Why::Up, commands);
     }
-    Decision::act(Why::Up, commands)
+    if is.op == OpState::Stopped && is.check.is_configured() {
+        return await_check(case, is);
+    }
+    Decision::settled(Why::Up, Ack::Tell(Some(AckState::Serving)))
+}
+
+/// In rotation by our word, and HAProxy's own check finds it down (yet): not said to be serving before it is.
+fn await_check(case: &Case<'_>, is: &Server) -> Decision {
+    let since = case.memory.down_since.unwrap_or(case.now);
+    let poll = (case.now.since(since) / 4).clamp(DOWN_POLL_MIN, DOWN_POLL_MAX);
+    match is.sessions.map(|read| read.read_at.plus(poll)) {
+        Some(next) if case.now < next => Decision::wait(Why::Up, Ack::Keep, next),
+        _ => Decision { read_sessions: true, ..Decision::settled(Why::Up, Ack::Keep) },
+    }
 }
 
 /// Sticky clients may stay a while: DRAIN first.
@@ -187,25 +219,39 @@ fn out(case: &Case<'_>, is: &Server, why: Why) -> Decision {
     finish(case, is, why, |_| Decision::settled(why, Ack::Tell(Some(AckState::Drained))))
 }
 
-/// Stays while HAProxy finds it up, and is never put back: who is out is out until it returns.
-fn suspect(case: &Case<'_>, is: &Server) -> Decision {
-    if !is.admin.is_ready() || is.op == OpState::Stopped {
-        return remove(case, is, Why::SuspectDown);
+/// Stays, or is put back, for as long as HAProxy's own check passes. What is put back starts down: the check decides.
+fn suspect(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
+    let server = || case.path.clone();
+    if !is.admin.is_ready() {
+        let mut commands = vec![];
+        if is.addr != Some(target.addr) {
+            commands.push(Command::SetAddr { server: server(), addr: target.addr });
+        }
+        commands.push(Command::SetState { server: server(), state: ServerState::Ready });
+        if is.check.is_enabled() {
+            commands.push(Command::HealthDown { server: server() });
+        }
+        return Decision::act(Why::Suspect, commands);
     }
-    match is.sessions.map(|read| read.read_at.plus(SUSPECT_POLL)) {
-        Some(next) if case.now < next => Decision::wait(Why::Gone, Ack::Keep, next),
-        _ => Decision { read_sessions: true, ..Decision::settled(Why::Gone, Ack::Keep) },
+    let poll = if is.op == OpState::Stopped { SUSPECT_DOWN_POLL } else { SUSPECT_POLL };
+    let Some(read) = is.sessions.filter(|read| case.now.since(read.read_at) < poll) else {
+        return Decision { read_sessions: true, ..Decision::settled(Why::Suspect, Ack::Keep) };
+    };
+    let failed_at = case.memory.down_since.map(|since| since.plus(SUSPECT_DOWN_MAX));
+    match failed_at {
+        Some(at) if case.now >= at => Decision::settled(Why::SuspectDown, Ack::Keep),
+        _ => Decision::wait(Why::Suspect, Ack::Keep, read.read_at.plus(poll)),
     }
 }
 
 /// Not registered: MAINT, what is in flight finishes, and then it is deleted.
-fn remove(case: &Case<'_>, is: &Server, why: Why) -> Decision {
+fn remove(case: &Case<'_>, is: &Server) -> Decision {
     if !is.admin.is_maint() {
-        return restrict(case, why, ServerState::Maint);
+        return restrict(case, Why::Gone, ServerState::Maint);
     }
-    finish(case, is, why, |case| {
+    finish(case, is, Why::Gone, |case| {
         if !case.in_sync {
-            return Decision::settled(why, Ack::Keep);
+            return Decision::settled(Why::Gone, Ack::Keep);
         }
         let mut commands = vec![];
         if case.memory.refused > 0 {
@@ -216,7 +262,7 @@ fn remove(case: &Case<'_>, is: &Server, why: Why) -> Decision {
             }));
         }
         commands.push(Command::DelServer { server: case.path.clone() });
-        Decision::act(why, commands)
+        Decision::act(Why::Gone, commands)
     })
 }
 

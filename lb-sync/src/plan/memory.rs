@@ -6,7 +6,7 @@ use registry::time::Tick;
 
 use super::observed::Server;
 use super::target::Target;
-use crate::haproxy::answer::flags::AdminState;
+use crate::haproxy::answer::flags::{AdminState, OpState};
 
 /// Waits after a refused command, doubling: a reference or a wrong balance algorithm is put right by people.
 const REFUSED_FIRST: Duration = Duration::from_millis(10);
@@ -19,6 +19,8 @@ pub struct Memory {
     pub drain_since: Option<Tick>,
     /// Since when it has been in MAINT, as seen here.
     pub maint_since: Option<Tick>,
+    /// Since when HAProxy's own check has found it down, as seen here.
+    pub down_since: Option<Tick>,
     /// How long its requests in flight may take: of its last record, since the record may be gone.
     pub inflight: Option<Duration>,
     /// When its streams were last shut down.
@@ -36,6 +38,11 @@ impl Memory {
         let is = |state: fn(AdminState) -> bool| server.is_some_and(|server| state(server.admin));
         if let Some(target) = target {
             self.inflight = Some(target.inflight);
+        }
+        if server.is_some_and(|server| server.op == OpState::Stopped) {
+            self.down_since.get_or_insert(now);
+        } else {
+            self.down_since = None;
         }
         if is(AdminState::is_maint) {
             self.maint_since.get_or_insert(now);

@@ -79,6 +79,7 @@ impl Model {
         };
         match command {
             Command::EnableHealth { .. } => server.check |= 4,
+            Command::HealthDown { .. } => server.down = true,
             Command::SetState { state: ServerState::Ready, .. } => server.admin = 0,
             Command::SetState { state: ServerState::Drain, .. } => server.admin = DRAIN,
             Command::SetState { state: ServerState::Maint, .. } => server.admin = MAINT,

@@ -27,8 +27,10 @@ fn policy() -> Policy {
         inter: CheckInterval::try_from(Duration::from_secs(2)).unwrap(),
         rise: 1.try_into().unwrap(),
         fall: 2.try_into().unwrap(),
+        down_inter: None,
     };
-    Policy { check: Some(check), id_base: ServerId::try_from(10_000).unwrap() }
+    let id_base = ServerId::try_from(10_000).unwrap();
+    Policy { check: Some(check), id_base, first_check: FirstCheck::Skip, init_state: false }
 }
 
 /// A registry, a HAProxy, and the pass between them, with a clock of their own.
@@ -97,6 +99,9 @@ impl World {
             }
             plan = self.planner.plan(self.now, &self.view, &observed, &Scope::All);
         }
+        for id in &plan.failed {
+            self.view.check_failed(id);
+        }
         for (id, ack) in &plan.acks {
             match ack {
                 Some(ack) => self.acks.insert(id.clone(), ack.clone()),
@@ -133,6 +138,9 @@ impl World {
             if !plan.steps.is_empty() {
                 busy += 1;
                 self.apply(&plan, usize::MAX);
+                continue;
+            }
+            if !plan.failed.is_empty() {
                 continue;
             }
             match self.planner.wake_at() {
@@ -200,6 +208,21 @@ fn a_registered_instance_is_added_checked_and_made_ready() {
     world.apply(&plan, usize::MAX);
     assert!(world.plan().is_empty());
     assert_eq!(world.acks[&id("web/web-1")].1, AckState::Serving);
+}
+
+#[test]
+fn where_the_first_check_is_waited_for_a_server_starts_down() {
+    let waiting = |init_state| {
+        let mut world = World::new();
+        let policy = Policy { first_check: FirstCheck::Wait, init_state, ..policy() };
+        world.planner = Planner::new(policy);
+        world.put("web/web-1", &up(3000));
+        lines(&world.plan())
+    };
+    let old = waiting(false);
+    assert_eq!(old[2..], ["set server web/web-1 state ready", "set server web/web-1 health down"]);
+    let new = waiting(true);
+    assert!(new.len() == 3 && new[0].contains(" init-state fully-down "), "{new:?}");
 }
 
 #[test]

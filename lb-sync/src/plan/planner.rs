@@ -11,6 +11,7 @@ use super::ids::Ids;
 use super::memory::Memory;
 use super::observed::Observed;
 use super::target::target;
+use crate::haproxy::answer::info::Version;
 use crate::haproxy::{Check, Command, ServerId, ServerPath};
 use crate::view::{Scope, View};
 
@@ -21,6 +22,28 @@ pub struct Policy {
     pub check: Option<Check>,
     /// Ids of our servers start here.
     pub id_base: ServerId,
+    /// Whether a server gets traffic before HAProxy's own first check of it has passed.
+    pub first_check: FirstCheck,
+    /// Whether this HAProxy knows `init-state` (3.1 and newer).
+    pub init_state: bool,
+}
+
+/// Whether a server gets traffic before HAProxy's own first check of it has passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirstCheck {
+    /// It does: the registrar has checked already.
+    #[default]
+    Skip,
+    /// It does not.
+    Wait,
+}
+
+impl Policy {
+    /// Whether servers start down.
+    #[must_use]
+    pub fn waits_for_first_check(&self) -> bool {
+        self.check.is_some() && self.first_check == FirstCheck::Wait
+    }
 }
 
 /// What to do about one instance, and why.
@@ -43,6 +66,8 @@ pub struct Plan {
     pub reads: Vec<InstanceId>,
     /// Instances that are not served, since a server of their name is there that lb-sync did not make. Told once.
     pub foreign: Vec<InstanceId>,
+    /// Suspects whose check has failed: the view is to be told.
+    pub failed: Vec<InstanceId>,
     /// What to tell the registry, where that is settled.
     pub acks: Vec<(InstanceId, Option<(String, AckState)>)>,
 }
@@ -73,13 +98,19 @@ impl Planner {
     }
 
     /// Another HAProxy process answers: what the last one refused, and since when its servers were leaving, is history.
-    pub fn start_anew(&mut self) {
+    pub fn start_anew(&mut self, version: &Version) {
+        self.policy.init_state = version.at_least(3, 1);
         self.memories.clear();
     }
 
     /// Learns the ids that HAProxy has in use. To be called after everything was read anew.
     pub fn learn(&mut self, observed: &Observed) {
         self.ids.learn(observed);
+    }
+
+    /// Which instance has which id.
+    pub fn ids_mut(&mut self) -> &mut Ids {
+        &mut self.ids
     }
 
     /// When [`Self::due`] has something.
@@ -183,6 +214,9 @@ impl Planner {
         if why == Why::TimeUp {
             memory.shut_at = Some(now);
         }
+        if why == Why::SuspectDown {
+            plan.failed.push(id.clone());
+        }
         self.agenda.extend(wake_at.map(|at| (at, id.clone())));
         if let Ack::Tell(state) = ack
             && view.in_sync()
@@ -206,7 +240,7 @@ impl Planner {
 /// Additions and repairs, then what takes traffic away, then deletions.
 fn phase(step: &Step) -> u8 {
     match step.why {
-        Why::Up => 0,
+        Why::Up | Why::Suspect => 0,
         Why::Down | Why::Maintenance | Why::Leaving => 1,
         Why::Gone | Why::SuspectDown | Why::TimeUp => {
             let deletes = step.commands.iter().any(|command| matches!(command, Command::DelServer { .. }));

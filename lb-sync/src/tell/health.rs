@@ -1,10 +1,11 @@
 //! Health by name: `""` in sync and HAProxy answers, `registry` the view is no older than its bound, and for each
-//! service whether at least one of its servers is up.
+//! service that is or was registered whether at least one of its servers is up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::health::Status;
+use registry::name::ServiceName;
 
 use super::Condition;
 use crate::haproxy::answer::flags::OpState;
@@ -14,12 +15,12 @@ use crate::plan::observed::Backend;
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// What to answer for each name.
-pub(super) fn statuses(condition: &Condition<'_>) -> BTreeMap<String, Status> {
+pub(super) fn statuses(condition: &Condition<'_>, known: &BTreeSet<ServiceName>) -> BTreeMap<String, Status> {
     let Condition { now, view, observed, worker } = condition;
     let fresh = view.heard().is_some_and(|heard| now.since(heard) <= VIEW_AGE_MAX);
     let whole = worker.is_some() && view.in_sync();
-    let services = observed.backends.iter().map(|(service, backend)| {
-        let up = worker.is_some() && any_up(backend);
+    let services = known.iter().map(|service| {
+        let up = worker.is_some() && observed.backends.get(service).is_some_and(any_up);
         (service.to_string(), Status::from(up))
     });
     services.chain([(String::new(), Status::from(whole)), ("registry".into(), Status::from(fresh))]).collect()

@@ -1,14 +1,21 @@
 //! The mass-expiry guard: when much of a service expires together, it is etcd that is more likely to be in trouble.
 //!
 //! Those that expire beyond the set share are not taken for gone but for suspect: they stay in rotation for as long as
-//! HAProxy's own checks pass, until they return, or until a bound has passed. What left by itself, was deleted on
+//! HAProxy's own checks pass, until they return, or until a bound has passed. So do those that expire just after etcd
+//! was away, however few. What left by itself, was deleted on
 //! purpose, was down or overridden never comes here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use registry::name::{InstanceId, ServiceName};
 use registry::time::Tick;
+
+use super::Registered;
+
+/// Expiries that are remembered of one service, so that they can be taken back. Of a service larger than that, some
+/// that expired first stay gone.
+const RECENT_MAX: usize = 100_000;
 
 /// When an expiry is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,34 +41,60 @@ impl Default for GuardPolicy {
 #[derive(Debug)]
 pub(super) struct Guard {
     policy: GuardPolicy,
-    recent: BTreeMap<ServiceName, VecDeque<(Tick, InstanceId)>>,
+    recent: BTreeMap<ServiceName, VecDeque<Expired>>,
+    /// Until when no expiry at all is believed: etcd has just been away, and leases ran out that nobody could keep.
+    doubt_until: Option<Tick>,
     suspects: BTreeMap<InstanceId, Tick>,
+}
+
+/// One that has expired, believed or not.
+#[derive(Debug)]
+struct Expired {
+    at: Tick,
+    id: InstanceId,
+    was: Registered,
 }
 
 impl Guard {
     pub(super) fn new(policy: GuardPolicy) -> Self {
-        Self { policy, recent: BTreeMap::new(), suspects: BTreeMap::new() }
+        Self { policy, recent: BTreeMap::new(), doubt_until: None, suspects: BTreeMap::new() }
     }
 
-    /// `expired` of `service` have expired together, `left` are still registered. Returns those that are suspect.
+    /// etcd answers again after it was away. For a window's time an expiry may just be a beat that could not be sent.
+    pub(super) fn doubt(&mut self, now: Tick) {
+        self.doubt_until = Some(now.plus(self.policy.window));
+    }
+
+    /// `expired` of `service` have expired together, `left` are still registered. Returns who is suspect: all of them,
+    /// and those that expired shortly before and were believed to be gone; or nobody.
     pub(super) fn judge(
         &mut self,
         now: Tick,
         service: &ServiceName,
-        expired: &BTreeSet<InstanceId>,
+        expired: BTreeMap<InstanceId, Registered>,
         left: usize,
-    ) -> BTreeSet<InstanceId> {
+    ) -> BTreeMap<InstanceId, Registered> {
         let recent = self.recent.entry(service.clone()).or_default();
-        recent.retain(|(at, id)| now.since(*at) < self.policy.window && !expired.contains(id));
-        recent.extend(expired.iter().map(|id| (now, id.clone())));
+        recent.retain(|one| now.since(one.at) < self.policy.window && !expired.contains_key(&one.id));
+        recent.extend(expired.into_iter().map(|(id, was)| Expired { at: now, id, was }));
+        let excess = recent.len().saturating_sub(RECENT_MAX);
+        recent.drain(..excess);
         let (gone, all) = (recent.len(), recent.len() + left);
         let share_max = u64::from(self.policy.share_percent) * u64::try_from(all).unwrap_or(u64::MAX);
         let too_many = u64::try_from(gone).unwrap_or(u64::MAX).saturating_mul(100) > share_max;
-        if all < self.policy.instances_min || !too_many {
-            return BTreeSet::new();
+        let in_doubt = self.doubt_until.is_some_and(|until| now < until);
+        if !in_doubt && (all < self.policy.instances_min || !too_many) {
+            return BTreeMap::new();
         }
-        self.suspect(now, expired.iter().cloned());
-        expired.clone()
+        let until = now.plus(self.policy.suspect_max);
+        let mut suspects = BTreeMap::new();
+        for Expired { id, was, .. } in &*recent {
+            if !self.suspects.contains_key(id) {
+                self.suspects.insert(id.clone(), until);
+                suspects.insert(id.clone(), was.clone());
+            }
+        }
+        suspects
     }
 
     /// `ids` are suspect from now on.
@@ -72,11 +105,11 @@ impl Guard {
         }
     }
 
-    /// `id` has returned, or is gone for good: it is no suspect, and its expiry does not count any more.
-    pub(super) fn clear(&mut self, id: &InstanceId, returned: bool) {
+    /// `id` has returned, or is known to be gone: it is no suspect, and does not become one by its last expiry.
+    pub(super) fn clear(&mut self, id: &InstanceId) {
         self.suspects.remove(id);
-        if returned && let Some(recent) = self.recent.get_mut(&id.service) {
-            recent.retain(|(_, expired)| expired != id);
+        if let Some(recent) = self.recent.get_mut(&id.service) {
+            recent.retain(|one| one.id != *id);
         }
     }
 

@@ -144,7 +144,7 @@ fn expiries_that_trickle_in_are_counted_together_within_the_window() {
     for n in 0..10 {
         expire_all(&mut view, Tick::from_ms(u64::try_from(n).unwrap() * 1_000), n..n + 1);
     }
-    assert_eq!((view.instances().len(), view.suspects().count()), (5, 5), "from the sixth on, not believed");
+    assert_eq!((view.instances().len(), view.suspects().count()), (10, 10), "the first five are taken back");
     let mut view = many(10);
     for n in 0..10 {
         expire_all(&mut view, Tick::from_ms(u64::try_from(n).unwrap() * 40_000), n..n + 1);
@@ -217,4 +217,22 @@ fn a_restored_view_is_not_in_sync_and_etcds_word_replaces_it() {
     wiped.restore(many(2).snapshot().unwrap());
     wiped.fold_instances(NOW, listed(3, vec![one]));
     assert_eq!(wiped.suspects().count(), 1, "an older revision than the snapshot's: wiped or restored");
+}
+
+#[test]
+fn an_expiry_just_after_etcd_was_away_is_not_believed() {
+    let at = Tick::from_ms;
+    let mut view = many(10);
+    view.fold_instances(at(1_000), Event::OutOfSync);
+    view.fold_instances(at(9_000), Event::InSync);
+    expire_all(&mut view, at(9_100), 0..1);
+    assert!(view.is_suspect(&id("web/i-0")), "its beat may just have found nobody");
+    expire_all(&mut view, at(60_000), 1..2);
+    assert!(!view.instances().contains_key(&id("web/i-1")), "etcd has long been well again");
+    let mut brief = many(10);
+    brief.fold_instances(at(1_000), Event::InSync);
+    brief.fold_instances(at(1_100), Event::OutOfSync);
+    brief.fold_instances(at(1_300), Event::InSync);
+    expire_all(&mut brief, at(1_400), 0..1);
+    assert!(!brief.is_suspect(&id("web/i-0")), "too short for a lease to have run out");
 }

@@ -24,8 +24,6 @@ pub enum Reply {
     Referenced,
     /// `enable health`: the server was made without a check.
     NoCheck,
-    /// `add`: the backend's balance algorithm is fixed when HAProxy starts (`static-rr`, a hash with the default map).
-    FixedBalance,
     /// The socket's `level` is below `admin`.
     PermissionDenied,
     /// Anything else.
@@ -33,7 +31,7 @@ pub enum Reply {
 }
 
 /// Beginnings of HAProxy's messages (the same from 2.6 to 3.2) and what they mean.
-const SAID: [(&str, Reply); 10] = [
+const SAID: [(&str, Reply); 9] = [
     ("Already exists a server with the same name", Reply::AlreadyExists),
     ("No such server", Reply::NoSuchServer),
     ("No such backend", Reply::NoSuchBackend),
@@ -42,7 +40,6 @@ const SAID: [(&str, Reply); 10] = [
     ("Server still has connections attached", Reply::StillHasConnections),
     ("This server cannot be removed at runtime", Reply::Referenced),
     ("Health check was not configured on this server", Reply::NoCheck),
-    ("Backend must use a dynamic load balancing", Reply::FixedBalance),
     ("Permission denied", Reply::PermissionDenied),
 ];
 
@@ -59,12 +56,14 @@ impl Reply {
             Command::DelServer { .. } => text == "Server deleted.",
             Command::SetAddr { .. } => moved(text),
             Command::EnableHealth { .. }
+            | Command::HealthDown { .. }
             | Command::SetState { .. }
             | Command::SetWeight { .. }
             | Command::ShutdownSessions { .. } => text.is_empty(),
-            // What they read has its own parsers; a trial that gets as far as the missing address has passed.
-            Command::TryAdd(_)
-            | Command::ShowInfo
+            // A trial that gets as far as the missing address has passed.
+            Command::TryAdd(_) => !text.starts_with("Backend must use a dynamic load balancing"),
+            // What they read has its own parsers.
+            Command::ShowInfo
             | Command::ShowBackends
             | Command::ShowServersState(_)
             | Command::ShowStatServer { .. } => true,

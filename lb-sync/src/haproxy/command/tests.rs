@@ -22,7 +22,12 @@ fn add(server: ServerPath, at: ServerAddr, options: ServerOptions) -> Command {
 }
 
 fn checked(millis: u64, rise: NonZeroU16, fall: NonZeroU16) -> Check {
-    Check { inter: CheckInterval::try_from(Duration::from_millis(millis)).unwrap(), rise, fall }
+    Check {
+        inter: CheckInterval::try_from(Duration::from_millis(millis)).unwrap(),
+        rise,
+        fall,
+        down_inter: None,
+    }
 }
 
 #[test]
@@ -30,7 +35,8 @@ fn each_command_has_its_line() {
     let web = || path("web", "web-1");
     let plain = add(web(), addr("10.0.0.5:3000"), ServerOptions::default());
     let two = NonZeroU16::new(2).unwrap();
-    let full = ServerOptions { check: Some(checked(2000, NonZeroU16::MIN, two)), slowstart_s: 30 };
+    let full =
+        ServerOptions { check: Some(checked(2000, NonZeroU16::MIN, two)), init_down: false, slowstart_s: 30 };
     let id = 10_001.try_into().unwrap();
     let lines = [
         (
@@ -56,6 +62,7 @@ fn each_command_has_its_line() {
         ),
         (Command::DelServer { server: web() }, "del server web/web-1"),
         (Command::ShutdownSessions { server: web() }, "shutdown sessions server web/web-1"),
+        (Command::TryAdd("web".parse().unwrap()), "add server web/lb-sync.check"),
         (Command::ShowInfo, "show info"),
         (Command::ShowBackends, "show backend"),
         (Command::ShowServersState(None), "show servers state"),
@@ -71,7 +78,11 @@ fn each_command_has_its_line() {
 fn the_longest_line_is_within_the_bound() {
     let longest = "x".repeat(MAX_NAME);
     let most = NonZeroU16::MAX;
-    let options = ServerOptions { check: Some(checked(86_400_000, most, most)), slowstart_s: u16::MAX };
+    let options = ServerOptions {
+        check: Some(checked(86_400_000, most, most)),
+        init_down: true,
+        slowstart_s: u16::MAX,
+    };
     let at = addr("[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
     let line = add(path(&longest, &longest), at, options).to_string();
     assert!(line.len() <= MAX_LINE, "{}", line.len());

@@ -1,0 +1,104 @@
+//! The commands that look and do not touch: [`plan`], [`check`], [`explain`].
+//!
+//! Each reads etcd by one list and HAProxy by the same code as the pass, and asks the planner that `run` uses. What they
+//! say is a [`Told`]: `main` prints it.
+
+mod check;
+mod explain;
+mod foresee;
+mod options;
+mod plan;
+mod read;
+mod words;
+
+pub use check::check;
+pub use explain::explain;
+pub use options::{ExplainOptions, LookOptions, Output};
+pub use plan::plan;
+
+use registry::session::{Class, EtcdError};
+
+use crate::cli::RunOptions;
+use crate::haproxy::DialogueError;
+use crate::pass::PassError;
+use crate::run::{RunConfig, RunError};
+
+/// There is something to do (`plan`), as `diff` and `grep` say it with 1: that one is taken by failures.
+const SOMETHING_TO_DO: u8 = 2;
+/// Something is wrong (`check`), or not known (`explain`).
+const FAILED: u8 = 1;
+/// `EX_UNAVAILABLE`: etcd or HAProxy cannot be reached.
+const UNREACHABLE: u8 = 69;
+/// `EX_CONFIG`: an option, a password, a socket's level.
+const CONFIG: u8 = 78;
+
+/// What a command found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// For standard output, with its last newline.
+    pub text: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Why a command could not find out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// An option does not do.
+    #[error(transparent)]
+    Config(#[from] RunError),
+    /// etcd.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// HAProxy.
+    #[error(transparent)]
+    Haproxy(#[from] PassError),
+}
+
+impl CommandError {
+    /// The exit code that says so.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_)
+            | Self::Haproxy(PassError::TooOld(_) | PassError::Dialogue(DialogueError::NotAdmin { .. })) => {
+                CONFIG
+            }
+            // It answers, and says no: to a user, a password, a role.
+            Self::Etcd(error) if error.class == Class::Refused => CONFIG,
+            Self::Etcd(_) | Self::Haproxy(_) => UNREACHABLE,
+        }
+    }
+}
+
+/// The options, checked as `run` checks them. Who looks leaves no trace: no directory is made, no snapshot set aside.
+fn configured(mut options: RunOptions, host: &str) -> Result<RunConfig, RunError> {
+    options.state_dir = None;
+    RunConfig::new(options, host)
+}
+
+impl Told {
+    /// `value` as JSON, for machines.
+    fn json(value: &serde_json::Value, code: u8) -> Self {
+        Self { text: format!("{value:#}\n"), code }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_exit_code_tells_what_cannot_be_reached_from_what_says_no() {
+        let etcd =
+            |class| EtcdError { what: "list", endpoint: "http://e:1".into(), class, cause: String::new() };
+        assert_eq!(CommandError::from(etcd(Class::Unreachable)).exit_code(), 69);
+        assert_eq!(CommandError::from(etcd(Class::Refused)).exit_code(), 78);
+        let haproxy = |error: DialogueError| CommandError::from(PassError::from(error)).exit_code();
+        assert_eq!(haproxy(DialogueError::Timeout(Duration::from_secs(5))), 69);
+        assert_eq!(haproxy(DialogueError::NotAdmin { path: "s".into(), level: "user".into() }), 78);
+        assert_eq!(CommandError::from(RunError::Config("x".into())).exit_code(), 78);
+    }
+}

@@ -1,0 +1,50 @@
+//! `lb-sync check`: whether everything is in place that `run` needs, one line for each thing.
+
+mod backends;
+mod etcd;
+mod finding;
+mod haproxy;
+mod port;
+mod state;
+mod version;
+
+use finding::{Finding, render, to_json};
+
+use super::{FAILED, LookOptions, Output, Told, configured};
+use crate::run::RunConfig;
+
+/// Exit code 0; 1 if anything failed. Warnings do not. `host` is the host's name.
+pub async fn check(options: LookOptions, host: &str) -> Told {
+    let (output, etcd, state_dir) = (options.output, options.run.etcd.clone(), options.run.state_dir.clone());
+    let mut findings = match configured(options.run, host) {
+        Ok(config) => findings(&config, &etcd).await,
+        Err(error) => vec![Finding::by_error("configuration", &error)],
+    };
+    findings.push(state::directory(state_dir.as_deref()));
+    let code = if findings.iter().any(Finding::is_failed) { FAILED } else { 0 };
+    match output {
+        Output::Text => Told { text: render(&findings), code },
+        Output::Json => Told::json(&to_json(&findings), code),
+    }
+}
+
+async fn findings(config: &RunConfig, etcd: &registry::session::EtcdOptions) -> Vec<Finding> {
+    let seen = format!("balancer {}, keys below {}", config.balancer, config.pass.prefix);
+    let mut findings = vec![Finding::ok("configuration", seen)];
+    findings.extend(etcd::endpoints(etcd, config).await);
+    let registry = match super::read::registry(&config.etcd, &config.pass).await {
+        Ok(registry) => {
+            findings.push(etcd::registry(&registry));
+            Some(registry)
+        }
+        // Said above, of each endpoint.
+        Err(_) => None,
+    };
+    let (connected, of_socket) = haproxy::socket(&config.pass.socket).await;
+    findings.push(of_socket);
+    if let Some(dialogue) = connected {
+        findings.extend(haproxy::inside(dialogue, config, registry.as_ref()).await);
+    }
+    findings.push(port::status(config.listen).await);
+    findings
+}

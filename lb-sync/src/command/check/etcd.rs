@@ -1,0 +1,132 @@
+//! Whether etcd can be reached, and lets us read and write what `run` reads and writes. Each endpoint by itself: the
+//! one that is in use hides that the next is dead.
+
+use std::collections::BTreeSet;
+
+use registry::key::Key;
+use registry::name::{InstanceId, ServiceName};
+use registry::record::{BalancerRecord, to_value};
+use registry::session::{EtcdError, EtcdOptions, Session};
+use registry::trial::{self, Member, Written};
+
+use super::super::{read, words};
+use super::finding::Finding;
+use crate::run::RunConfig;
+
+/// An instance that is asked for in acks; a role that grants less than all acks shows here.
+const ANY: &str = "lb-sync/check";
+
+/// Two lines for each endpoint that answers, one for each that does not.
+pub(super) async fn endpoints(options: &EtcdOptions, config: &RunConfig) -> Vec<Finding> {
+    let mut findings = vec![];
+    let mut clusters = BTreeSet::new();
+    for endpoint in &options.etcd_endpoints {
+        let check = format!("etcd {}", endpoint.trim());
+        let alone = EtcdOptions { etcd_endpoints: vec![endpoint.clone()], ..options.clone() };
+        let session = match alone.checked() {
+            Ok(alone) => Session::new(alone),
+            Err(error) => {
+                findings.push(Finding::by_error(check, &error));
+                continue;
+            }
+        };
+        match trial::reach(&session).await {
+            Ok(member) => {
+                findings.push(Finding::ok(&*check, of_member(&member, options.etcd_user.as_deref())));
+                findings.push(rights(&check, &session, config).await);
+                clusters.extend((member.cluster != 0).then_some(member.cluster));
+            }
+            Err(error) => findings.push(Finding::by_error(check, &error)),
+        }
+    }
+    findings.extend(strangers(&clusters));
+    findings
+}
+
+/// What all of the registry comes to.
+pub(super) fn registry(registry: &read::Registry) -> Finding {
+    const CHECK: &str = "registry";
+    let ids = registry.view.instances().keys();
+    let services: BTreeSet<&ServiceName> = ids.map(|id| &id.service).collect();
+    let instances = words::count(registry.view.instances().len(), "instance", "instances");
+    let seen = format!(
+        "{instances} of {} at revision {}",
+        words::count(services.len(), "service", "services"),
+        registry.revision
+    );
+    if registry.unreadable.is_empty() {
+        return Finding::ok(CHECK, seen);
+    }
+    let bad = registry.unreadable.iter().map(|(key, why)| format!("{key} ({why})"));
+    let seen = format!("{seen}; ignored: {}", words::row(bad));
+    Finding::warning(
+        CHECK,
+        seen,
+        "whoever wrote these should write them again; the last good record stays in force",
+    )
+}
+
+fn of_member(member: &Member, user: Option<&str>) -> String {
+    let version = if member.version.is_empty() { "etcd" } else { &member.version };
+    let login = user.map_or_else(String::new, |user| format!(", logged in as {user}"));
+    format!("{version} answers{login}")
+}
+
+async fn rights(check: &str, session: &Session, config: &RunConfig) -> Finding {
+    match try_rights(session, config).await {
+        Ok(seen) => Finding::ok(check, seen),
+        Err(error) => Finding::by_error(check, &error),
+    }
+}
+
+/// Reads and writes as `run` does. What is written says that this balancer serves nothing, so that nobody waits for it.
+async fn try_rights(session: &Session, config: &RunConfig) -> Result<String, EtcdError> {
+    let prefix = &config.pass.prefix;
+    trial::read(session, &prefix.instances()).await?;
+    trial::read(session, &prefix.overrides()).await?;
+    let presence = Key::Balancer(config.balancer.clone());
+    let written =
+        trial::write(session, &prefix.text(&presence), to_value(&BalancerRecord::default())).await?;
+    if let Ok(id) = ANY.parse::<InstanceId>() {
+        trial::may_write(session, &prefix.text(&Key::Ack(id, config.balancer.clone()))).await?;
+    }
+    let written = match written {
+        Written::AndRevoked => "",
+        Written::Occupied => " (which stands there: an lb-sync of that name runs, or ran until just now)",
+    };
+    Ok(format!(
+        "may read instances/ and overrides/, and write balancers/{}{written} and acks/",
+        config.balancer
+    ))
+}
+
+/// Endpoints of two clusters: what is registered would depend on which one is in use.
+fn strangers(clusters: &BTreeSet<u64>) -> Option<Finding> {
+    (clusters.len() > 1).then(|| {
+        let ids = words::row(clusters.iter().map(|id| format!("{id:x}")));
+        Finding::failed(
+            "etcd",
+            format!("the endpoints belong to different clusters: {ids}"),
+            "give the endpoints of one cluster with --etcd-endpoints",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_two_clusters_are_told() {
+        assert_eq!(strangers(&[7].into()), None);
+        let finding = strangers(&[7, 8].into()).unwrap();
+        assert!(finding.is_failed() && finding.seen.ends_with("clusters: 7, 8"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_member_that_does_not_tell_its_version_still_answers() {
+        let member = |version: &str| Member { version: version.into(), cluster: 1 };
+        assert_eq!(of_member(&member("3.4.23"), Some("lb")), "3.4.23 answers, logged in as lb");
+        assert_eq!(of_member(&member(""), None), "etcd answers");
+    }
+}

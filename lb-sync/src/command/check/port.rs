@@ -1,0 +1,30 @@
+//! Whether the status port can be had.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::health::{ProbeOutcome, probe};
+use proto::port;
+
+use super::finding::Finding;
+
+const CHECK: &str = "status port";
+/// Longest that whoever has the port may take to say who it is.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Free, taken by somebody who answers for health as lb-sync does, or not to be had.
+pub(super) async fn status(listen: SocketAddr) -> Finding {
+    let Err(error) = port::listen(listen).await else {
+        return Finding::ok(CHECK, format!("{listen} is free"));
+    };
+    if error.cause.kind() != ErrorKind::AddrInUse {
+        return Finding::by_error(CHECK, &error);
+    }
+    match probe(&listen.to_string(), "registry", ANSWER_MAX).await {
+        outcome @ (ProbeOutcome::Serving | ProbeOutcome::NotServing(_)) => {
+            Finding::ok(CHECK, format!("an lb-sync runs at {listen} already ({outcome})"))
+        }
+        _ => Finding::by_error(CHECK, &error),
+    }
+}

@@ -1,0 +1,64 @@
+//! `lb-sync explain`: all that is known of one instance, as a paragraph.
+
+mod facts;
+mod traffic;
+
+use registry::key::Key;
+use registry::name::InstanceId;
+
+use self::facts::Facts;
+use super::foresee::{Foreseen, foresee};
+use super::{CommandError, ExplainOptions, FAILED, Output, Told, configured, read};
+use crate::haproxy::answer::stat::StatRow;
+use crate::plan::ids::Ids;
+use crate::run::RunConfig;
+use crate::view::Scope;
+
+/// Exit code 0; 1 if the instance is not known anywhere. `host` is the host's name.
+pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, CommandError> {
+    let ExplainOptions { instance, look } = options;
+    let config = configured(look.run, host)?;
+    let registry = read::registry(&config.etcd, &config.pass).await?;
+    let mut haproxy = read::haproxy(&config.pass.socket).await?;
+    let row = haproxy.stat(&instance).await?;
+    let scope = Scope::Only([instance.clone()].into());
+    let next = foresee(config.pass.policy, &registry.view, &mut haproxy, &scope).await?;
+    let facts = gather(&config, &instance, &registry, &haproxy, row, &next);
+    let code = if facts.is_known() { 0 } else { FAILED };
+    Ok(match look.output {
+        Output::Text => Told { text: format!("{}\n", facts.paragraph()), code },
+        Output::Json => Told::json(&facts.json(), code),
+    })
+}
+
+fn gather<'a>(
+    config: &RunConfig,
+    id: &'a InstanceId,
+    registry: &'a read::Registry,
+    haproxy: &'a read::Haproxy,
+    row: Option<StatRow>,
+    next: &'a Foreseen,
+) -> Facts<'a> {
+    let view = &registry.view;
+    let unreadable = |key: Key| {
+        let key = config.pass.prefix.text(&key);
+        registry.unreadable.iter().find(|(bad, _)| *bad == key).map(|(_, why)| why.as_str())
+    };
+    let server = haproxy.observed.server(id);
+    let ids = Ids::new(config.pass.policy.id_base);
+    Facts {
+        id,
+        registered: view.instances().get(id),
+        unreadable: unreadable(Key::Instance(id.clone())),
+        wish: view.override_of(id),
+        unreadable_wish: unreadable(Key::Override(id.clone())),
+        eclipsed_by: view.eclipsed_by(id),
+        version: &haproxy.info.version,
+        has_backend: haproxy.observed.backends.contains_key(&id.service),
+        ours: server.is_some_and(|server| ids.is_ours(server.id)),
+        server,
+        row,
+        steps: &next.steps,
+        waiting: !next.waiting.is_empty(),
+    }
+}

@@ -1,0 +1,48 @@
+//! What the pass would do now, found out by its own planner and not done.
+
+use registry::name::InstanceId;
+use registry::record::AckState;
+use registry::time::Clock;
+
+use super::read::Haproxy;
+use crate::pass::{PassError, observe};
+use crate::plan::{Planner, Policy, Step};
+use crate::view::{Scope, View};
+
+/// What would be done.
+#[derive(Debug, Default)]
+pub(super) struct Foreseen {
+    /// In the order in which they would be.
+    pub(super) steps: Vec<Step>,
+    /// Instances that are on their way out: what is in flight on them is waited for.
+    pub(super) waiting: Vec<InstanceId>,
+    /// Instances that are not served, since a server of their name is there that lb-sync did not make.
+    pub(super) foreign: Vec<InstanceId>,
+}
+
+/// Plans for `scope` as the first pass of an lb-sync that starts now would: with the servers' ids learnt from HAProxy,
+/// and the sessions of leaving servers read where the planner asks for them.
+pub(super) async fn foresee(
+    policy: Policy,
+    view: &View,
+    haproxy: &mut Haproxy,
+    scope: &Scope,
+) -> Result<Foreseen, PassError> {
+    let mut planner = Planner::new(policy);
+    planner.start_anew(&haproxy.info.version);
+    planner.learn(&haproxy.observed);
+    // One moment for all: what is read after it is not too old for a decision, however many are read.
+    let now = Clock.now();
+    let first = planner.plan(now, view, &haproxy.observed, scope);
+    observe::sessions(&mut haproxy.dialogue, &first.reads, &mut haproxy.observed).await?;
+    let read = Scope::Only(first.reads.into_iter().collect());
+    let then = planner.plan(now, view, &haproxy.observed, &read);
+    let waits = |(id, ack): (InstanceId, Option<(String, AckState)>)| {
+        ack.is_some_and(|(_, state)| state == AckState::Draining).then_some(id)
+    };
+    Ok(Foreseen {
+        steps: first.steps.into_iter().chain(then.steps).collect(),
+        waiting: first.acks.into_iter().chain(then.acks).filter_map(waits).collect(),
+        foreign: first.foreign,
+    })
+}

@@ -1,0 +1,113 @@
+//! `lb-sync plan`: what would be done now, and why, without doing it.
+
+use std::fmt::Write as _;
+
+use registry::name::InstanceId;
+use serde_json::json;
+
+use super::foresee::{Foreseen, foresee};
+use super::{CommandError, LookOptions, Output, SOMETHING_TO_DO, Told, configured, read, words};
+use crate::haproxy::answer::info::Info;
+use crate::view::Scope;
+
+/// Exit code 0: nothing is to be done; 2: something is. `host` is the host's name.
+pub async fn plan(options: LookOptions, host: &str) -> Result<Told, CommandError> {
+    let output = options.output;
+    let config = configured(options.run, host)?;
+    let registry = read::registry(&config.etcd, &config.pass).await?;
+    let mut haproxy = read::haproxy(&config.pass.socket).await?;
+    let foreseen = foresee(config.pass.policy, &registry.view, &mut haproxy, &Scope::All).await?;
+    let code = if foreseen.steps.is_empty() { 0 } else { SOMETHING_TO_DO };
+    Ok(match output {
+        Output::Text => Told { text: text(&foreseen), code },
+        Output::Json => Told::json(&json(&foreseen, registry.revision, &haproxy.info), code),
+    })
+}
+
+fn text(foreseen: &Foreseen) -> String {
+    let mut text = String::new();
+    for step in &foreseen.steps {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}: {}: {}", step.id, words::why(step), words::lines(step).join("; "));
+    }
+    for id in &foreseen.waiting {
+        let _ = writeln!(text, "{id}: on its way out: nothing to do but to wait for what is in flight");
+    }
+    for id in &foreseen.foreign {
+        let _ =
+            writeln!(text, "{id}: not served: HAProxy has a server of that name that lb-sync did not make");
+    }
+    if foreseen.steps.is_empty() {
+        text.push_str("nothing to do\n");
+    }
+    text
+}
+
+fn json(foreseen: &Foreseen, revision: i64, info: &Info) -> serde_json::Value {
+    let steps: Vec<_> = foreseen
+        .steps
+        .iter()
+        .map(|step| {
+            json!({
+                "instance": step.id.to_string(),
+                "why": words::why_code(step),
+                "commands": words::lines(step),
+            })
+        })
+        .collect();
+    let names = |ids: &[InstanceId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "revision": revision,
+        "haproxy": { "version": info.version.to_string(), "pid": info.pid },
+        "steps": steps,
+        "waiting": names(&foreseen.waiting),
+        "foreign": names(&foreseen.foreign),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::haproxy::{Command, ServerState};
+    use crate::plan::{Step, Why};
+
+    fn foreseen() -> Foreseen {
+        let id: InstanceId = "web/web-1".parse().unwrap();
+        let server = || (&id).into();
+        let commands = vec![
+            Command::EnableHealth { server: server() },
+            Command::SetState { server: server(), state: ServerState::Ready },
+        ];
+        let steps = vec![Step { id: id.clone(), why: Why::Up, commands }];
+        Foreseen {
+            steps,
+            waiting: vec!["web/web-2".parse().unwrap()],
+            foreign: vec!["web/old".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_line_for_each_step_says_who_why_and_what() {
+        let text = text(&foreseen());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "web/web-1: registered and up: enable health web/web-1; set server web/web-1 state ready"
+        );
+        assert!(lines[1].starts_with("web/web-2: on its way out"), "{text}");
+        assert!(lines[2].starts_with("web/old: not served"), "{text}");
+        assert_eq!(super::text(&Foreseen::default()), "nothing to do\n");
+    }
+
+    #[test]
+    fn machines_get_the_same() {
+        let info =
+            Info::parse("Name: HAProxy\nVersion: 2.6.12\nPid: 7\nStopping: 0\nUptime_sec: 1\nnode: b\n");
+        let json = json(&foreseen(), 12, &info.unwrap());
+        assert_eq!(json["revision"], 12);
+        assert_eq!(json["haproxy"]["version"], "2.6.12");
+        assert_eq!(json["steps"][0]["why"], "up");
+        assert_eq!(json["steps"][0]["commands"][1], "set server web/web-1 state ready");
+        assert_eq!(json["waiting"][0], "web/web-2");
+    }
+}

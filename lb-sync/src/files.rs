@@ -1,0 +1,158 @@
+//! Files that equal the running state, so that a HAProxy that starts again starts with its members.
+//!
+//! The pass hands over what the files should say ([`Files`], never waiting for a disk); a task of its own renders each
+//! service's backend section from a template, has HAProxy check it together with the administrator's own files, and
+//! renames it into place. A service without a backend gets its section, and with a master socket one reload brings it
+//! in. HAProxy ids are kept in a file beside it, so that they outlive both programs.
+//!
+//! [`desired`] says what should be in the files, [`choose`] which files are ours to write, [`search`] finds out whose
+//! section HAProxy refuses, [`reloads`] when to reload: these decide. [`folder`], [`verify`], [`master`] and [`ids_file`]
+//! perform, and [`writer`] is the task.
+
+mod choose;
+mod desired;
+mod folder;
+mod ids_file;
+mod master;
+mod news;
+mod options;
+mod pace;
+mod reloads;
+mod search;
+mod template;
+mod verify;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry::name::ServiceName;
+use registry::time::Tick;
+use tokio::sync::watch;
+
+use crate::plan::Policy;
+use crate::plan::ids::Ids;
+use crate::plan::observed::Observed;
+use crate::view::{Scope, View};
+use desired::{Desired, Known};
+use ids_file::IdsKeeper;
+pub use options::{FilesConfig, FilesError, FilesOptions, HttpCheck, Started, Task};
+use pace::Pace;
+pub use reloads::Reason;
+pub use writer::Report;
+
+/// Shortest time between two writes of the sections: under churn neither the disk nor `haproxy -c` (0.5 s at 10,000
+/// servers) is to be kept busy.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// The pass's side of the files: says what should be in them. Without `--conf-dir` and `--state-dir` it does nothing.
+#[derive(Debug, Default)]
+pub struct Files {
+    sections: Option<Sections>,
+    ids: Option<IdsKeeper>,
+    /// When [`Self::keep`] has something to do.
+    wake_at: Option<Tick>,
+}
+
+#[derive(Debug)]
+struct Sections {
+    tell: watch::Sender<Arc<Desired>>,
+    /// Counts the writer's wishes for the latest: what HAProxy is reloaded on is not to be a second old.
+    wishes: watch::Receiver<u64>,
+    policy: Policy,
+    pace: Pace,
+    dirty: Dirty,
+}
+
+/// Which sections to draw up anew.
+#[derive(Debug)]
+enum Dirty {
+    All,
+    Only(BTreeSet<ServiceName>),
+}
+
+impl Files {
+    /// Notes that these instances may have changed, in the registry or in HAProxy.
+    pub fn note(&mut self, changed: &Scope) {
+        let Some(sections) = self.sections.as_mut().filter(|_| !changed.is_empty()) else { return };
+        sections.pace.note();
+        match (&mut sections.dirty, changed) {
+            (Dirty::All, _) => {}
+            (dirty, Scope::All) => *dirty = Dirty::All,
+            (Dirty::Only(services), Scope::Only(ids)) => {
+                services.extend(ids.iter().map(|id| id.service.clone()));
+            }
+        }
+    }
+
+    /// Before `ids` reach HAProxy. Waits for the disk only where more new ones are needed at once than were reserved.
+    pub async fn cover(&mut self, ids: &Ids) {
+        if let Some(keeper) = &mut self.ids {
+            keeper.cover(ids).await;
+        }
+    }
+
+    /// After a pass: hands over what has changed, if it is time. Never waits.
+    pub fn keep(&mut self, now: Tick, view: &View, observed: &Observed, connected: bool, ids: &mut Ids) {
+        self.wake_at = None;
+        if let Some(sections) = &mut self.sections
+            // What is not known for certain does not replace what was.
+            && view.in_sync()
+        {
+            let policy = &sections.policy.clone();
+            sections.keep(now, &Known { view, observed, connected, policy }, ids);
+            self.wake_at = sections.pace.due_at();
+        }
+        if let Some(keeper) = &mut self.ids {
+            keeper.keep(now, ids);
+            self.wake_at = [self.wake_at, keeper.wake_at()].into_iter().flatten().min();
+        }
+    }
+
+    /// Returns when [`Self::keep`] is asked for the latest. May be dropped and called again.
+    pub async fn asked(&mut self) {
+        if let Some(sections) = &mut self.sections
+            && sections.wishes.changed().await.is_ok()
+        {
+            return sections.pace.hurry();
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// When [`Self::keep`] has something to do.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Tick> {
+        self.wake_at
+    }
+}
+
+impl Sections {
+    fn keep(&mut self, now: Tick, known: &Known<'_>, ids: &mut Ids) {
+        if !self.pace.take(now) {
+            return;
+        }
+        let mut sections = self.tell.borrow().sections.clone();
+        let dirty = match std::mem::replace(&mut self.dirty, Dirty::Only(BTreeSet::new())) {
+            Dirty::Only(services) => services,
+            Dirty::All => {
+                sections = BTreeMap::new();
+                known.services().cloned().collect()
+            }
+        };
+        for service in dirty {
+            match known.section(&service, ids) {
+                Some(section) => sections.insert(service, Arc::new(section)),
+                None => sections.remove(&service),
+            };
+        }
+        let desired = Desired { complete: true, answers: *self.wishes.borrow(), sections };
+        self.tell.send_if_modified(|told| {
+            let changed = **told != desired;
+            if changed {
+                *told = Arc::new(desired);
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,244 @@
+//! A real etcd, a real HAProxy under its master as it is run in earnest, and apps that say who they are; all in a folder
+//! of their own. All that is started here ends with its guard.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Longest that anything here may take.
+const WITHIN: Duration = Duration::from_secs(30);
+/// The directory of the sections.
+const CONF_DIR: &str = "conf.d";
+
+/// A process and its children, killed when its guard goes.
+pub(crate) struct Guard(Child);
+
+impl Guard {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).process_group(0).spawn().unwrap())
+    }
+
+    /// `kill -9`, of the whole group.
+    pub(crate) fn kill(&mut self) {
+        let _ = killpg(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The stage.
+pub(crate) struct Lab {
+    folder: TempDir,
+    etcd: String,
+    traffic: u16,
+    haproxy: Option<Guard>,
+    lb_sync: Option<Guard>,
+    starts: u32,
+    _etcd: Guard,
+}
+
+impl Lab {
+    /// Starts etcd and, with `more` of its configuration, HAProxy: traffic goes to the backend that is named by `Host`.
+    pub(crate) fn start(more: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("lb-sync-").tempdir().unwrap();
+        let (guard, etcd) = etcd(folder.path());
+        let traffic = free_port();
+        let path = folder.path().display();
+        let base = format!(
+            "global\n stats socket {path}/admin.sock mode 600 level admin\n\
+             defaults\n mode http\n timeout connect 1s\n timeout client 5s\n timeout server 5s\n\
+             frontend traffic\n bind 127.0.0.1:{traffic}\n use_backend %[req.hdr(host),lower]\n{more}\n"
+        );
+        fs::write(folder.path().join("base.cfg"), base).unwrap();
+        fs::create_dir(folder.path().join(CONF_DIR)).unwrap();
+        let mut lab = Self { folder, etcd, traffic, haproxy: None, lb_sync: None, starts: 0, _etcd: guard };
+        until("etcd answers", || lab.etcdctl_try(&["get", "x"]).then_some(()));
+        lab.start_haproxy();
+        lab
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A file in the directory of the sections; empty if it is not there.
+    pub(crate) fn section(&self, service: &str) -> String {
+        fs::read_to_string(self.path(CONF_DIR).join(format!("50-{service}.cfg"))).unwrap_or_default()
+    }
+
+    /// Hands the section of `service` over.
+    pub(crate) fn hand_over(&self, service: &str) {
+        fs::write(self.path(CONF_DIR).join(format!("50-{service}.cfg")), "").unwrap();
+    }
+
+    /// Starts HAProxy, and returns as soon as it takes connections.
+    pub(crate) fn start_haproxy(&mut self) {
+        let log = Stdio::from(fs::File::create(self.path("haproxy.log")).unwrap());
+        let mut command = Command::new("haproxy");
+        // A relative path would be taken for an address.
+        command.args(["-W", "-S"]).arg(self.path("master.sock")).args(["-f", "base.cfg", "-f", CONF_DIR]);
+        command.current_dir(self.folder.path()).stdout(Stdio::null()).stderr(log);
+        self.haproxy = Some(Guard::start(&mut command));
+        until("HAProxy takes connections", || TcpStream::connect(("127.0.0.1", self.traffic)).ok());
+    }
+
+    /// `kill -9` of master and worker.
+    pub(crate) fn kill_haproxy(&mut self) {
+        self.haproxy = None;
+        // The worker may outlive its master by a moment.
+        until("nobody takes connections", || TcpStream::connect(("127.0.0.1", self.traffic)).err());
+    }
+
+    /// Starts `lb-sync run` with these options beside the usual ones.
+    pub(crate) fn start_lb_sync(&mut self, more: &[&str]) {
+        self.starts += 1;
+        let name = format!("lb-sync-{}.log", self.starts);
+        let log = Stdio::from(fs::File::create(self.path(&name)).unwrap());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb-sync"));
+        command.args(["run", "--etcd-endpoints", &self.etcd, "--listen", "127.0.0.1:0", "--balancer", "b"]);
+        command.args(["--haproxy-socket", "admin.sock", "--conf-dir", CONF_DIR, "--conf-base", "base.cfg"]);
+        command
+            .args(["--state-dir", "state", "--check-interval", "100ms", "--log-format", "text"])
+            .args(more);
+        self.lb_sync = Some(Guard::start(command.current_dir(self.folder.path()).stderr(log)));
+    }
+
+    pub(crate) fn kill_lb_sync(&mut self) {
+        self.lb_sync = None;
+    }
+
+    /// All that lb-sync has logged since the lab was started.
+    pub(crate) fn log(&self) -> String {
+        let read = |n| fs::read_to_string(self.path(&format!("lb-sync-{n}.log"))).unwrap();
+        (1..=self.starts).map(read).collect()
+    }
+
+    /// Writes the record of an instance that is at `port` of loopback, with `more` fields.
+    pub(crate) fn put(&self, id: &str, port: u16, more: &str) {
+        let record = format!(r#"{{"address":"127.0.0.1","port":{port}{more}}}"#);
+        assert!(self.etcdctl_try(&["put", &format!("/leasehold/v1/instances/{id}"), &record]));
+    }
+
+    pub(crate) fn delete(&self, id: &str) {
+        assert!(self.etcdctl_try(&["del", &format!("/leasehold/v1/instances/{id}")]));
+    }
+
+    fn etcdctl_try(&self, args: &[&str]) -> bool {
+        let mut etcdctl = Command::new("etcdctl");
+        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.etcd, "--command-timeout", "5s"]);
+        etcdctl.args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    }
+
+    /// HAProxy's answer to one command.
+    pub(crate) fn ask(&self, command: &str) -> String {
+        let Ok(mut stream) = UnixStream::connect(self.path("admin.sock")) else { return String::new() };
+        stream.set_read_timeout(Some(WITHIN)).unwrap();
+        let mut answer = String::new();
+        if writeln!(stream, "{command}").is_ok() {
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer
+    }
+
+    /// HAProxy's servers, as `name id address:port admin-state weight`, by backend.
+    pub(crate) fn servers(&self, backend: &str) -> Vec<String> {
+        let text = self.ask("show servers state");
+        let rows = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let rows = rows.filter(|row| row.len() > 18 && row[1] == backend);
+        let mut rows: Vec<_> = rows
+            .map(|row| format!("{} {} {}:{} {} {}", row[3], row[2], row[4], row[18], row[6], row[7]))
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    /// The names of HAProxy's servers in rotation.
+    pub(crate) fn serving(&self, backend: &str) -> Vec<String> {
+        // 4: it was `disabled` in the configuration, which stays when it is put into rotation.
+        let ready = |row: &String| row.split(' ').nth(3).is_some_and(|state| state == "0" || state == "4");
+        let rows = self.servers(backend).into_iter().filter(ready);
+        rows.map(|row| row.split(' ').next().unwrap().to_owned()).collect()
+    }
+
+    /// HAProxy's worker.
+    pub(crate) fn pid(&self) -> String {
+        let info = self.ask("show info");
+        info.lines().find_map(|line| line.strip_prefix("Pid: ")).unwrap_or_default().to_owned()
+    }
+
+    /// One request for `service`: the status, and who answered.
+    pub(crate) fn request(&self, service: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.traffic)).unwrap();
+        stream.set_read_timeout(Some(WITHIN)).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nHost: {service}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap_or_default().to_owned();
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, body.to_owned())
+    }
+}
+
+/// An app on a port of its own, until the test ends; answers everything with `name`. Returns the port.
+pub(crate) fn app(name: &str) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    port
+}
+
+fn etcd(folder: &Path) -> (Guard, String) {
+    let [client, peer] = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
+    let log = Stdio::from(fs::File::create(folder.join("etcd.log")).unwrap());
+    let mut command = Command::new("etcd");
+    command.arg("--data-dir").arg(folder.join("etcd"));
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}"), "--logger", "zap"]);
+    (Guard::start(command.stdout(Stdio::null()).stderr(log)), client)
+}
+
+/// A port below those that the kernel gives to outgoing connections, such that no other process's connection is in
+/// its way a moment later.
+fn free_port() -> u16 {
+    (0..1_000)
+        .map(|_| 20_000 + fastrand::u16(..6_000))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
+}
+
+/// What `look` sees once it sees something.
+#[expect(clippy::disallowed_methods, reason = "a test of processes waits for them by the clock")]
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    while start.elapsed() < WITHIN {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not within {WITHIN:?}: {what}");
+}
