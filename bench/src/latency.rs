@@ -1,9 +1,7 @@
 //! From a put to the first request served, and from the end of its lease to the last one: Leasehold and the limit in
 //! turns, on the same etcd and the same HAProxy.
 
-mod backend;
 mod limit;
-mod poller;
 mod way;
 
 use std::time::Duration;

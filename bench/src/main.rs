@@ -1,8 +1,14 @@
 //! Leasehold beside the limit, measured in one run on real processes.
 
+mod app;
+mod churn;
 mod latency;
 mod machine;
+mod poller;
+mod registrant;
+mod scale;
 mod screen;
+mod socket;
 mod table;
 
 use std::process::ExitCode;
@@ -10,7 +16,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::latency::Plan;
 use crate::screen::say_error;
 
 /// How fast Leasehold is beside the least that could do the same.
@@ -24,7 +29,11 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Measure {
     /// From a key in etcd to the first request served, and from its end to the last one.
-    Latency(Plan),
+    Latency(latency::Plan),
+    /// What clients notice while instances are replaced, moved and weighed; fails if it is anything.
+    Churn(churn::Plan),
+    /// What thousands of instances cost, beside the same commands on HAProxy alone.
+    Scale(scale::Plan),
 }
 
 #[tokio::main]
@@ -41,5 +50,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<()> {
     match args.measure {
         Measure::Latency(plan) => Box::pin(latency::run(plan)).await,
+        Measure::Churn(plan) => Box::pin(churn::run(plan)).await,
+        Measure::Scale(plan) => Box::pin(scale::run(plan)).await,
     }
 }

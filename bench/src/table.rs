@@ -1,6 +1,6 @@
 //! Times in a table, with the ratio beside them.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 /// What one way took, once for each round.
@@ -18,10 +18,54 @@ impl Times {
         self.0.sort_unstable();
     }
 
+    /// Half of them were not longer.
+    pub(crate) fn median_ms(&self) -> f64 {
+        self.ms(50)
+    }
+
     fn ms(&self, percent: usize) -> f64 {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0)
     }
+}
+
+/// Rows of a table under construction.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows(String);
+
+impl Rows {
+    /// Begins with a title and the names of the columns.
+    pub(crate) fn new(title: &str, columns: &[&str]) -> Self {
+        let mut rows = Self(String::new());
+        rows.push(title, columns.iter().copied());
+        rows
+    }
+
+    /// Adds a row.
+    pub(crate) fn push(&mut self, name: &str, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+        let _ = write!(self.0, "{name:<40}");
+        for cell in cells {
+            let _ = write!(self.0, "{:>16}", cell.as_ref());
+        }
+        self.0.push('\n');
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.trim_end())
+    }
+}
+
+/// Milliseconds as a cell.
+pub(crate) fn ms(ms: f64) -> String {
+    format!("{ms:.2} ms")
+}
+
+/// How many times `limit` `ours` is, as a cell; nothing to be a multiple of is a dash.
+pub(crate) fn ratio(ours: f64, limit: f64) -> String {
+    let ratio = ours / limit;
+    if ratio.is_finite() { format!("{ratio:.2}×") } else { "–".into() }
 }
 
 /// A table of two ways and their ratio.
@@ -39,10 +83,8 @@ pub(crate) fn of(title: &str, ours: (&str, &Times), limit: (&str, &Times)) -> St
     }
     let _ = write!(text, "\n  {:<26}", "ratio");
     for (_, percent) in COLUMNS {
-        let ratio = ours.1.ms(percent) / limit.1.ms(percent);
-        // No request came any more after the wish was sent: nothing to be a multiple of.
-        let ratio = if ratio.is_finite() { format!("{ratio:.2}×") } else { "–".into() };
-        let _ = write!(text, "{ratio:>10}");
+        // No request may have come any more after the wish was sent.
+        let _ = write!(text, "{:>10}", ratio(ours.1.ms(percent), limit.1.ms(percent)));
     }
     text
 }

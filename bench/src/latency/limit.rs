@@ -1,16 +1,16 @@
 //! The limit: a watch and a socket, and nothing between. It knows one server, trusts every record, survives nothing;
 //! whatever follows the registry has to do at least this.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use etcd_client::{Client, EventType, KeyValue, WatchOptions};
 use serde_json::Value;
 use stack::Stack;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
+
+use crate::socket::Socket;
 
 /// Where its records stand.
 pub(super) const PREFIX: &str = "/limit/v1";
@@ -18,8 +18,6 @@ pub(super) const PREFIX: &str = "/limit/v1";
 const SERVER: &str = "limit/one";
 /// The same options that lb-sync gives a server; the id is below lb-sync's, so that it leaves this one alone.
 const OPTIONS: &str = "id 1 weight 100 check inter 2s rise 1 fall 2 pool-purge-delay 5s pool-max-conn -1";
-/// Tries of a delete. HAProxy 2.6 refuses it while a pooled connection is closing, which takes microseconds.
-const DELETES_MAX: u16 = 1_000;
 
 /// The running watcher, in a thread of its own.
 #[derive(Debug)]
@@ -64,7 +62,7 @@ async fn follow(endpoint: String, socket: PathBuf, ready: oneshot::Sender<()>) -
         for event in answer.events() {
             match event.event_type() {
                 EventType::Put => add(&mut haproxy, event.kv().context("a put without a key")?).await?,
-                EventType::Delete => remove(&mut haproxy).await?,
+                EventType::Delete => haproxy.delete(SERVER).await?,
             }
         }
     }
@@ -82,42 +80,4 @@ async fn add(haproxy: &mut Socket, kv: &KeyValue) -> Result<()> {
     ];
     haproxy.send(&commands).await?;
     Ok(())
-}
-
-async fn remove(haproxy: &mut Socket) -> Result<()> {
-    haproxy.send(&[format!("set server {SERVER} state maint")]).await?;
-    for port in 1..=DELETES_MAX {
-        // A new address drops the pooled connections, which would hold the server for seconds.
-        let commands =
-            [format!("set server {SERVER} addr 127.0.0.9 port {port}"), format!("del server {SERVER}")];
-        if haproxy.send(&commands).await?.contains("Server deleted") {
-            return Ok(());
-        }
-    }
-    bail!("HAProxy did not delete {SERVER}")
-}
-
-/// A session on the runtime socket that is kept.
-struct Socket {
-    stream: BufReader<UnixStream>,
-}
-
-impl Socket {
-    async fn connect(path: &Path) -> Result<Self> {
-        let mut socket = Self { stream: BufReader::new(UnixStream::connect(path).await?) };
-        socket.send(&["prompt".into()]).await?;
-        Ok(socket)
-    }
-
-    /// Sends all commands at once, and returns all answers.
-    async fn send(&mut self, commands: &[String]) -> Result<String> {
-        let text: String = commands.iter().flat_map(|command| [command, "\n"]).collect();
-        self.stream.write_all(text.as_bytes()).await?;
-        let (mut answers, mut prompts) = (Vec::new(), 0);
-        while prompts < commands.len() {
-            answers.push(self.stream.read_u8().await.context("HAProxy closed the socket")?);
-            prompts += usize::from(answers.ends_with(b"\n> "));
-        }
-        Ok(String::from_utf8_lossy(&answers).into_owned())
-    }
 }

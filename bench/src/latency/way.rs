@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use etcd_client::{Client, PutOptions};
+use stack::port::loopback;
 use stack::{Clock, Stack, wait};
 
 use super::Leave;
-use super::backend::Backend;
-use super::poller::Poller;
+use crate::app::App;
+use crate::poller::{Poller, Question};
 
 /// For a lease that is never kept alive: longer than a round.
 const LEASE_TTL_S: i64 = 60;
@@ -22,7 +23,7 @@ pub(super) struct Way<'s> {
     stack: &'s Stack,
     service: &'static str,
     key: String,
-    backend: Backend,
+    app: App,
     etcd: Client,
 }
 
@@ -33,7 +34,7 @@ impl<'s> Way<'s> {
             stack,
             service,
             key: format!("{prefix}/instances/{service}/one"),
-            backend: Backend::start(stack.ports().free()?).await?,
+            app: App::start(loopback(stack.ports().free()?), "one").await?,
             // One connection for all rounds: it is not what is measured.
             etcd: Box::pin(Client::connect([stack.etcd().endpoint()], None)).await?,
         })
@@ -42,9 +43,9 @@ impl<'s> Way<'s> {
     /// An instance joins and leaves: how long until its first request was answered, and until its last came.
     pub(super) async fn round(&mut self, how: Leave) -> Result<(Duration, Duration)> {
         let port = self.stack.haproxy().layout().traffic_port;
-        let mut poller = Poller::start(port, self.service);
+        let mut poller = Poller::start(Question::of(port, self.service));
         let lease = self.etcd.lease_grant(LEASE_TTL_S, None).await?.id();
-        let record = serde_json::json!({ "address": "127.0.0.1", "port": self.backend.port() }).to_string();
+        let record = serde_json::json!({ "address": "127.0.0.1", "port": self.app.port() }).to_string();
         poller.until("nobody served", |met| met.refused >= SETTLED).await?;
 
         let put = Clock.now();
@@ -68,7 +69,7 @@ impl<'s> Way<'s> {
         if how == Leave::Delete {
             self.etcd.lease_revoke(lease).await?;
         }
-        Ok((join, self.backend.last_hit().since(ended)))
+        Ok((join, self.app.last_hit().since(ended)))
     }
 
     async fn until_deleted(&self) -> Result<()> {

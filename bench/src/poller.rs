@@ -15,33 +15,59 @@ const SEEN_MAX: Duration = Duration::from_secs(20);
 /// Longest answer that is read over, in bytes.
 const BODY_LEN_MAX: u64 = 64 * 1024;
 
+/// What is asked, and whose answer counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    port: u16,
+    request: String,
+    /// In the answer of who is meant.
+    mark: Option<String>,
+}
+
 /// What the requests have met.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Met {
-    /// Answers from the app.
-    pub(super) served: u64,
+pub(crate) struct Met {
+    /// Answers from who is meant.
+    pub(crate) served: u64,
     /// Everything else since the last of these, or since the beginning.
-    pub(super) refused: u64,
-    /// When the first answer from the app was there.
-    pub(super) first_served: Option<Tick>,
+    pub(crate) refused: u64,
+    /// When the first answer from who is meant was there.
+    pub(crate) first_served: Option<Tick>,
 }
 
 /// A running poller; it ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Poller {
+pub(crate) struct Poller {
     met: watch::Receiver<Met>,
     task: JoinHandle<()>,
 }
 
+impl Question {
+    /// Any instance of `service`, at HAProxy's `port`.
+    pub(crate) fn of(port: u16, service: &str) -> Self {
+        Self { port, request: format!("GET / HTTP/1.1\r\nHost: {service}\r\n\r\n"), mark: None }
+    }
+
+    /// The instance `name` of `service`, asked for by the cookie of its clients.
+    pub(crate) fn of_instance(port: u16, service: &str, name: &str) -> Self {
+        let request = format!("GET / HTTP/1.1\r\nHost: {service}\r\nCookie: LBI={name}\r\n\r\n");
+        Self { port, request, mark: Some(format!("\"{name}\"")) }
+    }
+
+    fn is_meant(&self, status: Option<u16>, body: &[u8]) -> bool {
+        let marked = |mark: &String| String::from_utf8_lossy(body).contains(mark);
+        status == Some(200) && self.mark.as_ref().is_none_or(marked)
+    }
+}
+
 impl Poller {
-    /// Starts to ask for `service` at `port`.
-    pub(super) fn start(port: u16, service: &str) -> Self {
+    /// Starts to ask.
+    pub(crate) fn start(question: Question) -> Self {
         let (tell, met) = watch::channel(Met::default());
-        let request = format!("GET / HTTP/1.1\r\nHost: {service}\r\n\r\n");
         let task = tokio::spawn(async move {
             let mut connection = None;
             loop {
-                let served = ask(&mut connection, port, &request).await.unwrap_or(false);
+                let served = ask(&mut connection, &question).await.unwrap_or(false);
                 let at = Clock.now();
                 tell.send_modify(|met| met.take(served, at));
             }
@@ -50,7 +76,7 @@ impl Poller {
     }
 
     /// Waits until `condition` holds.
-    pub(super) async fn until(&mut self, what: &str, condition: impl Fn(&Met) -> bool) -> Result<Met> {
+    pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Met) -> bool) -> Result<Met> {
         let seen = tokio::time::timeout(SEEN_MAX, self.met.wait_for(condition)).await;
         let seen = seen.with_context(|| format!("not seen within {SEEN_MAX:?}: {what}"))?;
         Ok(*seen.context("the poller has ended")?)
@@ -75,11 +101,11 @@ impl Drop for Poller {
     }
 }
 
-/// Asks once, on the same connection for as long as HAProxy keeps it. Whether the app answered.
-async fn ask(connection: &mut Option<BufReader<TcpStream>>, port: u16, request: &str) -> Result<bool> {
+/// Asks once, on the same connection for as long as HAProxy keeps it. Whether it was answered by who is meant.
+async fn ask(connection: &mut Option<BufReader<TcpStream>>, question: &Question) -> Result<bool> {
     let kept = connection.take();
-    let mut stream = if let Some(stream) = kept { stream } else { connect(port).await? };
-    stream.write_all(request.as_bytes()).await?;
+    let mut stream = if let Some(stream) = kept { stream } else { connect(question.port).await? };
+    stream.write_all(question.request.as_bytes()).await?;
     let (mut status, mut length, mut goes_on, mut line) = (None, 0, true, String::new());
     loop {
         line.clear();
@@ -99,7 +125,7 @@ async fn ask(connection: &mut Option<BufReader<TcpStream>>, port: u16, request: 
     if goes_on {
         *connection = Some(stream);
     }
-    Ok(status == Some(200))
+    Ok(question.is_meant(status, &body))
 }
 
 async fn connect(port: u16) -> Result<BufReader<TcpStream>> {

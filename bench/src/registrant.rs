@@ -1,0 +1,110 @@
+//! A bare client of the registry, as any language can be one: a lease, a put, and the acks read.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
+use serde_json::Value;
+use stack::lb_sync::BALANCER;
+use stack::{Clock, PREFIX, Stack};
+
+/// Longest that a call may take; it is a millisecond or two.
+const CALL_MAX: Duration = Duration::from_secs(5);
+/// For leases that are never kept alive: longer than any run.
+const LEASE_TTL_S: i64 = 4 * 60 * 60;
+/// Longest that an ack may take: above what an instance gives its requests in flight (30 s).
+const ACK_MAX: Duration = Duration::from_mins(1);
+/// Pause between two looks at an ack, which bounds how exactly its time is known.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// The client of one service.
+#[derive(Clone)]
+pub(crate) struct Registrant {
+    /// One connection for all calls: it is not what is measured.
+    etcd: Client,
+    service: &'static str,
+}
+
+impl Registrant {
+    pub(crate) async fn connect(stack: &Stack, service: &'static str) -> Result<Self> {
+        Ok(Self { etcd: Box::pin(Client::connect([stack.etcd().endpoint()], None)).await?, service })
+    }
+
+    pub(crate) async fn lease(&self) -> Result<i64> {
+        let mut etcd = self.etcd.clone();
+        Ok(called("grant a lease", etcd.lease_grant(LEASE_TTL_S, None)).await?.id())
+    }
+
+    /// Ends a lease, and every key under it.
+    pub(crate) async fn revoke(&self, lease: i64) -> Result<()> {
+        let mut etcd = self.etcd.clone();
+        called("revoke a lease", etcd.lease_revoke(lease)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn put(&self, instance: &str, record: &Value, lease: i64) -> Result<()> {
+        let mut etcd = self.etcd.clone();
+        let options = PutOptions::new().with_lease(lease);
+        called("put a record", etcd.put(self.key(instance), record.to_string(), Some(options))).await?;
+        Ok(())
+    }
+
+    /// Puts all of `records` in one transaction.
+    pub(crate) async fn put_together(&self, records: &[(String, Value)], lease: i64) -> Result<()> {
+        let put = |(instance, record): &(String, Value)| {
+            let options = PutOptions::new().with_lease(lease);
+            TxnOp::put(self.key(instance), record.to_string(), Some(options))
+        };
+        let puts: Vec<TxnOp> = records.iter().map(put).collect();
+        let mut etcd = self.etcd.clone();
+        called("put records", etcd.txn(Txn::new().and_then(puts))).await?;
+        Ok(())
+    }
+
+    /// Waits until the balancer has said `state` for `owner`.
+    pub(crate) async fn acked(&self, instance: &str, owner: &str, state: &str) -> Result<()> {
+        let said = |ack: Option<Value>| ack.is_some_and(|ack| ack["owner"] == owner && ack["state"] == state);
+        self.until_ack(instance, said).await
+    }
+
+    /// Waits until the balancer says nothing of it any more.
+    pub(crate) async fn unacked(&self, instance: &str) -> Result<()> {
+        self.until_ack(instance, |ack| ack.is_none()).await
+    }
+
+    async fn until_ack(&self, instance: &str, wanted: impl Fn(Option<Value>) -> bool) -> Result<()> {
+        let start = Clock.now();
+        while !wanted(self.ack(instance).await?) {
+            if Clock.now().since(start) > ACK_MAX {
+                bail!("not acked within {ACK_MAX:?}: {instance}");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// How many acks there are.
+    pub(crate) async fn ack_count(&self) -> Result<u64> {
+        let options = GetOptions::new().with_prefix().with_count_only();
+        let mut etcd = self.etcd.clone();
+        let key = format!("{PREFIX}/acks/{}/", self.service);
+        Ok(u64::try_from(called("count acks", etcd.get(key, Some(options))).await?.count())?)
+    }
+
+    async fn ack(&self, instance: &str) -> Result<Option<Value>> {
+        let mut etcd = self.etcd.clone();
+        let key = format!("{PREFIX}/acks/{}/{instance}/{BALANCER}", self.service);
+        let answer = called("get an ack", etcd.get(key, None)).await?;
+        answer.kvs().first().map(|kv| serde_json::from_slice(kv.value()).context("not an ack")).transpose()
+    }
+
+    fn key(&self, instance: &str) -> String {
+        format!("{PREFIX}/instances/{}/{instance}", self.service)
+    }
+}
+
+async fn called<T>(what: &str, call: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
+    let answer = tokio::time::timeout(CALL_MAX, Box::pin(call)).await;
+    let answer = answer.with_context(|| format!("cannot {what}: no answer within {CALL_MAX:?}"))?;
+    answer.with_context(|| format!("cannot {what}"))
+}

@@ -1,0 +1,95 @@
+//! Thousands of instances in one service: what they cost, beside what the same commands cost HAProxy alone.
+
+mod alone;
+mod change;
+mod crowd;
+mod process;
+mod registered;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::value_parser;
+use stack::load::{Rate, Report};
+use stack::{PerSecond as _, Stack};
+
+use crate::machine;
+use crate::screen::say;
+use crate::table::{Rows, ms, ratio};
+use alone::Alone;
+use change::Changes;
+use registered::Registered;
+
+/// The service.
+const SERVICE: &str = "web";
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// How many instances; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000],
+          value_parser = value_parser!(u32).range(2..=crowd::SIZE_MAX))]
+    instances: Vec<u32>,
+}
+
+/// Measures and prints.
+pub(crate) async fn run(plan: Plan) -> Result<()> {
+    let stack = Stack::native().start().await?;
+    say(machine::describe(&stack).await?);
+    stack.end().await?;
+    for count in plan.instances {
+        let alone = Box::pin(alone::measure(count)).await?;
+        let registered = Box::pin(registered::measure(count)).await?;
+        say("");
+        say(table(count, &registered, &alone));
+        say(costs(&registered, &alone));
+    }
+    Ok(())
+}
+
+/// The load during all of it.
+fn rate() -> Rate {
+    200.per_second()
+}
+
+fn table(count: u32, ours: &Registered, alone: &Alone) -> Rows {
+    let mut rows = Rows::new(&format!("{count} instances"), &["Leasehold", "HAProxy alone", "ratio"]);
+    let mut both = |name: &str, ours: f64, alone: f64| {
+        rows.push(name, [ms(ours), ms(alone), ratio(ours, alone)]);
+    };
+    let median = |changes: &Changes| {
+        let Changes { join, weigh, leave } = changes;
+        [join, weigh, leave].map(crate::table::Times::median_ms)
+    };
+    let ([join, weigh, leave], [join_alone, weigh_alone, leave_alone]) =
+        (median(&ours.changes), median(&alone.changes));
+    both("first put → all in rotation", millis(ours.ready), millis(alone.ready));
+    both("one more: put → first request", join, join_alone);
+    both("one weight: put → in HAProxy", weigh, weigh_alone);
+    both("one less: draining → acknowledged", leave, leave_alone);
+    both("slowest request of all that time", millis(ours.load.max), millis(alone.load.max));
+    let failed = |load: &Report| format!("{} of {}", load.failed, load.sent);
+    rows.push("failed requests", [failed(&ours.load), failed(&alone.load)]);
+    rows
+}
+
+/// What has nothing to stand beside.
+fn costs(ours: &Registered, alone: &Alone) -> Rows {
+    let mut rows = Rows::new("", &["lb-sync"]);
+    let mut one = |name: &str, cell: String| rows.push(name, [cell]);
+    one("first put → last put", ms(millis(ours.puts)));
+    one("first put → all acks written", ms(millis(ours.acked)));
+    one("processor for all that", ms(millis(ours.processor)));
+    let memory = [ours.cost.resident_kb, ours.cost.peak_kb].map(|kb| format!("{:.1} MB", kb / 1_024.0));
+    let [resident, peak] = memory;
+    one("memory", resident);
+    one("memory at most", peak);
+    one("idle, of one core", format!("{:.2} %", 100.0 * ours.cost.idle_share));
+    one("a pass with nothing to do, processor", ms(millis(ours.cost.audit)));
+    one("(HAProxy alone: `show servers state`)", ms(millis(alone.show)));
+    rows
+}
+
+fn millis(time: Duration) -> f64 {
+    1_000.0 * time.as_secs_f64()
+}

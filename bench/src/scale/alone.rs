@@ -1,0 +1,126 @@
+//! HAProxy alone: the same commands as lb-sync's, from a list, on one session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use stack::haproxy::{HaProxy, Layout};
+use stack::home::Home;
+use stack::load::{Load, Plan, Report};
+use stack::port::{Ports, loopback};
+use stack::{Clock, wait};
+
+use super::change::{Changes, Hand, WEIGHT};
+use super::crowd::{Crowd, EXTRA};
+use super::{SERVICE, rate};
+use crate::socket::Socket;
+
+/// Commands in one write, as many as lb-sync sends under traffic.
+const TOGETHER: usize = 10;
+/// What lb-sync gives a server besides.
+const OPTIONS: &str = "pool-purge-delay 5s pool-max-conn -1";
+/// Ids as lb-sync's.
+const ID_BASE: u32 = 10_000;
+/// Longest that requests in flight may take.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// What was measured.
+#[derive(Debug)]
+pub(super) struct Alone {
+    /// From the first command to the last answer.
+    pub(super) ready: Duration,
+    /// One answer to `show servers state`, which is most of what an audit has to ask.
+    pub(super) show: Duration,
+    pub(super) changes: Changes,
+    pub(super) load: Report,
+}
+
+/// The one that comes and goes, by commands.
+struct Extra {
+    haproxy: Socket,
+    addr: String,
+    id: u32,
+    backend: u32,
+}
+
+pub(super) async fn measure(count: u32) -> Result<Alone> {
+    let (home, ports) = (Arc::new(Home::new()?), Ports::claim()?);
+    let layout = Layout {
+        socket: home.join("haproxy.sock"),
+        traffic_port: ports.free()?,
+        stats_port: ports.free()?,
+        services: vec![SERVICE.into()],
+        affinity: true,
+    };
+    let (port, crowd) = (layout.traffic_port, Crowd::start(&ports).await?);
+    let haproxy = HaProxy::launch(&home, layout).await?;
+    let mut socket = Socket::connect(haproxy.socket()).await?;
+    let server = |n: u32| {
+        let (address, port) = crowd.place(n);
+        add(&Crowd::name(n), &format!("{address}:{port}"), ID_BASE + n)
+    };
+    socket.send(&server(0)).await?;
+    let (service, rate) = (SERVICE.into(), rate());
+    let load = Load::start(Plan { target: loopback(port), service, rate, sticky_clients: 0 })?;
+
+    let commands: Vec<String> = (1..count).flat_map(server).collect();
+    let start = Clock.now();
+    for some in commands.chunks(TOGETHER) {
+        let answers = socket.send(some).await?;
+        if answers.matches("New server registered").count() != some.len() / 2 {
+            bail!("HAProxy refused: {answers}");
+        }
+    }
+    let ready = Clock.now().since(start);
+    let backend = socket.backend_id(SERVICE).await?;
+    anyhow::ensure!(socket.active(backend).await? == count, "not all servers are in rotation");
+    let start = Clock.now();
+    socket.ask(format!("show servers state {SERVICE}")).await?;
+    let show = Clock.now().since(start);
+    let addr = loopback(crowd.extra_port()).to_string();
+    let haproxy_too = Socket::connect(haproxy.socket()).await?;
+    let mut extra = Extra { haproxy: haproxy_too, addr, id: ID_BASE + count, backend };
+    let changes = Changes::measure(&mut extra, &mut socket, port).await?;
+    Ok(Alone { ready, show, changes, load: load.stop().await })
+}
+
+/// The commands with which a server joins.
+fn add(name: &str, addr: &str, id: u32) -> [String; 2] {
+    [
+        format!("add server {SERVICE}/{name} {addr} id {id} weight 100 {OPTIONS}"),
+        format!("set server {SERVICE}/{name} state ready"),
+    ]
+}
+
+impl Hand for Extra {
+    async fn join(&mut self) -> Result<()> {
+        self.haproxy.send(&add(EXTRA, &self.addr, self.id)).await?;
+        Ok(())
+    }
+
+    async fn rested(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn weigh(&mut self) -> Result<()> {
+        self.haproxy.ask(format!("set server {SERVICE}/{EXTRA} weight {WEIGHT}")).await?;
+        Ok(())
+    }
+
+    async fn leave(&mut self) -> Result<()> {
+        self.haproxy.ask(format!("set server {SERVICE}/{EXTRA} state maint")).await?;
+        let (backend, id) = (self.backend, self.id);
+        wait::until(IDLE_MAX, "nothing in flight", async || {
+            let row = self.haproxy.ask(format!("show stat {backend} 4 {id}")).await?;
+            let idle = ["scur", "qcur"].map(|name| Socket::column(&row, name));
+            let [current, queued] = idle;
+            Ok((current.context("no scur")? == 0 && queued.unwrap_or(0) == 0).then_some(()))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn delete(&mut self) -> Result<()> {
+        self.haproxy.delete(&format!("{SERVICE}/{EXTRA}")).await
+    }
+}

@@ -1,0 +1,144 @@
+//! Leasehold: records in etcd, and lb-sync does the rest.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use stack::load::Report;
+use stack::{Clock, Stack, Tick, wait};
+
+use super::change::{Changes, Hand, WEIGHT, WEIGHT_FIRST};
+use super::crowd::{Crowd, EXTRA};
+use super::process::{Cost, processor};
+use super::{SERVICE, rate};
+use crate::registrant::Registrant;
+use crate::socket::Socket;
+
+/// Records in one transaction; etcd takes 128.
+const TOGETHER: usize = 100;
+/// Longest until all are there: some 30 times what 10,000 take.
+const READY_MAX: Duration = Duration::from_mins(5);
+/// Longest until the first is.
+const SEEN_MAX: Duration = Duration::from_secs(20);
+
+/// What was measured.
+#[derive(Debug)]
+pub(super) struct Registered {
+    /// From the first put on: until the last was answered, until all were in rotation, until all acks stood.
+    pub(super) puts: Duration,
+    pub(super) ready: Duration,
+    pub(super) acked: Duration,
+    /// What lb-sync had used by then.
+    pub(super) processor: Duration,
+    pub(super) cost: Cost,
+    pub(super) changes: Changes,
+    pub(super) load: Report,
+}
+
+/// The one that comes and goes, as a bare client.
+struct Extra<'r> {
+    registrant: &'r Registrant,
+    port: u16,
+    lease: i64,
+    /// Each has an owner of its own: its acks are told from the last one's.
+    life: u32,
+    weight: u32,
+}
+
+pub(super) async fn measure(count: u32) -> Result<Registered> {
+    let stack = Stack::native().with_affinity().with_lb_sync_flag("--check-interval", "0s").start().await?;
+    let crowd = Crowd::start(stack.ports()).await?;
+    let registrant = Registrant::connect(&stack, SERVICE).await?;
+    let mut haproxy = Socket::connect(stack.haproxy().socket()).await?;
+    let pid = stack.lb_sync().daemon().process()?.pid();
+    let lease = registrant.lease().await?;
+
+    // One is there from the beginning: there has to be somebody to serve the load.
+    registrant.put(&Crowd::name(0), &crowd.record(0), lease).await?;
+    stack.wait_until(SEEN_MAX, "the first instance up", |seen| !seen.up(SERVICE).is_empty()).await?;
+    let load = stack.start_load(SERVICE, rate(), 0)?;
+    let start = Clock.now();
+    let (puts, ready) = tokio::try_join!(
+        put_all(&registrant, &crowd, lease, count),
+        all_ready(&stack, &mut haproxy, count),
+    )?;
+    let acks = async || Ok((registrant.ack_count().await? >= u64::from(count)).then_some(()));
+    wait::until(READY_MAX, format!("{count} acks"), acks).await?;
+    let (acked, processor) = (Clock.now(), processor(pid)?);
+    let cost = Cost::of_idle(pid).await?;
+    let mut extra =
+        Extra { registrant: &registrant, port: crowd.extra_port(), lease: 0, life: 0, weight: WEIGHT_FIRST };
+    let port = stack.haproxy().layout().traffic_port;
+    let changes = Changes::measure(&mut extra, &mut haproxy, port).await?;
+    let load = load.stop().await;
+    stack.end().await?;
+    let [puts, ready, acked] = [puts, ready, acked].map(|tick| tick.since(start));
+    Ok(Registered { puts, ready, acked, processor, cost, changes, load })
+}
+
+/// Puts all but the first; when the last was answered.
+async fn put_all(registrant: &Registrant, crowd: &Crowd, lease: i64, count: u32) -> Result<Tick> {
+    let records: Vec<(String, Value)> = (1..count).map(|n| (Crowd::name(n), crowd.record(n))).collect();
+    for some in records.chunks(TOGETHER) {
+        registrant.put_together(some, lease).await?;
+    }
+    Ok(Clock.now())
+}
+
+/// When HAProxy has `count` servers in rotation, by the backend's own count of them, which is cheap at any size.
+async fn all_ready(stack: &Stack, haproxy: &mut Socket, count: u32) -> Result<Tick> {
+    let backend = haproxy.backend_id(SERVICE).await?;
+    let what = format!("{count} servers in rotation");
+    wait::until(READY_MAX, what, async || {
+        if let Some(surprise) = stack.surprises().pop() {
+            bail!(surprise);
+        }
+        Ok((haproxy.active(backend).await? >= count).then_some(()))
+    })
+    .await?;
+    Ok(Clock.now())
+}
+
+impl Extra<'_> {
+    fn owner(&self) -> String {
+        format!("life-{}", self.life)
+    }
+
+    async fn put(&self, state: &str) -> Result<()> {
+        let (port, owner, weight) = (self.port, self.owner(), self.weight);
+        let record =
+            json!({ "address": "127.0.0.1", "port": port, "owner": owner, "weight": weight, "state": state });
+        self.registrant.put(EXTRA, &record, self.lease).await
+    }
+}
+
+impl Hand for Extra<'_> {
+    async fn join(&mut self) -> Result<()> {
+        self.life += 1;
+        self.lease = self.registrant.lease().await?;
+        self.weight = WEIGHT_FIRST;
+        self.put("up").await
+    }
+
+    async fn rested(&mut self) -> Result<()> {
+        // An ack to a new owner is written by the pass after the one that made the last change and read it back.
+        self.life += 1;
+        self.put("up").await?;
+        self.registrant.acked(EXTRA, &self.owner(), "serving").await
+    }
+
+    async fn weigh(&mut self) -> Result<()> {
+        self.weight = WEIGHT;
+        self.put("up").await
+    }
+
+    async fn leave(&mut self) -> Result<()> {
+        self.put("draining").await?;
+        self.registrant.acked(EXTRA, &self.owner(), "drained").await
+    }
+
+    async fn delete(&mut self) -> Result<()> {
+        self.registrant.revoke(self.lease).await?;
+        self.registrant.unacked(EXTRA).await
+    }
+}
