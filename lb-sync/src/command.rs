@@ -73,8 +73,10 @@ impl CommandError {
 
 /// The options, checked as `run` checks them. Who looks leaves no trace: no directory is made, no snapshot set aside.
 fn configured(mut options: RunOptions, host: &str) -> Result<RunConfig, RunError> {
-    options.state_dir = None;
-    RunConfig::new(options, host)
+    let state_dir = options.state_dir.take();
+    let mut config = RunConfig::new(options, host)?;
+    config.state_dir = state_dir;
+    Ok(config)
 }
 
 impl Told {

@@ -37,6 +37,7 @@ use crate::plan::observed::Observed;
 use crate::view::{Scope, View};
 use desired::{Desired, Known};
 use ids_file::IdsKeeper;
+pub(crate) use ids_file::peek as peek_ids;
 pub use options::{FilesConfig, FilesError, FilesOptions, HttpCheck, Started, Task};
 use pace::Pace;
 pub use reloads::Reason;

@@ -35,8 +35,8 @@ pub struct RunConfig {
     pub(crate) balancer: BalancerName,
     pub(crate) listen: SocketAddr,
     ttl: Duration,
-    state_dir: Option<PathBuf>,
-    files: FilesOptions,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) files: FilesOptions,
 }
 
 /// What `run` cannot be begun or gone on with.

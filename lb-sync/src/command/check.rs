@@ -4,8 +4,8 @@ mod backends;
 mod etcd;
 mod finding;
 mod haproxy;
+mod places;
 mod port;
-mod state;
 mod version;
 
 use finding::{Finding, render, to_json};
@@ -15,12 +15,11 @@ use crate::run::RunConfig;
 
 /// Exit code 0; 1 if anything failed. Warnings do not. `host` is the host's name.
 pub async fn check(options: LookOptions, host: &str) -> Told {
-    let (output, etcd, state_dir) = (options.output, options.run.etcd.clone(), options.run.state_dir.clone());
-    let mut findings = match configured(options.run, host) {
+    let (output, etcd) = (options.output, options.run.etcd.clone());
+    let findings = match configured(options.run, host) {
         Ok(config) => findings(&config, &etcd).await,
         Err(error) => vec![Finding::by_error("configuration", &error)],
     };
-    findings.push(state::directory(state_dir.as_deref()));
     let code = if findings.iter().any(Finding::is_failed) { FAILED } else { 0 };
     match output {
         Output::Text => Told { text: render(&findings), code },
@@ -46,5 +45,6 @@ async fn findings(config: &RunConfig, etcd: &registry::session::EtcdOptions) -> 
         findings.extend(haproxy::inside(dialogue, config, registry.as_ref()).await);
     }
     findings.push(port::status(config.listen).await);
+    findings.extend(places::findings(config));
     findings
 }

@@ -22,7 +22,7 @@ pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, Comman
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
     let row = haproxy.stat(&instance).await?;
     let scope = Scope::Only([instance.clone()].into());
-    let next = foresee(config.pass.policy, &registry.view, &mut haproxy, &scope).await?;
+    let next = foresee(&config, &registry.view, &mut haproxy, &scope).await?;
     let facts = gather(&config, &instance, &registry, &haproxy, row, &next);
     let code = if facts.is_known() { 0 } else { FAILED };
     Ok(match look.output {

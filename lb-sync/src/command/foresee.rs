@@ -5,8 +5,10 @@ use registry::record::AckState;
 use registry::time::Clock;
 
 use super::read::Haproxy;
+use crate::files::peek_ids;
 use crate::pass::{PassError, observe};
-use crate::plan::{Planner, Policy, Step};
+use crate::plan::{Planner, Step};
+use crate::run::RunConfig;
 use crate::view::{Scope, View};
 
 /// What would be done.
@@ -20,15 +22,19 @@ pub(super) struct Foreseen {
     pub(super) foreign: Vec<InstanceId>,
 }
 
-/// Plans for `scope` as the first pass of an lb-sync that starts now would: with the servers' ids learnt from HAProxy,
-/// and the sessions of leaving servers read where the planner asks for them.
+/// Plans for `scope` as the first pass of an lb-sync that starts now would: with the ids of servers that were kept, or
+/// are learnt from HAProxy, and the sessions of leaving servers read where the planner asks for them.
 pub(super) async fn foresee(
-    policy: Policy,
+    config: &RunConfig,
     view: &View,
     haproxy: &mut Haproxy,
     scope: &Scope,
 ) -> Result<Foreseen, PassError> {
+    let policy = config.pass.policy;
     let mut planner = Planner::new(policy);
+    if let Some(kept) = config.state_dir.as_deref().and_then(|dir| peek_ids(dir, policy.id_base)) {
+        *planner.ids_mut() = kept;
+    }
     planner.start_anew(&haproxy.info.version);
     planner.learn(&haproxy.observed);
     // One moment for all: what is read after it is not too old for a decision, however many are read.

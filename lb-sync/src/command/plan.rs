@@ -16,7 +16,7 @@ pub async fn plan(options: LookOptions, host: &str) -> Result<Told, CommandError
     let config = configured(options.run, host)?;
     let registry = read::registry(&config.etcd, &config.pass).await?;
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
-    let foreseen = foresee(config.pass.policy, &registry.view, &mut haproxy, &Scope::All).await?;
+    let foreseen = foresee(&config, &registry.view, &mut haproxy, &Scope::All).await?;
     let code = if foreseen.steps.is_empty() { 0 } else { SOMETHING_TO_DO };
     Ok(match output {
         Output::Text => Told { text: text(&foreseen), code },

@@ -156,6 +156,11 @@ pub(super) fn load(dir: &Path, base: ServerId) -> Ids {
     }
 }
 
+/// The ids kept in `dir`, for who only looks: nothing is kept aside or logged. `None` if there are none to be used.
+pub(crate) fn peek(dir: &Path, base: ServerId) -> Option<Ids> {
+    read(&dir.join(FILE), base).ok()
+}
+
 /// The first free name for a file that is kept aside.
 fn aside(dir: &Path) -> PathBuf {
     let name = |n: u32| dir.join(format!("{FILE}.bad-{n}"));

@@ -15,6 +15,10 @@ fn a_plan_says_what_would_be_done_does_not_do_it_and_is_empty_once_it_is_done() 
     assert_eq!(said.out.lines().count(), 1, "{}", said.out);
     assert!(!lab.ask("show servers state").contains("web-1"), "a plan does nothing");
 
+    let kept = r#"{"format":1,"reserved":11000,"services":{"web":{"web-1":10007}}}"#;
+    std::fs::write(lab.folder().join("ids.json"), kept).unwrap();
+    lab.say("plan", &["--state-dir", lab.folder().to_str().unwrap()]).is(2, &[" id 10007 weight 100"]);
+
     let said = lab.say("plan", &["--output", "json"]);
     let json: serde_json::Value = serde_json::from_str(&said.is(2, &[]).out).unwrap();
     assert_eq!(json["steps"][0]["instance"], "web/web-1");

@@ -28,7 +28,7 @@ pub(super) async fn findings(
     let (mut services, mut foreign) = (BTreeSet::new(), vec![]);
     if let Some(registry) = registry {
         services.extend(registry.view.instances().keys().map(|id| id.service.clone()));
-        foreign = foresee(config.pass.policy, &registry.view, haproxy, &Scope::All).await?.foreign;
+        foreign = foresee(config, &registry.view, haproxy, &Scope::All).await?.foreign;
     }
     Ok(told(&found, &services, &fixed, &foreign))
 }
