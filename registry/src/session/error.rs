@@ -115,8 +115,12 @@ impl EtcdError {
             Class::Refused if seen("permission denied") => {
                 "grant this user's role read and write under the key prefix (etcdctl role grant-permission)"
             }
-            // With TLS 1.3 a server that refuses our certificate just closes, after the handshake.
-            Class::Unreachable if self.endpoint.starts_with("https") && seen("connection closed") => {
+            // With TLS 1.3 a server that refuses our certificate just closes, after the handshake; how that shows depends
+            // on what was under way.
+            Class::Unreachable
+                if self.endpoint.starts_with("https")
+                    && ["connection closed", "broken pipe", "reset", "canceled"].into_iter().any(seen) =>
+            {
                 "does etcd's --trusted-ca-file hold the CA of our certificate? Check --etcd-cert and --etcd-key"
             }
             Class::Unreachable => {
@@ -171,5 +175,14 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_connection_that_breaks_after_the_handshake_points_at_our_certificate() {
+        for cause in ["operation was canceled: connection closed", "stream closed because of a broken pipe"] {
+            let (endpoint, class) = ("https://10.0.0.1:2379".to_owned(), Class::Unreachable);
+            let error = EtcdError { what: "read", endpoint, class, cause: cause.into() };
+            assert!(error.advice().is_some_and(|advice| advice.contains("--etcd-cert")), "{cause}");
+        }
     }
 }

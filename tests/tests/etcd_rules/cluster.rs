@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use etcd_client::{Client, Permission, PermissionType, TxnOp};
+use etcd_client::{Client, Error, Permission, PermissionType, TxnOp};
 use integration::home::Home;
 use integration::port::Ports;
 use integration::process::Daemon;
 use integration::{program, wait};
 use nix::sys::signal::Signal;
 use registry::session::{EtcdOptions, Session};
+use tonic::Code;
 
 /// Longest that a member may take to answer: an election is 1 to 2 s.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -162,8 +163,15 @@ impl Cluster {
     }
 
     pub(crate) async fn value(&self, key: &str) -> Option<String> {
-        let got = self.client().await.get(key, None).await.unwrap();
-        got.kvs().first().map(|kv| kv.value_str().unwrap().to_owned())
+        // In the middle of an election etcd answers nobody, which says nothing about the key.
+        let answer = wait::until(START_MAX, "an answer of etcd", async || {
+            match self.client().await.get(key, None).await {
+                Err(Error::GRpcStatus(status)) if status.code() == Code::Unavailable => Ok(None),
+                answer => Ok(Some(answer?)),
+            }
+        });
+        let (answer, _) = answer.await.unwrap();
+        answer.kvs().first().map(|kv| kv.value_str().unwrap().to_owned())
     }
 
     pub(crate) async fn revoke(&self, lease: i64) {
