@@ -6,10 +6,11 @@
 //! in. HAProxy ids are kept in a file beside it, so that they outlive both programs.
 //!
 //! [`desired`] says what should be in the files, [`choose`] which files are ours to write, [`search`] finds out whose
-//! section HAProxy refuses, [`reloads`] when to reload: these decide. [`folder`], [`verify`], [`master`] and [`ids_file`]
+//! section HAProxy refuses, [`reloads`] and [`cold`] when to reload: these decide. [`folder`], [`verify`], [`master`] and [`ids_file`]
 //! perform, and [`writer`] is the task.
 
 mod choose;
+mod cold;
 mod desired;
 mod folder;
 mod ids_file;
@@ -31,10 +32,12 @@ use registry::name::ServiceName;
 use registry::time::Tick;
 use tokio::sync::watch;
 
+use crate::haproxy::answer::info::Info;
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
 use crate::view::{Scope, View};
+use cold::{Cold, Counts};
 use desired::{Desired, Known};
 use ids_file::IdsKeeper;
 pub(crate) use ids_file::peek as peek_ids;
@@ -59,11 +62,24 @@ pub struct Files {
 #[derive(Debug)]
 struct Sections {
     tell: watch::Sender<Arc<Desired>>,
-    /// Counts the writer's wishes for the latest: what HAProxy is reloaded on is not to be a second old.
-    wishes: watch::Receiver<u64>,
+    wishes: watch::Receiver<Wishes>,
+    /// Whether there is a master socket.
+    reloads: bool,
+    cold: Cold,
+    /// The worker that is to be replaced by one that starts from the files.
+    replace: Option<u32>,
     policy: Policy,
     pace: Pace,
     dirty: Dirty,
+}
+
+/// What the writer asks of the pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wishes {
+    /// Counts its wishes for the latest: what HAProxy is reloaded on is not to be a second old.
+    latest: u64,
+    /// The worker that cannot be replaced by a reload: its servers are to be added by commands.
+    kept: Option<u32>,
 }
 
 /// Which sections to draw up anew.
@@ -121,6 +137,30 @@ impl Files {
         std::future::pending::<()>().await;
     }
 
+    /// Whether so many servers are missing that the pass is to wait for a reload on the files rather than add them; for
+    /// 10 s at most. To be asked after everything was read anew.
+    pub fn cold_start(
+        &mut self,
+        now: Tick,
+        view: &View,
+        observed: &Observed,
+        worker: &Info,
+        ids: &Ids,
+    ) -> bool {
+        let Some(sections) = self.sections.as_mut().filter(|sections| sections.reloads && view.in_sync())
+        else {
+            return false;
+        };
+        let kept = sections.wishes.borrow().kept;
+        let counts = || Counts::of(view, observed, ids);
+        let replace = sections.cold.step(now, worker, kept, counts);
+        if sections.replace != replace {
+            sections.replace = replace;
+            sections.pace.hurry();
+        }
+        replace.is_some()
+    }
+
     /// When [`Self::keep`] has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
@@ -147,7 +187,8 @@ impl Sections {
                 None => sections.remove(&service),
             };
         }
-        let desired = Desired { complete: true, answers: *self.wishes.borrow(), sections };
+        let (answers, replace) = (self.wishes.borrow().latest, self.replace);
+        let desired = Desired { complete: true, answers, replace, sections };
         self.tell.send_if_modified(|told| {
             let changed = **told != desired;
             if changed {

@@ -67,6 +67,8 @@ pub struct View {
     heard: Option<Tick>,
     rejected: BTreeMap<Vec<u8>, i64>,
     rejected_count: u64,
+    /// All this is from the disk: etcd has not been heard since the start.
+    from_disk: bool,
     /// Counts changes, so that who keeps a copy knows when it is out of date.
     changes: u64,
 }
@@ -123,6 +125,7 @@ impl View {
             heard: None,
             rejected: BTreeMap::new(),
             rejected_count: 0,
+            from_disk: false,
             changes: 0,
         }
     }
@@ -155,6 +158,13 @@ impl View {
     #[must_use]
     pub fn override_of(&self, id: &InstanceId) -> Option<&OverrideRecord> {
         self.overrides.get(id)
+    }
+
+    /// Whether all this is from the disk, and may be older than what HAProxy has: whoever is missing there may be added,
+    /// and nobody who is there is changed.
+    #[must_use]
+    pub fn is_from_disk(&self) -> bool {
+        self.from_disk
     }
 
     /// Whether `id` has expired and that is not believed: it stays while HAProxy's own check passes.
@@ -227,6 +237,7 @@ impl View {
     /// Starts from what was known before. It is not in sync, and whatever etcd says replaces it.
     pub fn restore(&mut self, snapshot: Snapshot) -> Scope {
         let mut changed = BTreeSet::new();
+        self.from_disk = true;
         self.source = Some(Source { cluster: snapshot.cluster, revision: snapshot.revision });
         for (id, saved) in snapshot.instances {
             let Ok(id) = id.parse::<InstanceId>() else { continue };
@@ -258,6 +269,7 @@ impl View {
     pub fn fold_instances(&mut self, now: Tick, event: Event) -> Scope {
         self.instances_synced = self.note(now, &event, self.instances_synced);
         self.changes += u64::from(matches!(event, Event::Listed { .. }));
+        self.from_disk &= !matches!(event, Event::Listed { .. });
         match event {
             Event::Listed { cluster, revision, entries } => {
                 self.list_instances(now, Source { cluster, revision }, entries);

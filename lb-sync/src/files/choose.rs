@@ -112,7 +112,7 @@ mod tests {
             ("gone", Found::Ours(String::new())),
         ];
         let found = found.map(|(name, it)| (name.parse().unwrap(), it)).into();
-        let choice = choose(&Desired { complete: true, answers: 0, sections }, &found);
+        let choice = choose(&Desired { complete: true, sections, ..Desired::default() }, &found);
         assert_eq!(names(choice.render.keys()), ["gone", "kept", "new"]);
         assert_eq!(names(choice.by_hand.iter()), ["by-hand"]);
     }

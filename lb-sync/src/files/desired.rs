@@ -24,6 +24,8 @@ pub(super) struct Desired {
     pub(super) complete: bool,
     /// The writer's last wish for the latest that it answers.
     pub(super) answers: u64,
+    /// The worker that is to be replaced by one that starts from the files.
+    pub(super) replace: Option<u32>,
     pub(super) sections: BTreeMap<ServiceName, Arc<Section>>,
 }
 

@@ -59,7 +59,7 @@ impl IdsKeeper {
     /// Returns once every id that was given out is reserved; at once, but for bursts of new instances.
     pub(super) async fn cover(&mut self, ids: &Ids) {
         let top = ids.top();
-        if top.saturating_add(BLOCK / 2) > self.asked {
+        if self.is_short(ids) {
             self.ask(ids);
         }
         if top > *self.written.borrow() {
@@ -72,7 +72,7 @@ impl IdsKeeper {
         if ids.changes() != self.kept {
             self.pace.note();
         }
-        if self.pace.take(now) {
+        if self.pace.take(now) || self.is_short(ids) {
             self.ask(ids);
         }
     }
@@ -80,6 +80,10 @@ impl IdsKeeper {
     /// When [`Self::keep`] has something to do.
     pub(super) fn wake_at(&self) -> Option<Tick> {
         self.pace.due_at()
+    }
+
+    fn is_short(&self, ids: &Ids) -> bool {
+        ids.top().saturating_add(BLOCK / 2) > self.asked
     }
 
     fn ask(&mut self, ids: &Ids) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::sync::watch;
 
+use super::cold::Cold;
 use super::desired::Desired;
 use super::folder::Folder;
 use super::ids_file::{self, IdsKeeper};
@@ -18,7 +19,7 @@ use super::pace::Pace;
 use super::template::Templates;
 use super::verify::Verifier;
 use super::writer::{Out, Report, Writer};
-use super::{Dirty, Files, Sections, WRITE_EVERY};
+use super::{Dirty, Files, Sections, WRITE_EVERY, Wishes};
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 
@@ -198,11 +199,21 @@ impl FilesConfig {
                 self.options;
             let templates = Templates::new(template, httpchk);
             let verifier = Verifier::new(haproxy_binary, conf_base);
-            let (wish, wishes) = watch::channel(0);
+            let (wish, wishes) = watch::channel(Wishes::default());
+            let (reloads, cold, replace) = (master_socket.is_some(), Cold::default(), None);
             let writer = Writer::new(folder, templates, verifier, master_socket, Out { report, wish });
             let writing = writer.run(tell.subscribe());
             let dirty = Dirty::All;
-            files.sections = Some(Sections { tell, wishes, policy, pace: Pace::new(WRITE_EVERY), dirty });
+            files.sections = Some(Sections {
+                tell,
+                wishes,
+                reloads,
+                cold,
+                replace,
+                policy,
+                pace: Pace::new(WRITE_EVERY),
+                dirty,
+            });
             tasks.push((Box::pin(writing), "the writer of the files"));
         }
         Started { files, ids, tasks, report: reported }

@@ -1,4 +1,5 @@
-//! When to reload HAProxy: only to bring in a backend that it has not, never for a server, and not often.
+//! When to reload HAProxy: only to bring in a backend that it has not, or thousands of servers at a cold start; never
+//! for a member, and not often.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,10 +7,13 @@ use std::time::Duration;
 use registry::name::ServiceName;
 use registry::time::Tick;
 
-/// Wait after a reload before the next, should there still be something missing, doubling: a reload leaves an old worker
-/// behind for as long as its connections live, and one that was in vain will be again.
+/// Wait after a reload before the next, doubling with each that was in vain.
 const AGAIN_FIRST: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_mins(5);
+/// How many reloads there may be in a row, and how long it takes to earn another: each leaves an old worker behind for
+/// as long as its connections live.
+const CREDIT_MAX: u32 = 10;
+const CREDIT_EVERY: Duration = Duration::from_mins(1);
 
 /// Why HAProxy is reloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,12 +24,25 @@ pub enum Reason {
     ColdStart,
 }
 
+impl Reason {
+    /// As it stands in logs and metrics.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NewBackend => "new backend",
+            Self::ColdStart => "cold start",
+        }
+    }
+}
+
 /// Reloads so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reloads {
     /// Reloads in a row after which something was still missing.
-    attempts: u32,
+    vain: u32,
     not_before: Tick,
+    credit: u32,
+    credited_at: Tick,
 }
 
 /// What to do.
@@ -34,7 +51,10 @@ pub(super) enum Step {
     /// Nothing is missing.
     Rest,
     /// Reload now.
-    Reload,
+    Reload {
+        /// How many before it were in vain.
+        vain: u32,
+    },
     /// Too soon after the last.
     Wait(Tick),
     /// These backends would lose their members for a moment, since they are in no file of ours.
@@ -42,6 +62,11 @@ pub(super) enum Step {
 }
 
 impl Reloads {
+    /// There were none yet.
+    pub(super) fn new() -> Self {
+        Self { vain: 0, not_before: Tick::default(), credit: CREDIT_MAX, credited_at: Tick::default() }
+    }
+
     /// `missing`: backends whose file is in place and that HAProxy has not. `by_hand`: those with servers of ours that are
     /// in no file of ours.
     pub(super) fn step(
@@ -51,7 +76,7 @@ impl Reloads {
         by_hand: &BTreeSet<ServiceName>,
     ) -> Step {
         if missing.is_empty() {
-            self.attempts = 0;
+            self.vain = 0;
             return Step::Rest;
         }
         if !by_hand.is_empty() {
@@ -60,10 +85,25 @@ impl Reloads {
         if now < self.not_before {
             return Step::Wait(self.not_before);
         }
-        let wait = AGAIN_FIRST.saturating_mul(1 << self.attempts.min(10)).min(AGAIN_MAX);
-        self.attempts = self.attempts.saturating_add(1);
-        self.not_before = now.plus(wait);
-        Step::Reload
+        self.earn(now);
+        if self.credit == 0 {
+            return Step::Wait(self.credited_at.plus(CREDIT_EVERY));
+        }
+        self.credit -= 1;
+        let vain = self.vain;
+        self.vain = vain.saturating_add(1);
+        self.not_before = now.plus(AGAIN_FIRST.saturating_mul(1 << vain.min(10)).min(AGAIN_MAX));
+        Step::Reload { vain }
+    }
+
+    fn earn(&mut self, now: Tick) {
+        while self.credit < CREDIT_MAX && now >= self.credited_at.plus(CREDIT_EVERY) {
+            self.credit += 1;
+            self.credited_at = self.credited_at.plus(CREDIT_EVERY);
+        }
+        if self.credit == CREDIT_MAX {
+            self.credited_at = now;
+        }
     }
 }
 
@@ -71,20 +111,37 @@ impl Reloads {
 mod tests {
     use super::*;
 
+    fn at(s: u64) -> Tick {
+        Tick::from_ms(1_000 * s)
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<ServiceName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
     #[test]
-    fn reloads_are_few_and_never_cost_a_member() {
-        let at = |s: u64| Tick::from_ms(1_000 * s);
-        let set = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<_>>();
+    fn one_in_vain_is_tried_again_ever_more_seldom_and_none_costs_a_member() {
         let (none, api) = (set(&[]), set(&["api"]));
-        let mut reloads = Reloads::default();
+        let mut reloads = Reloads::new();
         assert_eq!(reloads.step(at(1), &none, &none), Step::Rest);
         assert_eq!(reloads.step(at(1), &api, &set(&["web"])), Step::Blocked);
-        assert_eq!(reloads.step(at(1), &api, &none), Step::Reload);
+        assert_eq!(reloads.step(at(1), &api, &none), Step::Reload { vain: 0 });
         assert_eq!(reloads.step(at(2), &api, &none), Step::Wait(at(6)));
-        assert_eq!(reloads.step(at(6), &api, &none), Step::Reload);
+        assert_eq!(reloads.step(at(6), &api, &none), Step::Reload { vain: 1 });
         assert_eq!(reloads.step(at(7), &api, &none), Step::Wait(at(16)));
-        let hour = (16..3_616).filter(|s| reloads.step(at(*s), &api, &none) == Step::Reload).count();
-        assert!(hour < 20, "{hour}");
-        assert_eq!(reloads.step(at(3_616), &none, &none), Step::Rest);
+        let mut reloaded = |s| matches!(reloads.step(at(s), &api, &none), Step::Reload { .. });
+        assert!((16..3_616).filter(|s| reloaded(*s)).count() < 20);
+    }
+
+    #[test]
+    fn services_that_keep_appearing_do_not_make_a_storm() {
+        let mut reloads = Reloads::new();
+        let mut count = 0;
+        for s in 100_000..103_600 {
+            let missing = set(&["another"]);
+            count += u32::from(matches!(reloads.step(at(s), &missing, &set(&[])), Step::Reload { .. }));
+            reloads.step(at(s), &set(&[]), &set(&[]));
+        }
+        assert!((60..=71).contains(&count), "{count} in an hour");
     }
 }

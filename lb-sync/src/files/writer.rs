@@ -1,5 +1,7 @@
 //! The task: renders, has HAProxy check, puts in place, and reloads where a backend is missing.
 
+mod say;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,9 @@ use registry::time::{Clock, Tick};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::Wishes;
 use super::choose::{Choice, Found, choose};
-use super::desired::{Desired, Presence, Section};
+use super::desired::{Desired, Presence};
 use super::folder::{Folder, Scan};
 use super::master;
 use super::news::News;
@@ -21,11 +24,15 @@ use super::search::Search;
 use super::template::Templates;
 use super::verify::{Refused, Verifier};
 
+use say::topic;
+
 /// How often everything is looked at without a change: templates and hand edits.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How soon what failed is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+/// Fewest servers in the files that a cold start is worth a reload for.
+const COLD_MIN: usize = 1_000;
 /// Longest that is waited for the latest before a reload; a pass takes milliseconds.
 const LATEST_MAX: Duration = Duration::from_secs(2);
 
@@ -57,14 +64,15 @@ pub(super) struct Writer {
     news: News,
     done: Report,
     out: Out,
+    /// The worker that was to be replaced last.
+    replaced: Option<u32>,
     wake_at: Tick,
 }
 
 /// What the writer says.
 pub(super) struct Out {
     pub(super) report: watch::Sender<Report>,
-    /// Counts its wishes for the latest.
-    pub(super) wish: watch::Sender<u64>,
+    pub(super) wish: watch::Sender<Wishes>,
 }
 
 impl Writer {
@@ -75,9 +83,9 @@ impl Writer {
         master: Option<PathBuf>,
         out: Out,
     ) -> Self {
-        let (reloads, shunned, news) = (Reloads::default(), BTreeMap::new(), News::default());
-        let (done, wake_at) = (Report::default(), Tick::default());
-        Self { folder, templates, verifier, master, reloads, shunned, news, done, out, wake_at }
+        let (reloads, shunned, news) = (Reloads::new(), BTreeMap::new(), News::default());
+        let (done, replaced, wake_at) = (Report::default(), None, Tick::default());
+        Self { folder, templates, verifier, master, reloads, shunned, news, done, out, replaced, wake_at }
     }
 
     /// Writes what it is told, until who tells it is gone.
@@ -99,37 +107,35 @@ impl Writer {
         }
     }
 
-    fn failed(&mut self, error: &io::Error) {
-        let dir = self.folder.path().display();
-        self.news.error("disk", || {
-            format!("cannot keep the files in {dir}: {error}\n  HAProxy would start on those before; see docs/files.md")
-        });
-        self.wake_by(AGAIN_AFTER);
-    }
-
     fn wake_by(&mut self, after: Duration) {
         self.wake_at = self.wake_at.min(Clock.now().plus(after));
     }
 
     /// Brings the files up to `desired`, and HAProxy up to the files where a backend is missing.
     async fn round(&mut self, desired: &Arc<Desired>, told: &mut Told) -> io::Result<()> {
-        let (missing, by_hand) = self.files(desired).await?;
+        let files = self.files(desired).await?;
         let Some(master) = self.master.clone() else {
-            self.without_master(&missing);
+            self.without_master(&files.missing);
             return Ok(());
         };
-        match self.reloads.step(Clock.now(), &missing, &by_hand) {
+        if let Some(worker) = desired.replace.filter(|worker| self.replaced != Some(*worker)) {
+            self.replaced = Some(worker);
+            return self.cold_start(&master, worker, &files).await;
+        }
+        if !files.haproxy_answers {
+            return Ok(());
+        }
+        match self.reloads.step(Clock.now(), &files.missing, &files.by_hand) {
             Step::Rest => self.news.settled("reload"),
             Step::Wait(until) => self.wake_at = self.wake_at.min(until),
-            Step::Blocked => self.blocked(&missing, &by_hand),
-            Step::Reload => self.reload(&master, told).await?,
+            Step::Blocked => self.blocked(&files.missing, &files.by_hand),
+            Step::Reload { vain } => self.new_backends(&master, vain, told).await?,
         }
         Ok(())
     }
 
-    /// Brings the files up to `desired`. Returns backends whose file is in place and that HAProxy has not, and those with
-    /// servers of ours that are in no file of ours.
-    async fn files(&mut self, desired: &Arc<Desired>) -> io::Result<(Services, Services)> {
+    /// Brings the files up to `desired`.
+    async fn files(&mut self, desired: &Arc<Desired>) -> io::Result<Standing> {
         let (folder, templates, desired) = (self.folder.clone(), self.templates.clone(), Arc::clone(desired));
         let drawn = blocking(move || draw(&folder, &templates, &desired)).await?;
         let Drawn { scan, choice, rendered, failed } = drawn;
@@ -145,9 +151,7 @@ impl Writer {
         if !changes.is_empty() {
             placed.extend(self.write(scan, changes).await?);
         }
-        let absent = |section: &Section| section.presence == Presence::Absent && section.serves();
-        let missing = choice.render.iter().filter(|(service, it)| placed.contains(service) && absent(it));
-        Ok((missing.map(|(service, _)| service.clone()).collect(), choice.by_hand))
+        Ok(Standing::of(choice, &placed))
     }
 
     /// Writes those of `changes` that HAProxy takes; returns which.
@@ -172,6 +176,9 @@ impl Writer {
         } else {
             self.base_refused(whole.as_deref().unwrap_or_default());
         }
+        if accepted.len() + refused.len() < changes.len() {
+            self.wake_by(AGAIN_AFTER);
+        }
         for service in refused {
             self.refused(&service, last.get(&service).map_or("", String::as_str));
         }
@@ -193,115 +200,81 @@ impl Writer {
         Ok(accepted)
     }
 
-    fn base_refused(&mut self, said: &str) {
-        self.done.refused += 1;
-        self.news.error("base", || {
-            format!(
-                "HAProxy takes neither your own files as they are nor what was to be written; nothing was: {said}\n  HAProxy \
-                 would not start: mend them, and check --conf-base"
-            )
-        });
-        self.wake_by(AGAIN_AFTER);
-    }
-
-    fn refused(&mut self, service: &ServiceName, said: &str) {
-        self.done.refused += 1;
-        let file = self.folder.section(service);
-        self.news.error(&topic(service), || {
-            format!(
-                "HAProxy refuses the section of {service}, and {} stays as it was: {said}\n  mend its template; tried again by itself",
-                file.display()
-            )
-        });
-        self.shunned.insert(service.clone(), Clock.now().plus(AGAIN_AFTER));
-        self.wake_by(AGAIN_AFTER);
-    }
-
-    /// Tells people what is theirs to do.
-    fn complain(&mut self, scan: &Scan, choice: &Choice, failed: &BTreeMap<ServiceName, String>) {
-        for (service, found) in &scan.sections {
-            if *found == Found::Theirs {
-                let file = self.folder.section(service);
-                self.news.warn(&topic(service), || {
-                    format!("{} was not written by lb-sync and is left alone\n  empty it to hand the section over", file.display())
-                });
-            }
-        }
-        for (service, error) in failed {
-            self.done.refused += 1;
-            let file = self.folder.section(service);
-            self.news.error(&topic(service), || {
-                format!("no section for {service}, and {} stays as it was: {error}", file.display())
-            });
-        }
-        if choice.too_many > 0 {
-            let (rest, kept) = (choice.too_many, choice.render.len());
-            self.news.error("room", || {
-                format!("{rest} services get no section: {kept} are kept already\n  remove files of services that are no more")
-            });
-        }
-    }
-
-    /// Has HAProxy take the files in: as they should be at this moment, since whoever has joined or left in the meantime
-    /// would be wrong until the next pass.
-    async fn reload(&mut self, master: &Path, told: &mut Told) -> io::Result<()> {
-        self.out.wish.send_modify(|wish| *wish += 1);
-        let wish = *self.out.wish.borrow();
+    /// Has HAProxy take in backends that it has not, with the files as they should be at this moment: whoever has joined or
+    /// left in the meantime would be wrong until the next pass.
+    async fn new_backends(&mut self, master: &Path, vain: u32, told: &mut Told) -> io::Result<()> {
+        self.out.wish.send_modify(|wishes| wishes.latest += 1);
+        let wish = self.out.wish.borrow().latest;
         let latest = timeout(LATEST_MAX, told.wait_for(|desired| desired.answers >= wish)).await;
         let Ok(Ok(latest)) = latest.map(|latest| latest.map(|desired| Arc::clone(&desired))) else {
             // Out of sync with etcd, most likely: no time for a reload.
             self.wake_by(AGAIN_AFTER);
             return Ok(());
         };
-        let (missing, by_hand) = self.files(&latest).await?;
-        if missing.is_empty() || !by_hand.is_empty() {
-            return Ok(());
-        }
-        // The administrator's files may have changed since the sections were checked.
-        if let Err(Refused(said)) = self.verifier.check(self.folder.path()).await? {
-            self.base_refused(&said);
-        } else {
-            self.reloaded(master::reload(master).await, &missing);
+        let Standing { missing, by_hand, .. } = self.files(&latest).await?;
+        if !missing.is_empty() && by_hand.is_empty() {
+            if vain > 0 {
+                self.in_vain(&missing);
+            }
+            self.reload(master, Reason::NewBackend, &missing).await?;
         }
         Ok(())
     }
 
-    fn reloaded(&mut self, outcome: Result<(), master::ReloadError>, missing: &Services) {
-        let services = list(missing);
-        match outcome {
-            Ok(()) => {
-                *self.done.reloads.entry(Reason::NewBackend).or_default() += 1;
-                tracing::info!(services, reason = "new backend", "HAProxy reloaded");
-                self.news.settled("reload");
-            }
-            Err(error) => {
-                self.done.reloads_failed += 1;
-                self.news.error("reload", || format!("{services} cannot be brought in: {error}"));
-            }
+    /// Has HAProxy take in what is in the files and not in `worker`; or says that it cannot be done.
+    async fn cold_start(&mut self, master: &Path, worker: u32, files: &Standing) -> io::Result<()> {
+        let possible = files.by_hand.is_empty() && files.servers >= COLD_MIN;
+        if !possible || !self.reload(master, Reason::ColdStart, &files.present).await? {
+            self.out.wish.send_modify(|wishes| wishes.kept = Some(worker));
         }
+        Ok(())
+    }
+
+    /// Reloads HAProxy on files that it takes; whether that worked.
+    async fn reload(&mut self, master: &Path, reason: Reason, services: &Services) -> io::Result<bool> {
         self.wake_by(AGAIN_AFTER);
-    }
-
-    fn without_master(&mut self, missing: &Services) {
-        if missing.is_empty() {
-            return self.news.settled("reload");
+        // The administrator's files may have changed since the sections were checked.
+        if let Err(Refused(said)) = self.verifier.check(self.folder.path()).await? {
+            self.base_refused(&said);
+            return Ok(false);
         }
-        let (services, dir) = (list(missing), self.folder.path().display());
-        self.news.warn("reload", || {
-            format!(
-                "HAProxy has no backend for {services}; the sections are in {dir}\n  reload HAProxy to bring them in, or have lb-sync do it: --master-socket"
-            )
-        });
+        let outcome = master::reload(master).await;
+        let reloaded = outcome.is_ok();
+        self.reloaded(outcome, reason, services);
+        Ok(reloaded)
     }
+}
 
-    fn blocked(&mut self, missing: &Services, by_hand: &Services) {
-        let (services, theirs) = (list(missing), list(by_hand));
-        self.news.warn("reload", || {
-            format!(
-                "HAProxy has no backend for {services}, and is not reloaded: {theirs}, written by hand, would be without \
-                 servers for a moment\n  hand those sections over (docs/files.md), or reload HAProxy when that does not matter"
-            )
-        });
+/// How the files and HAProxy stand to each other.
+struct Standing {
+    /// Backends whose file is in place and that HAProxy has not.
+    missing: Services,
+    /// Backends whose file is in place and that HAProxy has, and how many servers are in those files.
+    present: Services,
+    servers: usize,
+    /// Backends with servers of ours that are in no file of ours.
+    by_hand: Services,
+    /// Else it is not known what HAProxy has.
+    haproxy_answers: bool,
+}
+
+impl Standing {
+    fn of(choice: Choice, placed: &Services) -> Self {
+        let (mut missing, mut present, mut servers) = (Services::new(), Services::new(), 0);
+        let mut haproxy_answers = true;
+        for (service, section) in choice.render.into_iter().filter(|(service, _)| placed.contains(service)) {
+            match section.presence {
+                Presence::Absent if section.serves() => drop(missing.insert(service)),
+                Presence::Present { .. } => {
+                    servers += section.lines.len();
+                    present.insert(service);
+                }
+                // A section that nobody asks for any more is not known of either.
+                Presence::Unknown => haproxy_answers &= section.lines.is_empty(),
+                Presence::Absent => {}
+            }
+        }
+        Self { missing, present, servers, by_hand: choice.by_hand, haproxy_answers }
     }
 }
 
@@ -338,18 +311,6 @@ fn only<'a>(
 ) -> BTreeMap<&'a ServiceName, &'a str> {
     let some = changes.iter().filter(|(service, _)| which.contains(service));
     some.map(|(service, text)| (service, text.as_str())).collect()
-}
-
-fn topic(service: &ServiceName) -> String {
-    format!("service {service}")
-}
-
-fn list(services: &Services) -> String {
-    /// Most names in a line of the log.
-    const NAMES_MAX: usize = 10;
-    let names: Vec<&str> = services.iter().take(NAMES_MAX).map(ServiceName::as_str).collect();
-    let rest = services.len().saturating_sub(NAMES_MAX);
-    if rest == 0 { names.join(", ") } else { format!("{} and {rest} more", names.join(", ")) }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

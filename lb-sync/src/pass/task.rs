@@ -258,7 +258,7 @@ impl Pass {
         };
         let kept_up = match due {
             Due::Connect => self.connect().await,
-            Due::Audit => self.read_all().await,
+            Due::Audit => self.audit().await,
             Due::Glance => self.glance().await,
         };
         if let Err(error) = kept_up {
@@ -269,6 +269,16 @@ impl Pass {
     async fn connect(&mut self) -> Result<(), PassError> {
         self.dialogue = Some(Dialogue::connect(&self.config.socket, ANSWER_MAX).await?);
         self.read_all().await
+    }
+
+    /// Reads everything anew, and says what somebody else has changed; the pass puts it right where it is ours.
+    async fn audit(&mut self) -> Result<(), PassError> {
+        let before = self.observed.clone();
+        self.read_all().await?;
+        for id in self.observed.edited_since(&before) {
+            tracing::warn!(instance = %id, "the audit found that somebody else has changed this server");
+        }
+        Ok(())
     }
 
     async fn glance(&mut self) -> Result<(), PassError> {
@@ -311,6 +321,10 @@ impl Pass {
         let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
         scope.extend(self.planner.due(Clock.now()));
         self.files.note(&scope);
+        if scope == Scope::All && self.waits_for_cold_start() {
+            self.dirty = scope;
+            return;
+        }
         for round in 0..ROUNDS_MAX {
             // At least one round: a registry that never rests must not keep us from acting.
             if scope.is_empty() || (round > 0 && interrupted()) {
@@ -336,6 +350,12 @@ impl Pass {
             scope.extend(Scope::Only(plan.failed.into_iter().collect()));
         }
         self.dirty.extend(scope);
+    }
+
+    /// Whether a reload on the files brings in what is missing.
+    fn waits_for_cold_start(&mut self) -> bool {
+        let Some(worker) = &self.worker else { return false };
+        self.files.cold_start(Clock.now(), &self.view, &self.observed, worker, self.planner.ids_mut())
     }
 
     /// Applies a plan and reads back what it touched; returns which instances to plan again.

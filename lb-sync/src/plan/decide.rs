@@ -67,6 +67,8 @@ pub struct Case<'a> {
     pub now: Tick,
     /// While the view is not in sync nothing is drained or deleted.
     pub in_sync: bool,
+    /// The view is from the disk, and may be older than what HAProxy has.
+    pub from_disk: bool,
     /// The server's name.
     pub path: &'a ServerPath,
     /// What it should be.
@@ -123,6 +125,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
         (None, None) => Decision::settled(Why::Gone, Ack::Tell(None)),
         // Somebody else's server: not touched, and no instance is served in its place.
         (_, Some(_)) if !case.ours => Decision::settled(Why::Gone, Ack::Tell(None)),
+        (_, Some(_)) if case.from_disk => Decision::settled(Why::Up, Ack::Keep),
         (Some(target), None) if target.mode == Mode::Serve => add(case, target),
         (Some(target), None) if target.mode == Mode::Suspect => add(case, target),
         (Some(_), None) => Decision::settled(Why::Leaving, drained),

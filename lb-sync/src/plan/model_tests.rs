@@ -343,6 +343,26 @@ fn out_of_sync_a_restarted_haproxy_is_filled_and_nothing_is_taken_away() {
     world.assert_follows();
 }
 
+#[test]
+fn what_is_known_from_the_disk_only_is_added_and_changes_nobody() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.put("web/web-2", &up(3001));
+    world.settle();
+    let old = world.view.snapshot().unwrap();
+    // Changed since that snapshot; then lb-sync is started again, and HAProxy has lost a server.
+    world.put("web/web-1", &up(3009));
+    world.settle();
+    world.model.servers.remove(&id("web/web-2"));
+    world.restart_lb_sync();
+    world.view = View::new(Prefix::default());
+    world.view.restore(old);
+    let plan = lines(&world.plan());
+    assert!(plan[0].starts_with("add server web/web-2 ") && plan.len() == 3, "{plan:?}");
+    world.settle();
+    assert_eq!(world.model.servers[&id("web/web-1")].addr.port(), 3009, "not moved back");
+}
+
 /// Something that happens to the registry, to HAProxy, or to lb-sync.
 #[derive(Clone, Debug)]
 enum Happens {

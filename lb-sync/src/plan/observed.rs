@@ -112,6 +112,31 @@ impl Observed {
         self.backends.get(&id.service)?.servers.get(&id.instance)
     }
 
+    /// Servers that somebody else has added, changed or deleted since `before` was read: by order, not by a check.
+    #[must_use]
+    pub fn edited_since(&self, before: &Self) -> Vec<InstanceId> {
+        let ordered = |server: &Server| (server.id, server.addr, server.admin, server.weight);
+        let all = |observed: &Self| -> BTreeMap<InstanceId, _> {
+            let servers = observed.backends.iter().flat_map(|(service, backend)| {
+                let id = |instance: &InstanceName| InstanceId {
+                    service: service.clone(),
+                    instance: instance.clone(),
+                };
+                backend.servers.iter().map(move |(instance, server)| (id(instance), ordered(server)))
+            });
+            servers.collect()
+        };
+        let (mut before, now) = (all(before), all(self));
+        let mut edited: Vec<InstanceId> = Vec::new();
+        for (id, facts) in now {
+            if before.remove(&id) != Some(facts) {
+                edited.push(id);
+            }
+        }
+        edited.extend(before.into_keys());
+        edited
+    }
+
     fn server_mut(&mut self, id: &InstanceId) -> Option<&mut Server> {
         self.backends.get_mut(&id.service)?.servers.get_mut(&id.instance)
     }

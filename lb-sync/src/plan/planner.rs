@@ -202,6 +202,7 @@ impl Planner {
         let case = Case {
             now,
             in_sync: view.in_sync(),
+            from_disk: view.is_from_disk(),
             path: &path,
             target: target.as_ref(),
             server,

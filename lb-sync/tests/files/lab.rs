@@ -80,6 +80,12 @@ impl Lab {
         fs::read_to_string(self.path(CONF_DIR).join(format!("50-{service}.cfg"))).unwrap_or_default()
     }
 
+    /// Puts a section without servers in place, as lb-sync would have left it.
+    pub(crate) fn empty_section(&self, service: &str) {
+        let text = format!("# lb-sync keeps this file\nbackend {service}\n");
+        fs::write(self.path(CONF_DIR).join(format!("50-{service}.cfg")), text).unwrap();
+    }
+
     /// Hands the section of `service` over.
     pub(crate) fn hand_over(&self, service: &str) {
         fs::write(self.path(CONF_DIR).join(format!("50-{service}.cfg")), "").unwrap();
@@ -111,9 +117,8 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb-sync"));
         command.args(["run", "--etcd-endpoints", &self.etcd, "--listen", "127.0.0.1:0", "--balancer", "b"]);
         command.args(["--haproxy-socket", "admin.sock", "--conf-dir", CONF_DIR, "--conf-base", "base.cfg"]);
-        command
-            .args(["--state-dir", "state", "--check-interval", "100ms", "--log-format", "text"])
-            .args(more);
+        command.args(["--state-dir", "state", "--log-format", "text"]).args(more);
+        command.env("LEASEHOLD_CHECK_INTERVAL", "100ms");
         self.lb_sync = Some(Guard::start(command.current_dir(self.folder.path()).stderr(log)));
     }
 
@@ -133,14 +138,34 @@ impl Lab {
         assert!(self.etcdctl_try(&["put", &format!("/leasehold/v1/instances/{id}"), &record]));
     }
 
+    /// Writes the records of `count` instances of which none is there, at once.
+    pub(crate) fn put_many(&self, service: &str, count: u32) {
+        for some in (0..count).collect::<Vec<_>>().chunks(100) {
+            let put = |n: &u32| {
+                let record =
+                    format!(r#""{{\"address\":\"127.0.1.{}\",\"port\":{}}}""#, n % 250, 1_000 + n / 250);
+                format!("put /leasehold/v1/instances/{service}/i-{n} {record}\n")
+            };
+            let input = format!("\n{}\n\n", some.iter().map(put).collect::<String>());
+            let mut etcdctl = self.etcdctl(&["txn"]).stdin(Stdio::piped()).spawn().unwrap();
+            etcdctl.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            assert!(etcdctl.wait().unwrap().success());
+        }
+    }
+
     pub(crate) fn delete(&self, id: &str) {
         assert!(self.etcdctl_try(&["del", &format!("/leasehold/v1/instances/{id}")]));
     }
 
     fn etcdctl_try(&self, args: &[&str]) -> bool {
+        self.etcdctl(args).status().unwrap().success()
+    }
+
+    fn etcdctl(&self, args: &[&str]) -> Command {
         let mut etcdctl = Command::new("etcdctl");
         etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.etcd, "--command-timeout", "5s"]);
-        etcdctl.args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        etcdctl.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        etcdctl
     }
 
     /// HAProxy's answer to one command.

@@ -179,3 +179,24 @@ fn a_broken_template_is_refused_and_the_last_good_file_stays() {
     fs::write(lab.path("templates/web.cfg.j2"), broken.replace("nonsense", "roundrobin")).unwrap();
     until_section(&lab, "web", &["roundrobin", "web-2"], &[]);
 }
+
+#[test]
+fn thousands_at_a_cold_start_come_by_file_and_one_reload_where_commands_are_slow() {
+    let mut lab = Lab::start("");
+    lab.kill_haproxy();
+    lab.empty_section("web");
+    lab.start_haproxy();
+    lab.put_many("web", 1_200);
+    lab.start_lb_sync(&["--master-socket", "master.sock", "--check-interval", "0s"]);
+
+    until("all serve", || (lab.serving("web").len() == 1_200).then_some(()));
+    let info = lab.ask("show info");
+    let old = ["Version: 2.6", "Version: 3.0"].iter().any(|version| info.contains(version));
+    if old {
+        until("it is logged", || lab.log().contains("reason=\"cold start\"").then_some(()));
+        assert!(!lab.log().contains(" added "), "{}", lab.log());
+    } else {
+        until("it is logged", || (lab.log().matches(" added ").count() == 1_200).then_some(()));
+        assert!(!lab.log().contains("HAProxy reloaded"), "{}", lab.log());
+    }
+}
