@@ -1,6 +1,6 @@
 //! The instances, and what is done to them: as bare clients of the registry, each with an app of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -31,8 +31,8 @@ pub(super) enum Deed {
 pub(super) struct Fleet {
     registrant: Registrant,
     service: &'static str,
-    /// Those to which nothing is being done, who waited longest first.
-    members: Mutex<VecDeque<Member>>,
+    /// Those to which nothing is being done.
+    members: Mutex<Vec<Member>>,
     ports: Mutex<Vec<Ports>>,
     /// How many names and owners have been given.
     names: Mutex<u32>,
@@ -64,14 +64,14 @@ impl Fleet {
         };
         for _ in 0..count {
             let member = fleet.join().await?;
-            lock(&fleet.members).push_back(member);
+            lock(&fleet.members).push(member);
         }
         Ok(fleet)
     }
 
-    /// Does `deed` to the one that waited longest.
+    /// Does `deed` to any one: in turns, deeds that come in turns themselves would meet the same ones again and again.
     pub(super) async fn perform(&self, deed: Deed) -> Result<()> {
-        let member = lock(&self.members).pop_front().context("every instance is busy")?;
+        let member = self.any_member().context("every instance is busy")?;
         let name = member.name.clone();
         let member = match deed {
             Deed::Replace => self.replace(member).await,
@@ -79,7 +79,7 @@ impl Fleet {
             Deed::Weigh => self.weigh(member).await,
         };
         let member = member.with_context(|| format!("the instance {name}"))?;
-        lock(&self.members).push_back(member);
+        lock(&self.members).push(member);
         Ok(())
     }
 
@@ -91,6 +91,12 @@ impl Fleet {
     /// Name, port and weight of each.
     pub(super) fn members(&self) -> Vec<(String, u16, u32)> {
         lock(&self.members).iter().map(|it| (it.name.clone(), it.app.port(), it.weight)).collect()
+    }
+
+    fn any_member(&self) -> Option<Member> {
+        let mut members = lock(&self.members);
+        let count = members.len();
+        (count > 0).then(|| members.swap_remove(fastrand::usize(..count)))
     }
 
     async fn join(&self) -> Result<Member> {

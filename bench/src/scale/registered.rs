@@ -39,6 +39,7 @@ pub(super) struct Registered {
 struct Extra<'r> {
     registrant: &'r Registrant,
     port: u16,
+    /// Of the present life, or of the next: granted beforehand.
     lease: i64,
     /// Each has an owner of its own: its acks are told from the last one's.
     life: u32,
@@ -66,8 +67,13 @@ pub(super) async fn measure(count: u32) -> Result<Registered> {
     wait::until(READY_MAX, format!("{count} acks"), acks).await?;
     let (acked, processor) = (Clock.now(), processor(pid)?);
     let cost = Cost::of_idle(pid).await?;
-    let mut extra =
-        Extra { registrant: &registrant, port: crowd.extra_port(), lease: 0, life: 0, weight: WEIGHT_FIRST };
+    let mut extra = Extra {
+        registrant: &registrant,
+        port: crowd.extra_port(),
+        lease: registrant.lease().await?,
+        life: 0,
+        weight: WEIGHT_FIRST,
+    };
     let port = stack.haproxy().layout().traffic_port;
     let changes = Changes::measure(&mut extra, &mut haproxy, port).await?;
     let load = load.stop().await;
@@ -115,7 +121,6 @@ impl Extra<'_> {
 impl Hand for Extra<'_> {
     async fn join(&mut self) -> Result<()> {
         self.life += 1;
-        self.lease = self.registrant.lease().await?;
         self.weight = WEIGHT_FIRST;
         self.put("up").await
     }
@@ -139,6 +144,8 @@ impl Hand for Extra<'_> {
 
     async fn delete(&mut self) -> Result<()> {
         self.registrant.revoke(self.lease).await?;
-        self.registrant.unacked(EXTRA).await
+        self.registrant.unacked(EXTRA).await?;
+        self.lease = self.registrant.lease().await?;
+        Ok(())
     }
 }
