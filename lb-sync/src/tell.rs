@@ -44,6 +44,8 @@ pub struct Teller {
     presence: Option<BalancerRecord>,
     /// Services that are or were registered: a service whose last instance has left is not serving, not unknown.
     known: BTreeSet<ServiceName>,
+    /// The view (by its count of changes) that `known` is of.
+    known_at: u64,
 }
 
 impl Teller {
@@ -65,6 +67,7 @@ impl Teller {
             acks: BTreeMap::new(),
             presence: None,
             known: BTreeSet::new(),
+            known_at: 0,
         }
     }
 
@@ -87,6 +90,18 @@ impl Teller {
         }
     }
 
+    /// Only where the view has changed: this is called several times a second.
+    fn learn_services(&mut self, view: &View) {
+        if std::mem::replace(&mut self.known_at, view.changes()) == view.changes() {
+            return;
+        }
+        for id in view.instances().keys() {
+            if self.known.len() < SERVICES_MAX && !self.known.contains(&id.service) {
+                self.known.insert(id.service.clone());
+            }
+        }
+    }
+
     /// Tells presence and health, where they have changed.
     pub async fn tell(&mut self, condition: &Condition<'_>) {
         if let Some(worker) = condition.worker {
@@ -101,11 +116,7 @@ impl Teller {
                 self.presence = Some(presence);
             }
         }
-        for id in condition.view.instances().keys() {
-            if self.known.len() < SERVICES_MAX && !self.known.contains(&id.service) {
-                self.known.insert(id.service.clone());
-            }
-        }
+        self.learn_services(condition.view);
         let health = health::statuses(condition, &self.known);
         self.health.send_if_modified(|told| {
             let changed = **told != health;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use registry::name::InstanceId;
 use registry::time::Clock;
 
-use super::PassError;
+use super::rhythm::GLANCE_EVERY;
+use super::{PassError, observe};
 use crate::haproxy::{Command, Dialogue, Reply, ServerState};
 use crate::plan::{Planner, Step};
 
@@ -15,16 +16,26 @@ use crate::plan::{Planner, Step};
 const COMMANDS_MAX: usize = 10;
 
 /// Carries out `steps` in order, as many as there is time for: between requests, `interrupted` says whether something
-/// newer waits. Returns which instances were touched.
+/// newer waits. Thousands take seconds: whether `worker` (its process id) still serves is looked at meanwhile, too.
+/// Returns which instances were touched.
 pub(super) async fn apply(
     dialogue: &mut Dialogue,
     planner: &mut Planner,
     steps: &[Step],
+    worker: u32,
     interrupted: impl Fn() -> bool,
 ) -> Result<BTreeSet<InstanceId>, PassError> {
     let mut touched = BTreeSet::new();
     let mut rest = steps;
+    let mut glanced = Clock.now();
     while !rest.is_empty() && (touched.is_empty() || !interrupted()) {
+        if Clock.now().since(glanced) >= GLANCE_EVERY {
+            let info = observe::info(dialogue).await?;
+            if info.stopping || info.pid != worker {
+                return Err(PassError::Replaced);
+            }
+            glanced = Clock.now();
+        }
         let (batch, after) = rest.split_at(batch_len(rest));
         rest = after;
         let commands: Vec<Command> = batch.iter().flat_map(|step| step.commands.iter().cloned()).collect();

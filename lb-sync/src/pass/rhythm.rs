@@ -6,7 +6,7 @@ use registry::backoff::Backoff;
 use registry::time::Tick;
 
 /// A reload leaves our session with the old worker: it is asked this often whether it has been replaced.
-const GLANCE_EVERY: Duration = Duration::from_millis(200);
+pub(super) const GLANCE_EVERY: Duration = Duration::from_millis(200);
 /// How often everything is read anew, to find what somebody changed by hand.
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
 /// Waits between attempts to connect: a restarted HAProxy serves nobody until we are back.

@@ -147,7 +147,7 @@ impl Pass {
             }
             self.inquire();
             self.keep_up().await;
-            self.pass(|| !instances.is_empty() || !overrides.is_empty()).await;
+            self.pass(|| !instances.is_empty() || !overrides.is_empty() || shutdown.is_cancelled()).await;
             self.tell().await;
             self.copy_view();
             self.keep_files();
@@ -364,14 +364,14 @@ impl Pass {
         plan: &Plan,
         interrupted: &impl Fn() -> bool,
     ) -> Result<BTreeSet<InstanceId>, PassError> {
-        let Some(dialogue) = &mut self.dialogue else {
+        let (Some(dialogue), Some(worker)) = (&mut self.dialogue, &self.worker) else {
             return Ok(BTreeSet::new());
         };
         if plan.is_empty() {
             return Ok(BTreeSet::new());
         }
         self.files.cover(self.planner.ids_mut()).await;
-        let touched = apply::apply(dialogue, &mut self.planner, &plan.steps, interrupted).await?;
+        let touched = apply::apply(dialogue, &mut self.planner, &plan.steps, worker.pid, interrupted).await?;
         // An empty reply proves nothing: what was touched is read back.
         let services = touched.iter().map(|id| id.service.clone()).collect();
         observe::backends(dialogue, &services, &mut self.observed).await?;

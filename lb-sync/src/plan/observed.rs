@@ -142,11 +142,14 @@ impl Observed {
     }
 
     fn take_in(&mut self, state: ServersState) {
+        // The rows of one backend stand together: its name is looked at once, not 10,000 times.
+        let mut current: Option<(BackendName, Option<ServiceName>)> = None;
         for row in state.servers {
-            let Some(service) = service(&row.server.backend) else {
-                continue;
-            };
-            let Some(backend) = self.backends.get_mut(&service) else {
+            if current.as_ref().is_none_or(|(name, _)| *name != row.server.backend) {
+                current = Some((row.server.backend.clone(), service(&row.server.backend)));
+            }
+            let named = current.as_ref().and_then(|(_, service)| service.as_ref());
+            let Some(backend) = named.and_then(|service| self.backends.get_mut(service)) else {
                 continue;
             };
             backend.id = Some(row.backend_id);
