@@ -273,7 +273,8 @@ impl Pass {
 
     /// Reads everything anew, and says what somebody else has changed; the pass puts it right where it is ours.
     async fn audit(&mut self) -> Result<(), PassError> {
-        let before = self.observed.clone();
+        // Where the reading fails the dialogue begins anew, and with it what is observed.
+        let before = std::mem::take(&mut self.observed);
         self.read_all().await?;
         for id in self.observed.edited_since(&before) {
             tracing::warn!(instance = %id, "the audit found that somebody else has changed this server");

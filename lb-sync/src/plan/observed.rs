@@ -116,25 +116,25 @@ impl Observed {
     #[must_use]
     pub fn edited_since(&self, before: &Self) -> Vec<InstanceId> {
         let ordered = |server: &Server| (server.id, server.addr, server.admin, server.weight);
-        let all = |observed: &Self| -> BTreeMap<InstanceId, _> {
-            let servers = observed.backends.iter().flat_map(|(service, backend)| {
-                let id = |instance: &InstanceName| InstanceId {
-                    service: service.clone(),
-                    instance: instance.clone(),
-                };
-                backend.servers.iter().map(move |(instance, server)| (id(instance), ordered(server)))
-            });
-            servers.collect()
-        };
-        let (mut before, now) = (all(before), all(self));
-        let mut edited: Vec<InstanceId> = Vec::new();
-        for (id, facts) in now {
-            if before.remove(&id) != Some(facts) {
-                edited.push(id);
+        let mut edited = self.those(|service, instance, server| {
+            let was = before.backends.get(service).and_then(|backend| backend.servers.get(instance));
+            was.map(ordered) != Some(ordered(server))
+        });
+        edited.extend(before.those(|service, instance, _| {
+            self.backends.get(service).is_none_or(|backend| !backend.servers.contains_key(instance))
+        }));
+        edited
+    }
+
+    fn those(&self, wanted: impl Fn(&ServiceName, &InstanceName, &Server) -> bool) -> Vec<InstanceId> {
+        let mut those = Vec::new();
+        for (service, backend) in &self.backends {
+            for (instance, _) in backend.servers.iter().filter(|(name, server)| wanted(service, name, server))
+            {
+                those.push(InstanceId { service: service.clone(), instance: instance.clone() });
             }
         }
-        edited.extend(before.into_keys());
-        edited
+        those
     }
 
     fn server_mut(&mut self, id: &InstanceId) -> Option<&mut Server> {
@@ -173,5 +173,39 @@ fn server(row: &ServerRow) -> Server {
         weight: row.weight,
         check: row.check,
         sessions: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observed(rows: &[(&str, u32)]) -> Observed {
+        let mut observed = Observed::default();
+        let backend = observed.backends.entry("web".parse().unwrap()).or_default();
+        for (name, admin) in rows {
+            let server = Server {
+                id: ServerId::try_from(10_000).unwrap(),
+                addr: None,
+                admin: AdminState::from_bits(*admin),
+                op: OpState::Running,
+                weight: ServerWeight::try_from(1).unwrap(),
+                check: CheckState::from_bits(6),
+                sessions: None,
+            };
+            backend.servers.insert(name.parse().unwrap(), server);
+        }
+        observed
+    }
+
+    #[test]
+    fn an_edit_is_an_order_not_a_check() {
+        let before = observed(&[("same", 0), ("drained", 0), ("deleted", 0)]);
+        let mut now = observed(&[("same", 0), ("drained", 8), ("added", 1)]);
+        let edited: Vec<String> = now.edited_since(&before).iter().map(ToString::to_string).collect();
+        assert_eq!(edited, ["web/added", "web/drained", "web/deleted"]);
+        let backend = now.backends.get_mut("web".parse::<ServiceName>().as_ref().unwrap()).unwrap();
+        backend.servers.get_mut(&"same".parse().unwrap()).unwrap().op = OpState::Stopped;
+        assert_eq!(now.edited_since(&before).len(), 3, "what a check has found is no edit");
     }
 }
