@@ -81,6 +81,10 @@ pub struct RunOptions {
     /// With `--first-check wait`: time to the first check, and between checks of a server that is down.
     #[arg(long, env = "LEASEHOLD_FIRST_CHECK_AFTER", default_value = "100ms", value_name = "TIME", value_parser = time)]
     pub first_check_after: Duration,
+    /// How long clients of an instance that has crashed or is down keep their cookie, in case it returns; 0s for not at
+    /// all. For backends with a restarting map.
+    #[arg(long, env = "LEASEHOLD_RESTART_GAP", default_value = "30s", value_name = "TIME", value_parser = time)]
+    pub restart_gap: Duration,
     /// Lease of this balancer's presence.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = ttl)]
     pub ttl: Duration,

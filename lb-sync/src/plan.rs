@@ -9,6 +9,7 @@ pub mod ids;
 pub mod memory;
 pub mod observed;
 mod planner;
+pub mod restarting;
 pub mod target;
 
 pub use decide::{Ack, Why};

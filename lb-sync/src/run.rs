@@ -95,7 +95,13 @@ impl RunConfig {
         let pass = PassConfig {
             socket: options.haproxy_socket,
             prefix: etcd.prefix().clone(),
-            policy: Policy { check, id_base, first_check, init_state: false },
+            policy: Policy {
+                check,
+                id_base,
+                first_check,
+                init_state: false,
+                restart_gap: options.restart_gap,
+            },
             guard: options.guard.policy(),
             snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
         };

@@ -35,6 +35,9 @@ impl HaProxy {
         let program = crate::program::system("haproxy")?;
         let file = home.join("haproxy.cfg");
         fs::write(&file, layout.config()).with_context(|| format!("cannot write {}", file.display()))?;
+        for service in &layout.services {
+            fs::write(layout.restarting_map(service), "")?;
+        }
         let args = vec!["-db".into(), "-f".into(), file.into()];
         let haproxy = Self { daemon: Daemon::new(home, "haproxy", program, args), layout };
         haproxy.launch_again().await?;

@@ -36,9 +36,9 @@ pub(super) async fn foresee(
         *planner.ids_mut() = kept;
     }
     planner.start_anew(&haproxy.info.version);
-    planner.learn(&haproxy.observed);
     // One moment for all: what is read after it is not too old for a decision, however many are read.
     let now = Clock.now();
+    planner.learn(now, &haproxy.observed);
     let first = planner.plan(now, view, &haproxy.observed, scope);
     observe::sessions(&mut haproxy.dialogue, &first.reads, &mut haproxy.observed).await?;
     let read = Scope::Only(first.reads.into_iter().collect());

@@ -5,6 +5,7 @@ mod csv;
 pub mod excerpt;
 pub mod flags;
 pub mod info;
+pub mod maps;
 pub mod reply;
 pub mod servers_state;
 pub mod stat;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BackendId, BackendName, ServerAddr, ServerId, ServerOptions, ServerPath, ServerWeight};
+use super::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerOptions, ServerPath, ServerWeight};
 
 /// Longest line a [`Command`] renders to, in bytes, without the newline. A line must fit into HAProxy's `tune.bufsize`
 /// (16,384 bytes unless changed), and far smaller buffers are in use.
@@ -68,6 +68,21 @@ pub enum Command {
         /// Which server.
         server: ServerPath,
     },
+    /// Lists a server's name in its backend's restarting map: its clients keep their cookie while others serve them. Twice
+    /// the same name makes two entries.
+    AddToMap {
+        /// Which map.
+        map: MapId,
+        /// Whose name.
+        server: ServerPath,
+    },
+    /// Takes the name off the map again, every entry of it.
+    DelFromMap {
+        /// Which map.
+        map: MapId,
+        /// Whose name.
+        server: ServerPath,
+    },
     /// Asks whether a backend takes servers at run time: an `add server` without an address, which is refused whatever
     /// the backend. A balance algorithm that stands in the way is told of first (seen on 2.6), and nothing else tells of
     /// it: `show stat` names `source`, but not its `hash-type`.
@@ -78,6 +93,10 @@ pub enum Command {
     ShowBackends,
     /// Reads the servers of one backend or of all: [`ServersState`](super::answer::servers_state::ServersState).
     ShowServersState(Option<BackendName>),
+    /// Reads which maps there are: [`maps::list`](super::answer::maps::list).
+    ShowMaps,
+    /// Reads the names in one: [`maps::names`](super::answer::maps::names).
+    ShowMap(MapId),
     /// Reads one server's counters: [`StatRow`](super::answer::stat::StatRow).
     ///
     /// The backend is named by its number, since by name HAProxy may take a frontend of that name and answer with
@@ -127,11 +146,16 @@ impl fmt::Display for Command {
             Self::SetWeight { server, weight } => write!(f, "set server {server} weight {weight}"),
             Self::DelServer { server } => write!(f, "del server {server}"),
             Self::ShutdownSessions { server } => write!(f, "shutdown sessions server {server}"),
+            // The value says nothing: the template asks whether the key is there.
+            Self::AddToMap { map, server } => write!(f, "add map {map} {} 1", server.server),
+            Self::DelFromMap { map, server } => write!(f, "del map {map} {}", server.server),
             Self::TryAdd(backend) => write!(f, "add server {backend}/lb-sync.check"),
             Self::ShowInfo => f.write_str("show info"),
             Self::ShowBackends => f.write_str("show backend"),
             Self::ShowServersState(None) => f.write_str("show servers state"),
             Self::ShowServersState(Some(backend)) => write!(f, "show servers state {backend}"),
+            Self::ShowMaps => f.write_str("show map"),
+            Self::ShowMap(map) => write!(f, "show map {map}"),
             // 4 is the type "server" (`STATS_TYPE_SV`).
             Self::ShowStatServer { backend, id } => write!(f, "show stat {backend} 4 {id}"),
         }
@@ -151,15 +175,18 @@ impl Command {
             Self::SetWeight { .. } => "set_weight",
             Self::DelServer { .. } => "del_server",
             Self::ShutdownSessions { .. } => "shutdown_sessions",
+            Self::AddToMap { .. } => "add_map",
+            Self::DelFromMap { .. } => "del_map",
             Self::TryAdd(_) => "try_add",
             Self::ShowInfo => "show_info",
             Self::ShowBackends => "show_backend",
             Self::ShowServersState(_) => "show_servers_state",
+            Self::ShowMaps | Self::ShowMap(_) => "show_map",
             Self::ShowStatServer { .. } => "show_stat",
         }
     }
 
-    /// The server that the command changes; `None` for those that only read.
+    /// The server that the command changes, or whose clients it concerns; `None` for those that only read.
     #[must_use]
     pub const fn changes(&self) -> Option<&ServerPath> {
         match self {
@@ -170,11 +197,15 @@ impl Command {
             | Self::SetAddr { server, .. }
             | Self::SetWeight { server, .. }
             | Self::DelServer { server }
-            | Self::ShutdownSessions { server } => Some(server),
+            | Self::ShutdownSessions { server }
+            | Self::AddToMap { server, .. }
+            | Self::DelFromMap { server, .. } => Some(server),
             Self::TryAdd(_)
             | Self::ShowInfo
             | Self::ShowBackends
             | Self::ShowServersState(_)
+            | Self::ShowMaps
+            | Self::ShowMap(_)
             | Self::ShowStatServer { .. } => None,
         }
     }

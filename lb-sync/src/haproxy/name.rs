@@ -168,6 +168,17 @@ impl fmt::Display for BackendId {
     }
 }
 
+/// A map's number (`# id` in `show map`), which HAProxy counts out at start: it means something to that one process only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MapId(pub u32);
+
+/// As commands name it: by a path, a map of the same file could be meant.
+impl fmt::Display for MapId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
 /// A server's weight, `0..=256` (`SRV_UWGHT_MAX`). 0 keeps the server out of balancing but not out of persistence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerWeight(u16);

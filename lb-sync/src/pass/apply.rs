@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use registry::name::InstanceId;
+use registry::name::{InstanceId, ServiceName};
 use registry::time::Clock;
 
 use super::rhythm::GLANCE_EVERY;
@@ -54,6 +54,13 @@ pub(super) async fn apply(
         }
     }
     Ok(touched)
+}
+
+/// The services on whose restarting maps the `touched` of `steps` were put or struck off.
+pub(super) fn listed(steps: &[Step], touched: &BTreeSet<InstanceId>) -> BTreeSet<ServiceName> {
+    let lists = |command: &Command| matches!(command, Command::AddToMap { .. } | Command::DelFromMap { .. });
+    let those = steps.iter().filter(|step| touched.contains(&step.id) && step.commands.iter().any(lists));
+    those.map(|step| step.id.service.clone()).collect()
 }
 
 /// How many of `steps` make the next request: at least one.
@@ -110,8 +117,18 @@ fn deed(commands: &[Command]) -> &'static str {
         Command::SetWeight { .. } => Some("weight changed"),
         _ => None,
     };
+    let listed = |command: &Command| match command {
+        Command::AddToMap { .. } => Some("away: its clients keep their cookie"),
+        Command::DelFromMap { .. } => Some("its clients are not waiting for it any more"),
+        _ => None,
+    };
     // An address that changes for its own sake, not to let go of a connection before a deletion.
     let moved =
         || commands.iter().any(|command| matches!(command, Command::SetAddr { .. })).then_some("moved");
-    commands.iter().find_map(deed).or_else(moved).unwrap_or("checks enabled")
+    commands
+        .iter()
+        .find_map(deed)
+        .or_else(moved)
+        .or_else(|| commands.iter().find_map(listed))
+        .unwrap_or("checks enabled")
 }

@@ -9,9 +9,10 @@ use super::PassError;
 use crate::haproxy::answer::AnswerError;
 use crate::haproxy::answer::backends::Backends;
 use crate::haproxy::answer::info::Info;
+use crate::haproxy::answer::maps;
 use crate::haproxy::answer::servers_state::ServersState;
 use crate::haproxy::answer::stat::StatRow;
-use crate::haproxy::{BackendName, Command, Dialogue};
+use crate::haproxy::{BackendName, Command, Dialogue, MapId};
 use crate::plan::observed::Observed;
 
 /// Reads in one request; each answer is some hundred bytes a server.
@@ -25,7 +26,8 @@ pub(super) async fn info(dialogue: &mut Dialogue) -> Result<Info, PassError> {
 
 /// Who answers, and everything it has. Fails for a worker on its way out, and for a HAProxy that is too old.
 pub(crate) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), PassError> {
-    let asked = [Command::ShowInfo, Command::ShowBackends, Command::ShowServersState(None)];
+    let asked =
+        [Command::ShowInfo, Command::ShowBackends, Command::ShowServersState(None), Command::ShowMaps];
     let answers = dialogue.ask(&asked).await?;
     let text = |at: usize| answers.get(at).map_or("", String::as_str);
     let info = Info::parse(text(0))?;
@@ -35,8 +37,38 @@ pub(crate) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), Pas
     if !info.version.at_least(2, 6) {
         return Err(PassError::TooOld(info.version));
     }
-    let observed = Observed::read(Backends::parse(text(1))?, ServersState::parse(text(2))?);
+    let mut observed = Observed::read(Backends::parse(text(1))?, ServersState::parse(text(2))?);
+    let maps = maps::list(text(3))?;
+    let of_services =
+        maps.into_iter().filter_map(|(map, backend)| Some((backend.as_ref().parse().ok()?, map)));
+    read_maps(dialogue, &of_services.collect::<Vec<_>>(), &mut observed).await?;
     Ok((info, observed))
+}
+
+/// Reads the restarting maps of these services anew, as far as they are known.
+pub(super) async fn restarting(
+    dialogue: &mut Dialogue,
+    services: &BTreeSet<ServiceName>,
+    observed: &mut Observed,
+) -> Result<(), PassError> {
+    let known = |service: &ServiceName| Some((service.clone(), observed.restarting.get(service)?.id));
+    let maps: Vec<_> = services.iter().filter_map(known).collect();
+    read_maps(dialogue, &maps, observed).await
+}
+
+async fn read_maps(
+    dialogue: &mut Dialogue,
+    maps: &[(ServiceName, MapId)],
+    observed: &mut Observed,
+) -> Result<(), PassError> {
+    for some in maps.chunks(READS_MAX) {
+        let commands: Vec<Command> = some.iter().map(|(_, map)| Command::ShowMap(*map)).collect();
+        let answers = dialogue.ask(&commands).await?;
+        for ((service, map), answer) in some.iter().zip(&answers) {
+            observed.read_restarting(service.clone(), *map, maps::names(answer)?);
+        }
+    }
+    Ok(())
 }
 
 /// Reads these backends anew.

@@ -306,7 +306,7 @@ impl Pass {
             self.planner.start_anew(&info.version);
         }
         self.worker = Some(info);
-        self.planner.learn(&observed);
+        self.planner.learn(Clock.now(), &observed);
         self.observed = observed;
         self.trouble.clear();
         self.rhythm.read_all(Clock.now());
@@ -376,6 +376,7 @@ impl Pass {
         // An empty reply proves nothing: what was touched is read back.
         let services = touched.iter().map(|id| id.service.clone()).collect();
         observe::backends(dialogue, &services, &mut self.observed).await?;
+        observe::restarting(dialogue, &apply::listed(&plan.steps, &touched), &mut self.observed).await?;
         observe::sessions(dialogue, &plan.reads, &mut self.observed).await?;
         let untouched = plan.steps.iter().map(|step| step.id.clone());
         Ok(touched.into_iter().chain(untouched).chain(plan.reads.iter().cloned()).collect())

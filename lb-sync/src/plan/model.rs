@@ -1,13 +1,13 @@
 //! A model of HAProxy as far as servers go: takes the lines that the real one takes, and refuses what it refuses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use registry::name::InstanceId;
+use registry::name::{InstanceId, InstanceName};
 use registry::time::Tick;
 
-use super::observed::{Backend, Observed, Server, Sessions};
+use super::observed::{Backend, Observed, RestartingMap, Server, Sessions};
 use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{BackendId, Command, Reply, ServerAddr, ServerId, ServerState, ServerWeight};
+use crate::haproxy::{BackendId, Command, MapId, Reply, ServerAddr, ServerId, ServerState, ServerWeight};
 
 const MAINT: u32 = 0x01;
 const DRAIN: u32 = 0x08;
@@ -31,6 +31,8 @@ pub(super) struct Model {
     pub(super) servers: BTreeMap<InstanceId, ModelServer>,
     pub(super) services: Vec<String>,
     pub(super) lines: Vec<String>,
+    /// Restarting maps, by service: its number is its place.
+    pub(super) maps: BTreeMap<String, BTreeSet<InstanceName>>,
 }
 
 impl Model {
@@ -54,6 +56,10 @@ impl Model {
             let backend = observed.backends.get_mut(&id.service).unwrap();
             backend.servers.insert(id.instance.clone(), server.observed());
         }
+        for ((service, names), number) in self.maps.iter().zip(0..) {
+            let map = RestartingMap { id: MapId(number), names: names.clone() };
+            observed.restarting.insert(service.parse().unwrap(), map);
+        }
         observed
     }
 
@@ -71,6 +77,17 @@ impl Model {
         self.lines.push(line);
         let path = command.changes().expect("a plan only changes");
         let id: InstanceId = path.to_string().parse().unwrap();
+        if let Command::AddToMap { map, .. } | Command::DelFromMap { map, .. } = command {
+            let at = self.maps.keys().position(|service| service == id.service.as_str()).unwrap();
+            assert_eq!(usize::try_from(map.0).unwrap(), at, "the map of that service");
+            let names = self.maps.get_mut(id.service.as_str()).unwrap();
+            let news = match command {
+                Command::AddToMap { .. } => names.insert(id.instance),
+                _ => names.remove(&id.instance),
+            };
+            assert!(news, "nothing is listed twice, or struck off that is not there");
+            return Reply::Ok;
+        }
         if let Command::AddServer { id: number, addr, weight, options, .. } = command {
             return self.add(id, *number, *addr, *weight, if options.check.is_some() { 2 } else { 0 });
         }

@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use registry::follow::{Change, Entry, Event};
 use registry::key::{Key, Prefix};
-use registry::name::InstanceId;
+use registry::name::{InstanceId, InstanceName};
 use registry::record::AckState;
 use registry::time::Tick;
 
@@ -18,6 +18,9 @@ const SERVICES: [&str; 2] = ["web", "api"];
 /// Long enough for every limit in these tests to pass.
 const ENOUGH: Duration = Duration::from_mins(2);
 
+/// How long clients wait for an instance that is away.
+const GAP: Duration = Duration::from_secs(30);
+
 fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
 }
@@ -30,7 +33,7 @@ fn policy() -> Policy {
         down_inter: None,
     };
     let id_base = ServerId::try_from(10_000).unwrap();
-    Policy { check: Some(check), id_base, first_check: FirstCheck::Skip, init_state: false }
+    Policy { check: Some(check), id_base, first_check: FirstCheck::Skip, init_state: false, restart_gap: GAP }
 }
 
 /// A registry, a HAProxy, and the pass between them, with a clock of their own.
@@ -91,7 +94,7 @@ impl World {
     /// Plans everything once; `None` when there is nothing to do.
     fn plan(&mut self) -> Plan {
         let mut observed = self.model.observe();
-        self.planner.learn(&observed);
+        self.planner.learn(self.now, &observed);
         let mut plan = self.planner.plan(self.now, &self.view, &observed, &Scope::All);
         if !plan.reads.is_empty() {
             for id in &plan.reads {
@@ -153,6 +156,10 @@ impl World {
 
     fn restart_lb_sync(&mut self) {
         self.planner = Planner::new(policy());
+    }
+
+    fn listed(&self) -> Vec<&str> {
+        self.model.maps.values().flatten().map(InstanceName::as_str).collect()
     }
 
     /// HAProxy serves what the registry says, and nothing else of ours is there.
@@ -256,6 +263,78 @@ fn a_leave_is_maint_then_drained_then_deleted_with_its_key() {
     assert_eq!(lines(&world.plan()), ["del server web/web-1"]);
     world.settle();
     assert!(world.acks.is_empty());
+}
+
+#[test]
+fn an_instance_that_goes_is_listed_first_and_struck_off_once_it_is_back() {
+    let mut world = World::new();
+    world.model.maps.insert("web".into(), BTreeSet::new());
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    world.delete("web/web-1");
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["add map #0 web-1 1", "set server web/web-1 state maint"]);
+    world.apply(&plan, usize::MAX);
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["del server web/web-1"]);
+    world.apply(&plan, usize::MAX);
+    assert!(world.plan().is_empty());
+    assert_eq!(world.listed(), ["web-1"]);
+    world.put("web/web-1", &up(3009));
+    let plan = world.plan();
+    assert!(lines(&plan).iter().all(|line| !line.contains(" map ")), "kept until it serves: {plan:?}");
+    world.apply(&plan, usize::MAX);
+    assert_eq!(lines(&world.plan()), ["del map #0 web-1"]);
+}
+
+#[test]
+fn who_does_not_return_is_listed_for_its_time_also_over_restarts() {
+    let mut world = World::new();
+    world.model.maps.insert("web".into(), BTreeSet::new());
+    world.put("web/web-1", &up(3000));
+    world.put("web/web-2", r#"{"address":"10.0.0.6","port":3000}"#);
+    world.settle();
+    world.put("web/web-1", r#"{"address":"10.0.0.5","port":3000,"state":"down"}"#);
+    let plan = world.plan();
+    world.apply(&plan, usize::MAX);
+    assert_eq!(world.listed(), ["web-1"]);
+    // HAProxy starts again, with its map as the file has it: empty.
+    world.model.maps.insert("web".into(), BTreeSet::new());
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["add map #0 web-1 1"]);
+    world.apply(&plan, usize::MAX);
+    world.restart_lb_sync();
+    let start = world.now;
+    world.settle();
+    assert!(world.listed().is_empty());
+    assert!(world.now.since(start) >= GAP, "{:?}", world.now.since(start));
+}
+
+#[test]
+fn whom_an_operator_takes_out_is_not_waited_for() {
+    let mut world = World::new();
+    world.model.maps.insert("web".into(), BTreeSet::new());
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    let key = Prefix::default().text(&Key::Override(id("web/web-1"))).into_bytes();
+    let value = br#"{"mode":"maintenance"}"#.to_vec();
+    let entry = Entry { key, value, lease: 0, create_revision: 9, mod_revision: 9 };
+    world.view.fold_overrides(world.now, Event::Changed(vec![Change::Put(entry)]));
+    assert_eq!(lines(&world.plan()), ["set server web/web-1 state maint"]);
+}
+
+#[test]
+fn who_leaves_in_order_hands_its_clients_over() {
+    let mut world = World::new();
+    world.model.maps.insert("web".into(), BTreeSet::new());
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    world.put("web/web-1", r#"{"address":"10.0.0.5","port":3000,"state":"draining"}"#);
+    world.settle();
+    world.delete("web/web-1");
+    world.settle();
+    assert!(world.model.lines.iter().all(|line| !line.contains(" map ")), "{:?}", world.model.lines);
+    assert!(world.model.servers.is_empty());
 }
 
 #[test]
@@ -461,7 +540,10 @@ impl World {
                     server.weight = ServerWeight::try_from(weight).unwrap();
                 }
             }
-            Happens::HaproxyRestarts => self.model.servers.clear(),
+            Happens::HaproxyRestarts => {
+                self.model.servers.clear();
+                self.model.maps.values_mut().for_each(BTreeSet::clear);
+            }
             Happens::LbSyncRestarts => self.restart_lb_sync(),
             Happens::Pass(commands_max) => {
                 self.model.lines.clear();
@@ -483,12 +565,14 @@ proptest! {
     #[test]
     fn whatever_happens_it_converges(script in proptest::collection::vec(happenings(), 0..60)) {
         let mut world = World::new();
+        world.model.maps.insert("web".into(), BTreeSet::new());
         for happens in script {
             world.happen(happens);
         }
         world.sync(true);
         world.settle();
         world.assert_follows();
+        prop_assert!(world.listed().is_empty(), "nobody is waited for any more: {:?}", world.listed());
         prop_assert!(world.plan().steps.is_empty(), "planning again is empty");
         // A restarted lb-sync finds nothing to do either, but for what is leaving already.
         world.restart_lb_sync();

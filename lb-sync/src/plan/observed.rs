@@ -1,6 +1,6 @@
 //! What HAProxy has, as last read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use registry::name::{InstanceId, InstanceName, ServiceName};
 use registry::time::Tick;
@@ -9,13 +9,24 @@ use crate::haproxy::answer::backends::Backends;
 use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
 use crate::haproxy::answer::servers_state::{ServerRow, ServersState};
 use crate::haproxy::answer::stat::{StatRow, Status};
-use crate::haproxy::{BackendId, BackendName, ServerAddr, ServerId, ServerWeight};
+use crate::haproxy::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerName, ServerWeight};
 
 /// The backends that can be a service's, and their servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// By name. A backend that has no server is here too.
     pub backends: BTreeMap<ServiceName, Backend>,
+    /// The restarting maps, by the service that each is named after.
+    pub restarting: BTreeMap<ServiceName, RestartingMap>,
+}
+
+/// The names whose clients keep their cookie while others serve them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartingMap {
+    /// The map's number in this HAProxy process.
+    pub id: MapId,
+    /// Who is listed.
+    pub names: BTreeSet<InstanceName>,
 }
 
 /// One backend.
@@ -104,6 +115,12 @@ impl Observed {
                 _ => {}
             }
         }
+    }
+
+    /// One restarting map, read anew.
+    pub fn read_restarting(&mut self, service: ServiceName, id: MapId, names: Vec<ServerName>) {
+        let names = names.into_iter().filter_map(|name| name.as_ref().parse().ok()).collect();
+        self.restarting.insert(service, RestartingMap { id, names });
     }
 
     /// The server of `id`.

@@ -1,6 +1,7 @@
 //! Applies the decision to every instance that may have changed, and keeps what must be kept between passes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use registry::name::{InstanceId, ServiceName};
 use registry::record::AckState;
@@ -9,10 +10,12 @@ use registry::time::Tick;
 use super::decide::{Ack, Case, Decision, Why, decide};
 use super::ids::Ids;
 use super::memory::Memory;
-use super::observed::Observed;
-use super::target::target;
+use super::observed::{Observed, Server};
+use super::restarting::{Restarting, Stand};
+use super::target::{Mode, Target, target};
+use crate::haproxy::answer::flags::OpState;
 use crate::haproxy::answer::info::Version;
-use crate::haproxy::{Check, Command, ServerId, ServerPath};
+use crate::haproxy::{Check, Command, ServerId, ServerPath, ServerState};
 use crate::view::{Scope, View};
 
 /// How servers are made.
@@ -26,6 +29,8 @@ pub struct Policy {
     pub first_check: FirstCheck,
     /// Whether this HAProxy knows `init-state` (3.1 and newer).
     pub init_state: bool,
+    /// How long an instance may be away before its clients choose anew; zero for at once.
+    pub restart_gap: Duration,
 }
 
 /// Whether a server gets traffic before HAProxy's own first check of it has passed.
@@ -86,6 +91,7 @@ pub struct Planner {
     policy: Policy,
     ids: Ids,
     memories: BTreeMap<InstanceId, Memory>,
+    restarting: Restarting,
     /// When each instance that is waited for is to be decided again.
     agenda: BTreeSet<(Tick, InstanceId)>,
 }
@@ -94,7 +100,13 @@ impl Planner {
     /// Remembers nothing yet.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self { policy, ids: Ids::new(policy.id_base), memories: BTreeMap::new(), agenda: BTreeSet::new() }
+        Self {
+            policy,
+            ids: Ids::new(policy.id_base),
+            memories: BTreeMap::new(),
+            restarting: Restarting::new(policy.restart_gap),
+            agenda: BTreeSet::new(),
+        }
     }
 
     /// Another HAProxy process answers: what the last one refused, and since when its servers were leaving, is history.
@@ -103,9 +115,11 @@ impl Planner {
         self.memories.clear();
     }
 
-    /// Learns the ids that HAProxy has in use. To be called after everything was read anew.
-    pub fn learn(&mut self, observed: &Observed) {
+    /// Learns what HAProxy knows from an earlier lb-sync: the ids in use, and who is away. To be called after everything
+    /// was read anew.
+    pub fn learn(&mut self, now: Tick, observed: &Observed) {
         self.ids.learn(observed);
+        self.restarting.learn(now, observed);
     }
 
     /// Which instance has which id.
@@ -172,13 +186,15 @@ impl Planner {
                 .keys()
                 .map(|instance| InstanceId { service: service.clone(), instance: instance.clone() })
         });
-        registered.chain(existing).chain(self.memories.keys().cloned()).collect()
+        let away = self.restarting.ids().cloned();
+        registered.chain(existing).chain(self.memories.keys().cloned()).chain(away).collect()
     }
 
     fn plan_one(&mut self, now: Tick, view: &View, observed: &Observed, id: InstanceId, plan: &mut Plan) {
         let target = target(view, &id);
         if !observed.backends.contains_key(&id.service) {
             // Not served here: nothing to do, and nothing to say.
+            self.restarting.step(now, &id, Stand::Ended, false);
             self.forget(&id);
             plan.acks.push((id, None));
             return;
@@ -186,7 +202,13 @@ impl Planner {
         let server = observed.server(&id);
         let ours = server.is_some_and(|server| self.ids.is_ours(server.id));
         if target.is_none() && !ours {
-            self.forget(&id);
+            let stand = if server.is_some() { Stand::Ended } else { Stand::Away };
+            match self.relist(now, observed, &id, stand) {
+                Some(command) => {
+                    plan.steps.push(Step { id: id.clone(), why: Why::Gone, commands: vec![command] });
+                }
+                None => self.forget(&id),
+            }
             plan.acks.extend(view.in_sync().then_some((id, None)));
             return;
         }
@@ -211,7 +233,7 @@ impl Planner {
             memory,
             policy: &self.policy,
         };
-        let Decision { commands, why, ack, read_sessions, wake_at } = decide(&case);
+        let Decision { mut commands, why, ack, read_sessions, wake_at } = decide(&case);
         if why == Why::TimeUp {
             memory.shut_at = Some(now);
         }
@@ -225,16 +247,65 @@ impl Planner {
             let owner = target.as_ref().map(|target| target.owner.clone());
             plan.acks.push((id.clone(), owner.zip(state)));
         }
+        let stand = match server {
+            Some(_) if !ours => Stand::Ended,
+            server => stand(view, &id, target.as_ref(), server, &commands),
+        };
+        if let Some(command) = self.relist(now, observed, &id, stand) {
+            // First: the client that asks right after the server is out keeps its cookie.
+            commands.insert(0, command);
+        }
         if read_sessions {
-            plan.reads.push(id);
-        } else if !commands.is_empty() {
+            plan.reads.push(id.clone());
+        }
+        if !commands.is_empty() {
             plan.steps.push(Step { id, why, commands });
+        }
+    }
+
+    /// The command that puts the name of `id` on its service's restarting map, or takes it off, where that is due.
+    fn relist(&mut self, now: Tick, observed: &Observed, id: &InstanceId, stand: Stand) -> Option<Command> {
+        let map = observed.restarting.get(&id.service);
+        let listed = map.is_some_and(|map| map.names.contains(&id.instance));
+        let wanted = self.restarting.step(now, id, stand, listed);
+        let alone = self.memories.get(id).and_then(|memory| memory.left_alone_until(now));
+        let until = self.restarting.until(now, id);
+        self.agenda.extend([until, alone].into_iter().flatten().map(|at| (at, id.clone())));
+        let map = map.filter(|_| alone.is_none())?;
+        let server = || ServerPath::from(id);
+        match (wanted, listed) {
+            (true, false) => Some(Command::AddToMap { map: map.id, server: server() }),
+            (false, true) => Some(Command::DelFromMap { map: map.id, server: server() }),
+            (true, true) | (false, false) => None,
         }
     }
 
     fn forget(&mut self, id: &InstanceId) {
         self.memories.remove(id);
         self.ids.forget(id);
+    }
+}
+
+/// How an instance stands, once `commands` are carried out.
+fn stand(
+    view: &View,
+    id: &InstanceId,
+    target: Option<&Target>,
+    server: Option<&Server>,
+    commands: &[Command],
+) -> Stand {
+    // Who leaves in order hands its clients over: they move once, and stay there.
+    let leaves = target.is_some_and(|target| matches!(target.mode, Mode::Leave { .. } | Mode::Maintenance));
+    let goes = |command: &Command| matches!(command, Command::SetState { state: ServerState::Maint, .. });
+    let ordered = view.override_of(id).is_some_and(|wish| wish.mode.is_some());
+    if leaves || ordered || view.eclipsed_by(id).is_some() {
+        Stand::Ended
+    } else if commands.iter().any(goes) {
+        Stand::Goes
+    } else if server.is_some_and(|server| !server.admin.is_maint() && server.op != OpState::Stopped) {
+        Stand::Serves
+    } else {
+        Stand::Away
     }
 }
 

@@ -86,14 +86,22 @@ backend {service}
 "
         );
         if self.affinity {
-            text.push_str(AFFINITY);
+            let map = self.restarting_map(service);
+            text.push_str(&AFFINITY.replace("RESTARTING_MAP", &map.to_string_lossy()));
         }
+    }
+
+    /// The map of who restarts, of one service; HAProxy does not start without the file.
+    #[must_use]
+    pub fn restarting_map(&self, service: &str) -> PathBuf {
+        self.socket.with_file_name(format!("{service}.restarting.map"))
     }
 }
 
-/// A sticky session by the instance's name: it outlives a new address, a restart of HAProxy, and drain.
+/// A sticky session by the instance's name: it outlives a new address, the instance's absence, a restart of HAProxy, and
+/// drain.
 const AFFINITY: &str = r#"    http-request set-var(txn.lbi) req.cook(LBI)
     use-server %[var(txn.lbi)] if { var(txn.lbi) -m found }
     http-response set-var(txn.srv) srv_name
-    http-response add-header Set-Cookie "LBI=%[var(txn.srv)]; path=/; HttpOnly; SameSite=Lax" if { var(txn.srv) -m found } !{ var(txn.srv),strcmp(txn.lbi) eq 0 }
+    http-response add-header Set-Cookie "LBI=%[var(txn.srv)]; path=/; HttpOnly; SameSite=Lax" if { var(txn.srv) -m found } !{ var(txn.srv),strcmp(txn.lbi) eq 0 } !{ var(txn.lbi),map_str(RESTARTING_MAP) -m found }
 "#;

@@ -55,7 +55,13 @@ fn policy() -> Policy {
         down_inter: None,
     };
     let id_base = 10_000.try_into().unwrap();
-    Policy { check: Some(check), id_base, first_check: FirstCheck::Skip, init_state: false }
+    Policy {
+        check: Some(check),
+        id_base,
+        first_check: FirstCheck::Skip,
+        init_state: false,
+        restart_gap: Duration::ZERO,
+    }
 }
 
 /// The lines of `web`, without their options.

@@ -5,6 +5,7 @@ use proptest::sample::{Index, select};
 
 use super::backends::Backends;
 use super::info::Info;
+use super::maps;
 use super::reply::Reply;
 use super::servers_state::ServersState;
 use super::stat::StatRow;
@@ -15,6 +16,8 @@ fn read_as_everything(text: &str) {
     let _ = Backends::parse(text);
     let _ = ServersState::parse(text);
     let _ = StatRow::parse(text);
+    let _ = maps::list(text);
+    let _ = maps::names(text);
     let server = ServerPath::new("web".parse().unwrap(), "web-1".parse().unwrap());
     let _ = Reply::read(&Command::DelServer { server }, text);
 }

@@ -59,13 +59,18 @@ impl Reply {
             | Command::HealthDown { .. }
             | Command::SetState { .. }
             | Command::SetWeight { .. }
-            | Command::ShutdownSessions { .. } => text.is_empty(),
+            | Command::ShutdownSessions { .. }
+            | Command::AddToMap { .. } => text.is_empty(),
+            // What is not there needs no deletion.
+            Command::DelFromMap { .. } => text.is_empty() || text == "Key not found.",
             // A trial that gets as far as the missing address has passed.
             Command::TryAdd(_) => !text.starts_with("Backend must use a dynamic load balancing"),
             // What they read has its own parsers.
             Command::ShowInfo
             | Command::ShowBackends
             | Command::ShowServersState(_)
+            | Command::ShowMaps
+            | Command::ShowMap(_)
             | Command::ShowStatServer { .. } => true,
         };
         if done { Self::Ok } else { Self::Other(Excerpt::of(text)) }

@@ -104,6 +104,19 @@ fn deleting() {
 }
 
 #[test]
+fn listing() {
+    let map = crate::haproxy::MapId(2);
+    let list = Command::AddToMap { map, server: server() };
+    every_version_says(&list, &[("reply-add-map-ok", Reply::Ok)]);
+    let strike = Command::DelFromMap { map, server: server() };
+    every_version_says(&strike, &[("reply-del-map-ok", Reply::Ok), ("reply-del-map-absent", Reply::Ok)]);
+    for (_, text) in fixtures::every("reply-del-map-nowhere") {
+        assert!(matches!(Reply::read(&strike, &text), Reply::Other(_)), "{text}");
+        assert!(matches!(Reply::read(&list, &text), Reply::Other(_)), "{text}");
+    }
+}
+
+#[test]
 fn ending_sessions() {
     let cases = [
         ("reply-shutdown-ok", Reply::Ok),
