@@ -22,7 +22,7 @@ pub use options::{Check, CheckInterval, ServerOptions};
 pub use socket::Dialogue;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod real;
 #[cfg(test)]

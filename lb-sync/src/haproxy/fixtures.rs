@@ -11,7 +11,7 @@ fn folder(version: &str) -> PathBuf {
 }
 
 /// What each version answered, with the version before it.
-pub(super) fn every(name: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn every(name: &str) -> Vec<(&'static str, String)> {
     VERSIONS
         .iter()
         .map(|version| (*version, fs::read_to_string(folder(version).join(format!("{name}.txt"))).unwrap()))
@@ -19,7 +19,7 @@ pub(super) fn every(name: &str) -> Vec<(&'static str, String)> {
 }
 
 /// All answers of all versions.
-pub(super) fn all() -> Vec<String> {
+pub(crate) fn all() -> Vec<String> {
     let files = VERSIONS.iter().flat_map(|version| fs::read_dir(folder(version)).unwrap());
     files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }

@@ -8,7 +8,8 @@ use registry::time::Clock;
 
 use super::rhythm::GLANCE_EVERY;
 use super::{PassError, observe};
-use crate::haproxy::{Command, Dialogue, Reply, ServerState};
+use crate::haproxy::{Command, Dialogue, Reply, ServerId, ServerState};
+use crate::plan::observed::Observed;
 use crate::plan::{Planner, Step};
 
 /// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
@@ -54,6 +55,24 @@ pub(super) async fn apply(
         }
     }
     Ok(touched)
+}
+
+/// The servers that the `touched` of `steps` have or were to get, with their numbers.
+pub(super) fn servers(
+    steps: &[Step],
+    touched: &BTreeSet<InstanceId>,
+    observed: &Observed,
+) -> Vec<(InstanceId, ServerId)> {
+    let made = |command: &Command| match command {
+        Command::AddServer { id, .. } => Some(*id),
+        _ => None,
+    };
+    let number = |step: &Step| {
+        let number = observed.server(&step.id).map(|server| server.id);
+        number.or_else(|| step.commands.iter().find_map(made))
+    };
+    let those = steps.iter().filter(|step| touched.contains(&step.id));
+    those.filter_map(|step| Some((step.id.clone(), number(step)?))).collect()
 }
 
 /// The services on whose restarting maps the `touched` of `steps` were put or struck off.

@@ -374,8 +374,8 @@ impl Pass {
         self.files.cover(self.planner.ids_mut()).await;
         let touched = apply::apply(dialogue, &mut self.planner, &plan.steps, worker.pid, interrupted).await?;
         // An empty reply proves nothing: what was touched is read back.
-        let services = touched.iter().map(|id| id.service.clone()).collect();
-        observe::backends(dialogue, &services, &mut self.observed).await?;
+        let servers = apply::servers(&plan.steps, &touched, &self.observed);
+        observe::servers(dialogue, &servers, &mut self.observed).await?;
         observe::restarting(dialogue, &apply::listed(&plan.steps, &touched), &mut self.observed).await?;
         observe::sessions(dialogue, &plan.reads, &mut self.observed).await?;
         let untouched = plan.steps.iter().map(|step| step.id.clone());

@@ -102,6 +102,37 @@ impl Observed {
         }
     }
 
+    /// What `show stat` says of the server that `id` has or was to get; `None`: it is not there. False if that is not all
+    /// that must be known of it: its backend is to be read as a whole.
+    pub fn read_server(&mut self, id: &InstanceId, row: Option<&StatRow>, read_at: Tick) -> bool {
+        let Some(backend) = self.backends.get_mut(&id.service) else { return false };
+        let before = backend.servers.get(&id.instance);
+        let Some(row) = row else {
+            backend.servers.remove(&id.instance);
+            return true;
+        };
+        if row.server.server.as_ref() != id.instance.as_str() {
+            return false; // Another server has that number.
+        }
+        let known = before.filter(|before| before.id == row.id).map(|before| before.check);
+        let (admin, op, check) = match row.status {
+            Status::Up => (AdminState::READY, OpState::Running, Some(CheckState::RUNNING)),
+            Status::NoCheck => (AdminState::READY, OpState::Running, known),
+            Status::Maint => (AdminState::MAINT, OpState::Stopped, known),
+            // Weight 0 is shown as DRAIN, too.
+            Status::Drain if row.weight.get() > 0 => (AdminState::DRAIN, OpState::Running, known),
+            // A server that is down may be in DRAIN as well: it is not said here.
+            _ => return false,
+        };
+        let (Some(check), Some(addr)) = (check, row.addr.and_then(|addr| addr.try_into().ok())) else {
+            return false;
+        };
+        let sessions = Some(Sessions { current: row.scur, queued: row.qcur, read_at });
+        let server = Server { id: row.id, addr: Some(addr), admin, op, weight: row.weight, check, sessions };
+        backend.servers.insert(id.instance.clone(), server);
+        true
+    }
+
     /// What is in flight on one server, and whether its check finds it up, read anew. A row of another server is no news of this one.
     pub fn read_sessions(&mut self, id: &InstanceId, row: &StatRow, read_at: Tick) {
         if let Some(server) = self.server_mut(id)
@@ -132,7 +163,9 @@ impl Observed {
     /// Servers that somebody else has added, changed or deleted since `before` was read: by order, not by a check.
     #[must_use]
     pub fn edited_since(&self, before: &Self) -> Vec<InstanceId> {
-        let ordered = |server: &Server| (server.id, server.addr, server.admin, server.weight);
+        // MAINT goes before DRAIN: what a server has of both is not told by every read.
+        let order = |admin: AdminState| (admin.is_maint(), !admin.is_maint() && admin.is_drain());
+        let ordered = |server: &Server| (server.id, server.addr, order(server.admin), server.weight);
         let mut edited = self.those(|service, instance, server| {
             let was = before.backends.get(service).and_then(|backend| backend.servers.get(instance));
             was.map(ordered) != Some(ordered(server))
@@ -196,6 +229,7 @@ fn server(row: &ServerRow) -> Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::haproxy::fixtures;
 
     fn observed(rows: &[(&str, u32)]) -> Observed {
         let mut observed = Observed::default();
@@ -213,6 +247,58 @@ mod tests {
             backend.servers.insert(name.parse().unwrap(), server);
         }
         observed
+    }
+
+    #[test]
+    fn one_row_says_the_same_as_the_whole_state_or_that_it_does_not() {
+        let fixture = |name| fixtures::every(name).into_iter();
+        let whole = fixture("show-servers-state").zip(fixture("show-backend"));
+        for (at, ((version, state), (_, backends))) in whole.enumerate() {
+            let backends = Backends::parse(&backends).unwrap();
+            let whole = Observed::read(backends, ServersState::parse(&state).unwrap());
+            let told = [("up", "web-3", true), ("drain", "web-2", true), ("maint", "web-6", true)];
+            for (name, instance, all) in
+                told.into_iter().chain([("no-check", "web-1", true), ("down", "web-4", false)])
+            {
+                let (_, text) = fixtures::every(&format!("show-stat-{name}")).swap_remove(at);
+                let row = StatRow::parse(&text).unwrap();
+                let id = format!("web/{instance}").parse().unwrap();
+                let mut read = whole.clone();
+                assert_eq!(read.read_server(&id, row.as_ref(), Tick::from_ms(7)), all, "{version} {name}");
+                assert!(read.edited_since(&whole).is_empty(), "{version} {name}");
+                let known = |observed: &Observed| {
+                    let server = observed.server(&id).unwrap();
+                    (server.op == OpState::Stopped, server.check.is_enabled())
+                };
+                assert_eq!(known(&read), known(&whole), "{version} {name}");
+                assert_eq!(read.server(&id).unwrap().sessions.is_some(), all);
+            }
+            let mut without = whole.clone();
+            assert!(without.read_server(&"web/web-1".parse().unwrap(), None, Tick::from_ms(7)));
+            assert_eq!(without.edited_since(&whole), ["web/web-1".parse().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn a_new_server_whose_checks_are_not_told_is_read_with_its_backend() {
+        let mut observed = observed(&[]);
+        let id = "web/web-3".parse().unwrap();
+        for (version, text) in fixtures::every("show-stat-up") {
+            observed.backends.values_mut().for_each(|backend| backend.servers.clear());
+            let row = StatRow::parse(&text).unwrap();
+            assert!(observed.read_server(&id, row.as_ref(), Tick::from_ms(7)), "{version}");
+            assert_eq!(observed.server(&id).unwrap().check, CheckState::from_bits(6));
+            let other = "web/web-9".parse().unwrap();
+            assert!(
+                !observed.read_server(&other, row.as_ref(), Tick::from_ms(7)),
+                "that number is another's"
+            );
+        }
+        for (version, text) in fixtures::every("show-stat-no-check") {
+            let row = StatRow::parse(&text).unwrap();
+            let id = "web/web-1".parse().unwrap();
+            assert!(!observed.read_server(&id, row.as_ref(), Tick::from_ms(7)), "{version}");
+        }
     }
 
     #[test]

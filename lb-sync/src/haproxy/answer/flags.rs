@@ -18,6 +18,13 @@ impl AdminState {
     /// `SRV_ADMF_RMAINT`: its name does not resolve.
     const UNRESOLVED_MAINT: u32 = 0x20;
 
+    /// As `state ready` leaves it.
+    pub const READY: Self = Self(0);
+    /// As `state maint` leaves it.
+    pub const MAINT: Self = Self(Self::FORCED_MAINT);
+    /// As `state drain` leaves it.
+    pub const DRAIN: Self = Self(Self::FORCED_DRAIN);
+
     /// From the number in `srv_admin_state`. Bits that are not known are kept and mean nothing.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {
@@ -122,6 +129,9 @@ pub struct CheckState(u32);
 impl CheckState {
     const CONFIGURED: u32 = 0x02;
     const ENABLED: u32 = 0x04;
+
+    /// Made with `check`, and under way.
+    pub const RUNNING: Self = Self(Self::CONFIGURED | Self::ENABLED);
 
     /// From the number in `srv_check_state`.
     #[must_use]
