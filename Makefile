@@ -1,7 +1,7 @@
 # The commands of the README. Each does all its own set-up.
 
 CARGO := cargo
-.PHONY: demo test lint deny bench
+.PHONY: demo test lint deny bench fuzz matrix
 
 # The main job on loopback; `make demo TOUR=1` plays it unattended under load and says how many requests failed.
 demo:
@@ -25,3 +25,13 @@ bench:
 	@scripts/setup demo
 	$(CARGO) build --locked --release --bins
 	target/release/bench latency $(BENCH_ARGS)
+
+# Records and HAProxy's answers, by coverage. Needs cargo-fuzz (cargo install cargo-fuzz); FUZZ_S seconds for each.
+FUZZ_S := 60
+fuzz:
+	@scripts/fuzz $(FUZZ_S)
+
+# What talks to HAProxy, on every HAProxy that Debian has; as root.
+matrix:
+	@scripts/setup test
+	@scripts/matrix

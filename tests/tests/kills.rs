@@ -1,5 +1,6 @@
 //! `kill -9` of HAProxy and of lb-sync at random moments, in a loop, while instances come and go; and much of a service
-//! expiring at once. `LEASEHOLD_KILLS=200` makes the loop as long (12 unless told), `LEASEHOLD_SEED` the same again.
+//! expiring at once. `LEASEHOLD_KILLS=200` makes the loop as long (12 unless told), `LEASEHOLD_SEED` the same again;
+//! `LEASEHOLD_ETCD_AWAY_S=600` keeps etcd away for as long (4 s).
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
@@ -105,6 +106,35 @@ async fn kills_at_random_moments_cost_no_request_that_somebody_could_have_served
     println!(
         "{kills} kills, {of_haproxy} of HAProxy: {sent} requests, {unserved} failed while HAProxy was away or empty, 0 others"
     );
+}
+
+#[tokio::test]
+async fn while_etcd_is_away_everything_serves_and_what_changed_is_made_up_for() {
+    let away = Duration::from_secs(number("LEASEHOLD_ETCD_AWAY_S", 4));
+    let stack = Stack::native().await;
+    let web = stack.service("web").instances(3).serving().await;
+    let load = stack.load(100.per_second());
+    let before = stack.seen().await.membership("web");
+
+    let deed = async {
+        stack.etcd().kill().await;
+        // The time without etcd is what is tested: longer than every ttl.
+        tokio::time::sleep(away).await;
+        stack.until_served(&load, &STEADY, 10).await;
+        stack.etcd().start().await;
+        for n in 1..=3 {
+            stack.until_key(&web.instance(n).now().key(), true).await;
+        }
+        stack.until_served(&load, &STEADY, 30).await;
+    };
+    stack.during(deed, |s| s.membership("web") == before).await;
+
+    web.instances(4).serving().await;
+    web.instance(1).terminate().await;
+    stack.until(|s| s.servers("web") == ["web-2", "web-3", "web-4"]).await;
+    let report = load.stop().await;
+    println!("etcd was away for {away:?}: {} requests, {} failed", report.sent, report.failed);
+    assert_eq!(report.failed, 0, "{report}");
 }
 
 #[tokio::test]
