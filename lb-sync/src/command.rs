@@ -9,7 +9,8 @@ mod foresee;
 mod options;
 mod plan;
 mod read;
-mod words;
+mod running;
+pub(crate) mod words;
 
 pub use check::check;
 pub use explain::explain;

@@ -5,6 +5,7 @@
 //! event only says which instances to look at.
 
 mod apply;
+mod log;
 pub(crate) mod observe;
 mod rhythm;
 mod task;

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod observed;
 mod planner;
 pub mod restarting;
+pub mod standing;
 pub mod target;
 
 pub use decide::{Ack, Why};

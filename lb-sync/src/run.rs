@@ -21,6 +21,7 @@ use crate::haproxy::{Check, CheckInterval, ServerId};
 use crate::pass::{Pass, PassConfig};
 use crate::plan::{FirstCheck, Policy};
 use crate::snapshot::{self, Snapshot};
+use crate::status;
 use crate::tell::Teller;
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
@@ -131,8 +132,10 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
+    let (hub, desk) = status::open(Some(files.report));
+    let beside = status::beside(&hub, &end);
     let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
-    let pass = Pass::new(config.pass, session, teller).keeping(files.files, files.ids);
+    let pass = Pass::new(config.pass, session, teller, desk).keeping(files.files, files.ids);
 
     let mut tasks = JoinSet::new();
     if let Some(dir) = config.state_dir {
@@ -146,7 +149,7 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     tasks.spawn(async move { (holding.await, "the lease").1 });
     tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });
     tasks.spawn(async move { (following_overrides.await, "the watch of the overrides").1 });
-    tasks.spawn(async move { (port::serve(listener, health, stop).await, "the status port").1 });
+    tasks.spawn(async move { (port::serve(listener, health, beside, stop).await, "the status port").1 });
     let ended = tokio::select! {
         // Ends by `shutdown`, after it has released the lease.
         () = pass.run(instances, overrides, shutdown.clone()) => "the pass",

@@ -71,6 +71,12 @@ impl Teller {
         }
     }
 
+    /// Who tells.
+    #[must_use]
+    pub fn balancer(&self) -> &BalancerName {
+        &self.balancer
+    }
+
     /// Writes those acks that are news: on transitions only, so that nobody is woken for nothing.
     pub async fn acks(&mut self, acks: &[(InstanceId, Option<(String, AckState)>)]) {
         for (id, ack) in acks {

@@ -173,6 +173,32 @@ impl View {
         self.guard.is_suspect(id)
     }
 
+    /// Until when `id` stays at most, if it is suspect.
+    #[must_use]
+    pub fn suspect_until(&self, id: &InstanceId) -> Option<Tick> {
+        self.guard.until(id)
+    }
+
+    /// Instances that became suspects, since the start.
+    #[must_use]
+    pub fn suspected_count(&self) -> u64 {
+        self.guard.suspected_count()
+    }
+
+    /// Another lb-sync keeps `id` as a suspect, for `left` more. Who is registered is none.
+    pub fn adopt_suspect(&mut self, now: Tick, left: Duration, id: InstanceId, registered: Registered) {
+        if !self.instances.contains_key(&id) {
+            self.guard.adopt(id.clone(), now.plus(left));
+            self.insert(id, registered, &mut BTreeSet::new());
+        }
+    }
+
+    /// etcd's revision up to which this is complete; 0 before anything is known.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.source.map_or(0, |source| source.revision)
+    }
+
     /// All suspects.
     pub fn suspects(&self) -> impl Iterator<Item = &InstanceId> {
         self.guard.suspects()

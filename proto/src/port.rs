@@ -1,18 +1,21 @@
-//! The one port of each binary: gRPC health, and `/healthz` for those who speak HTTP only.
+//! The one port of each binary: gRPC health and reflection, `/healthz` for those who speak HTTP only, and what the binary
+//! has [`Beside`] these.
 
 mod listener;
 
 use std::io;
 use std::net::SocketAddr;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::service::RoutesBuilder;
 
+use crate::FILE_DESCRIPTOR_SET;
 use crate::health::{self, Status, Statuses};
 use listener::Bounded;
 
@@ -48,11 +51,34 @@ fn advice(cause: &io::Error) -> &'static str {
     }
 }
 
+/// What a binary serves beside health.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// gRPC services.
+    pub grpc: RoutesBuilder,
+    /// Pages.
+    pub pages: Router,
+}
+
 /// Serves until `shutdown`.
-pub async fn serve(listener: TcpListener, statuses: watch::Receiver<Statuses>, shutdown: CancellationToken) {
-    let grpc = health::server(statuses.clone(), shutdown.clone());
+pub async fn serve(
+    listener: TcpListener,
+    statuses: watch::Receiver<Statuses>,
+    beside: Beside,
+    shutdown: CancellationToken,
+) {
+    let Beside { mut grpc, pages } = beside;
+    grpc.add_service(health::server(statuses.clone(), shutdown.clone()));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+    };
+    // Descriptors that do not parse would have failed in this crate's tests: then there is no reflection.
+    if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
+        grpc.add_service(v1).add_service(v1alpha);
+    }
     let healthz = get(healthz).with_state(statuses);
-    let routes = Routes::new(grpc).prepare().into_axum_router().route("/healthz", healthz);
+    let routes = grpc.routes().prepare().into_axum_router().route("/healthz", healthz).merge(pages);
     let serving = axum::serve(Bounded::new(listener), routes);
     tokio::select! {
         () = shutdown.cancelled() => {}

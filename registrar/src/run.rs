@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proto::health::Statuses;
-use proto::port::{self, ListenError};
+use proto::port::{self, Beside, ListenError};
 use registry::lease::{self, Standing};
 use registry::session::Session;
 use registry::time::Clock;
@@ -130,7 +130,7 @@ impl Supervised {
         parts.spawn(member.run());
 
         let (statuses, served) = watch::channel(health::statuses(&service, Status::default(), true));
-        parts.spawn(port::serve(listener, served, shutdown.clone()));
+        parts.spawn(port::serve(listener, served, Beside::default(), shutdown.clone()));
         Self {
             life: Life::new(app.is_some(), config.stop_grace),
             app,

@@ -5,10 +5,11 @@ mod traffic;
 
 use registry::key::Key;
 use registry::name::InstanceId;
+use registry::time::Clock;
 
 use self::facts::Facts;
 use super::foresee::{Foreseen, foresee};
-use super::{CommandError, ExplainOptions, FAILED, Output, Told, configured, read};
+use super::{CommandError, ExplainOptions, FAILED, Output, Told, configured, read, running};
 use crate::haproxy::answer::stat::StatRow;
 use crate::plan::ids::Ids;
 use crate::run::RunConfig;
@@ -18,12 +19,14 @@ use crate::view::Scope;
 pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, CommandError> {
     let ExplainOptions { instance, look } = options;
     let config = configured(look.run, host)?;
-    let registry = read::registry(&config.etcd, &config.pass).await?;
+    let mut registry = read::registry(&config.etcd, &config.pass).await?;
+    let unasked = running::adopt_suspects(&config, &mut registry.view).await.err();
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
     let row = haproxy.stat(&instance).await?;
     let scope = Scope::Only([instance.clone()].into());
     let next = foresee(&config, &registry.view, &mut haproxy, &scope).await?;
-    let facts = gather(&config, &instance, &registry, &haproxy, row, &next);
+    let mut facts = gather(&config, &instance, &registry, &haproxy, row, &next);
+    facts.unasked = unasked.as_deref();
     let code = if facts.is_known() { 0 } else { FAILED };
     Ok(match look.output {
         Output::Text => Told { text: format!("{}\n", facts.paragraph()), code },
@@ -53,6 +56,8 @@ fn gather<'a>(
         wish: view.override_of(id),
         unreadable_wish: unreadable(Key::Override(id.clone())),
         eclipsed_by: view.eclipsed_by(id),
+        suspect_for: view.suspect_until(id).map(|until| until.since(Clock.now())),
+        unasked: None,
         version: &haproxy.info.version,
         has_backend: haproxy.observed.backends.contains_key(&id.service),
         ours: server.is_some_and(|server| ids.is_ours(server.id)),

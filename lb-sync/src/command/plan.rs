@@ -6,25 +6,30 @@ use registry::name::InstanceId;
 use serde_json::json;
 
 use super::foresee::{Foreseen, foresee};
-use super::{CommandError, LookOptions, Output, SOMETHING_TO_DO, Told, configured, read, words};
+use super::{CommandError, LookOptions, Output, SOMETHING_TO_DO, Told, configured, read, running, words};
 use crate::haproxy::answer::info::Info;
+use crate::plan::Why;
 use crate::view::Scope;
 
 /// Exit code 0: nothing is to be done; 2: something is. `host` is the host's name.
 pub async fn plan(options: LookOptions, host: &str) -> Result<Told, CommandError> {
     let output = options.output;
     let config = configured(options.run, host)?;
-    let registry = read::registry(&config.etcd, &config.pass).await?;
+    let mut registry = read::registry(&config.etcd, &config.pass).await?;
+    let unasked = running::adopt_suspects(&config, &mut registry.view).await.err();
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
     let foreseen = foresee(&config, &registry.view, &mut haproxy, &Scope::All).await?;
     let code = if foreseen.steps.is_empty() { 0 } else { SOMETHING_TO_DO };
     Ok(match output {
-        Output::Text => Told { text: text(&foreseen), code },
-        Output::Json => Told::json(&json(&foreseen, registry.revision, &haproxy.info), code),
+        Output::Text => Told { text: text(&foreseen, unasked.as_deref()), code },
+        Output::Json => {
+            Told::json(&json(&foreseen, registry.revision, &haproxy.info, unasked.as_deref()), code)
+        }
     })
 }
 
-fn text(foreseen: &Foreseen) -> String {
+/// `unasked`: why the running lb-sync could not be asked whom it keeps as suspects.
+fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
     let mut text = String::new();
     for step in &foreseen.steps {
         // Writing to a String cannot fail.
@@ -40,10 +45,17 @@ fn text(foreseen: &Foreseen) -> String {
     if foreseen.steps.is_empty() {
         text.push_str("nothing to do\n");
     }
+    let gone = foreseen.steps.iter().any(|step| step.why == Why::Gone);
+    if let Some(why) = unasked.filter(|_| gone) {
+        let _ = writeln!(
+            text,
+            "note: {why}: if a running lb-sync keeps one of those that are not registered as a suspect, it stays"
+        );
+    }
     text
 }
 
-fn json(foreseen: &Foreseen, revision: i64, info: &Info) -> serde_json::Value {
+fn json(foreseen: &Foreseen, revision: i64, info: &Info, unasked: Option<&str>) -> serde_json::Value {
     let steps: Vec<_> = foreseen
         .steps
         .iter()
@@ -60,6 +72,7 @@ fn json(foreseen: &Foreseen, revision: i64, info: &Info) -> serde_json::Value {
         "revision": revision,
         "haproxy": { "version": info.version.to_string(), "pid": info.pid },
         "steps": steps,
+        "unasked": unasked,
         "waiting": names(&foreseen.waiting),
         "foreign": names(&foreseen.foreign),
     })
@@ -69,7 +82,7 @@ fn json(foreseen: &Foreseen, revision: i64, info: &Info) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::haproxy::{Command, ServerState};
-    use crate::plan::{Step, Why};
+    use crate::plan::Step;
 
     fn foreseen() -> Foreseen {
         let id: InstanceId = "web/web-1".parse().unwrap();
@@ -88,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_line_for_each_step_says_who_why_and_what() {
-        let text = text(&foreseen());
+        let text = text(&foreseen(), Some("nobody answers"));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -96,14 +109,18 @@ mod tests {
         );
         assert!(lines[1].starts_with("web/web-2: on its way out"), "{text}");
         assert!(lines[2].starts_with("web/old: not served"), "{text}");
-        assert_eq!(super::text(&Foreseen::default()), "nothing to do\n");
+        assert!(!text.contains("nobody answers"), "nobody is gone: {text}");
+        assert_eq!(super::text(&Foreseen::default(), None), "nothing to do\n");
+        let mut gone = foreseen();
+        gone.steps[0].why = Why::Gone;
+        assert!(super::text(&gone, Some("nobody answers")).contains("note: nobody answers: if a running"));
     }
 
     #[test]
     fn machines_get_the_same() {
         let info =
             Info::parse("Name: HAProxy\nVersion: 2.6.12\nPid: 7\nStopping: 0\nUptime_sec: 1\nnode: b\n");
-        let json = json(&foreseen(), 12, &info.unwrap());
+        let json = json(&foreseen(), 12, &info.unwrap(), None);
         assert_eq!(json["revision"], 12);
         assert_eq!(json["haproxy"]["version"], "2.6.12");
         assert_eq!(json["steps"][0]["why"], "up");

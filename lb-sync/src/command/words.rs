@@ -3,7 +3,7 @@
 use crate::plan::{Step, Why};
 
 /// Why a step is made, for people.
-pub(super) fn why(step: &Step) -> &'static str {
+pub(crate) fn why(step: &Step) -> &'static str {
     match step.why {
         Why::Up => "registered and up",
         Why::Down => "says that it is unhealthy",
@@ -31,7 +31,7 @@ pub(super) fn why_code(step: &Step) -> &'static str {
 }
 
 /// The lines for HAProxy's socket.
-pub(super) fn lines(step: &Step) -> Vec<String> {
+pub(crate) fn lines(step: &Step) -> Vec<String> {
     step.commands.iter().map(ToString::to_string).collect()
 }
 

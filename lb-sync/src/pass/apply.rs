@@ -16,15 +16,26 @@ use crate::plan::{Planner, Step};
 /// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
 const COMMANDS_MAX: usize = 10;
 
+/// What came of a step.
+#[derive(Debug)]
+pub(super) struct Outcome<'a> {
+    pub(super) step: &'a Step,
+    /// What HAProxy said, where it refused.
+    pub(super) refused: Option<String>,
+    /// How long it took to answer the request that the step was part of.
+    pub(super) took: Duration,
+}
+
 /// Carries out `steps` in order, as many as there is time for: between requests, `interrupted` says whether something
 /// newer waits. Thousands take seconds: whether `worker` (its process id) still serves is looked at meanwhile, too.
-/// Returns which instances were touched.
-pub(super) async fn apply(
+/// What came of each is in `outcomes`, also when HAProxy is lost on the way. Returns which instances were touched.
+pub(super) async fn apply<'a>(
     dialogue: &mut Dialogue,
     planner: &mut Planner,
-    steps: &[Step],
+    steps: &'a [Step],
     worker: u32,
     interrupted: impl Fn() -> bool,
+    outcomes: &mut Vec<Outcome<'a>>,
 ) -> Result<BTreeSet<InstanceId>, PassError> {
     let mut touched = BTreeSet::new();
     let mut rest = steps;
@@ -50,7 +61,8 @@ pub(super) async fn apply(
                 .iter()
                 .zip(&mut answers)
                 .map(|(command, text)| (command, Reply::read(command, text)));
-            settle(planner, step, replies, took);
+            let refused = settle(planner, step, replies, took);
+            outcomes.push(Outcome { step, refused, took });
             touched.insert(step.id.clone());
         }
     }
@@ -98,14 +110,14 @@ fn settle<'a>(
     step: &Step,
     replies: impl Iterator<Item = (&'a Command, Reply)>,
     took: Duration,
-) {
+) -> Option<String> {
     let refused = replies.filter(|(_, reply)| *reply != Reply::Ok).last();
     let Step { id, why, commands } = step;
     let Some((command, reply)) = refused else {
         planner.note_success(id);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         tracing::info!(instance = %id, ?why, took_us, "{}", deed(commands));
-        return;
+        return None;
     };
     let said = match &reply {
         Reply::Other(text) => text.to_string(),
@@ -122,10 +134,11 @@ fn settle<'a>(
         }
         _ => tracing::debug!(instance = %id, %command, said, "HAProxy refused again"),
     }
+    Some(said)
 }
 
 /// What `commands` come to, in a word for the log.
-fn deed(commands: &[Command]) -> &'static str {
+pub(super) fn deed(commands: &[Command]) -> &'static str {
     let deed = |command: &Command| match command {
         Command::AddServer { .. } => Some("added"),
         Command::DelServer { .. } => Some("removed"),

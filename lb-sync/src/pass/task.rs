@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use registry::follow::{Event, Following};
@@ -10,12 +11,12 @@ use registry::lease::{LeaseId, lives};
 use registry::name::InstanceId;
 use registry::session::Session;
 use registry::time::{Clock, Tick};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::rhythm::{Due, Rhythm};
-use super::{PassError, apply, observe};
+use super::{PassError, apply, log, observe};
 use crate::files::Files;
 use crate::haproxy::answer::info::Info;
 use crate::haproxy::{Dialogue, DialogueError};
@@ -24,6 +25,7 @@ use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
 use crate::plan::{Plan, Planner, Policy};
 use crate::snapshot::{self, Snapshot};
+use crate::status::{Desk, Happening, Report, Totals};
 use crate::tell::{Condition, Teller};
 use crate::view::{GuardPolicy, Scope, View};
 
@@ -70,6 +72,9 @@ pub struct Pass {
     copied: (u64, Tick),
     /// Instances to look at in the next pass.
     dirty: Scope,
+    /// Who asks how things stand.
+    desk: Desk,
+    totals: Totals,
     /// The last failure, so that each is logged once.
     trouble: String,
 }
@@ -80,6 +85,7 @@ enum Input {
     Overrides(Event),
     HaproxyGone(DialogueError),
     LeasesLive(Vec<(InstanceId, LeaseId)>),
+    Asked(oneshot::Sender<Arc<Report>>),
     Woke,
     Shutdown,
 }
@@ -87,7 +93,7 @@ enum Input {
 impl Pass {
     /// Knows nothing yet but for the snapshot.
     #[must_use]
-    pub fn new(mut config: PassConfig, session: Session, teller: Teller) -> Self {
+    pub fn new(mut config: PassConfig, session: Session, teller: Teller, desk: Desk) -> Self {
         let mut view = View::guarded(config.prefix.clone(), config.guard);
         if let Some(snapshot) = config.snapshot.take() {
             let instances = snapshot.instances.len();
@@ -109,6 +115,8 @@ impl Pass {
             files: Files::default(),
             copied: (0, Tick::default()),
             dirty: Scope::none(),
+            desk,
+            totals: Totals::default(),
             trouble: String::new(),
             config,
         }
@@ -131,11 +139,17 @@ impl Pass {
                 error = closed(&mut self.dialogue) => Input::HaproxyGone(error),
                 Some(Ok(living)) = self.inquiries.join_next() => Input::LeasesLive(living),
                 () = self.files.asked() => Input::Woke,
+                asker = self.desk.asked() => Input::Asked(asker),
                 () = Clock.until(Some(wake_at)) => Input::Woke,
             };
             if matches!(input, Input::Shutdown) {
                 notify::stopping();
                 return self.teller.leave().await;
+            }
+            if let Input::Asked(asker) = input {
+                // Whoever asked may have gone.
+                let _ = asker.send(Arc::new(self.report()));
+                continue;
             }
             self.take_in(input);
             // Whatever came while the last pass ran is one burst: taken in as a whole.
@@ -196,19 +210,25 @@ impl Pass {
                 changed
             }
             Input::Woke => self.view.expire(now),
-            Input::Shutdown => Scope::none(),
+            Input::Asked(_) | Input::Shutdown => Scope::none(),
         };
         self.dirty.extend(changed);
         if was_in_sync != self.view.in_sync() {
             // What had to wait for the view to be current is looked at now.
             self.dirty = Scope::All;
             let instances = self.view.instances().len();
+            self.desk.changed();
             if was_in_sync {
+                self.totals.out_of_sync += 1;
+                self.desk
+                    .journal
+                    .say("out of sync with etcd", "all stay served, nothing is drained or deleted");
                 tracing::warn!(
                     instances,
                     "out of sync with etcd: all stay served, nothing is drained or deleted"
                 );
             } else {
+                self.desk.journal.say("in sync with etcd", format!("instances: {instances}"));
                 tracing::info!(instances, "in sync with etcd");
             }
         }
@@ -278,6 +298,14 @@ impl Pass {
         self.read_all().await?;
         for id in self.observed.edited_since(&before) {
             tracing::warn!(instance = %id, "the audit found that somebody else has changed this server");
+            self.totals.audit_findings += 1;
+            let (what, why) = ("changed by somebody else".into(), "found by the audit".into());
+            self.desk.journal.note(Happening {
+                instance: Some(id.to_string()),
+                what,
+                why,
+                ..Happening::default()
+            });
         }
         Ok(())
     }
@@ -303,9 +331,11 @@ impl Pass {
         if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
             let backends = observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
+            self.desk.journal.say("HAProxy answers", format!("{}, process {}", info.version, info.pid));
             self.planner.start_anew(&info.version);
         }
         self.worker = Some(info);
+        self.totals.resyncs += 1;
         self.planner.learn(Clock.now(), &observed);
         self.observed = observed;
         self.trouble.clear();
@@ -326,6 +356,10 @@ impl Pass {
             self.dirty = scope;
             return;
         }
+        if !scope.is_empty() {
+            self.totals.passes += 1;
+            self.desk.changed();
+        }
         for round in 0..ROUNDS_MAX {
             // At least one round: a registry that never rests must not keep us from acting.
             if scope.is_empty() || (round > 0 && interrupted()) {
@@ -343,6 +377,14 @@ impl Pass {
             for id in &plan.failed {
                 tracing::warn!(instance = %id, "a suspect fails HAProxy's check: it is gone");
                 self.view.check_failed(id);
+                let (what, why) =
+                    ("no longer kept as a suspect".into(), "HAProxy's own check of it fails".into());
+                self.desk.journal.note(Happening {
+                    instance: Some(id.to_string()),
+                    what,
+                    why,
+                    ..Happening::default()
+                });
             }
             scope = match self.carry_out(&plan, &interrupted).await {
                 Ok(again) => Scope::Only(again),
@@ -372,7 +414,12 @@ impl Pass {
             return Ok(BTreeSet::new());
         }
         self.files.cover(self.planner.ids_mut()).await;
-        let touched = apply::apply(dialogue, &mut self.planner, &plan.steps, worker.pid, interrupted).await?;
+        let mut outcomes = Vec::new();
+        let applied =
+            apply::apply(dialogue, &mut self.planner, &plan.steps, worker.pid, interrupted, &mut outcomes)
+                .await;
+        log::note(&outcomes, &self.view, &mut self.totals, &self.desk.journal);
+        let touched = applied?;
         // An empty reply proves nothing: what was touched is read back.
         let servers = apply::servers(&plan.steps, &touched, &self.observed);
         observe::servers(dialogue, &servers, &mut self.observed).await?;
@@ -384,12 +431,31 @@ impl Pass {
 
     /// The dialogue is over. What HAProxy has is read anew when there is another.
     fn lost(&mut self, error: &PassError) {
-        self.dialogue = None;
+        if self.dialogue.take().is_some() {
+            self.totals.haproxy_lost += 1;
+            self.desk.changed();
+            self.desk.journal.say("HAProxy is lost", error.to_string());
+        }
         self.rhythm.lost(Clock.now());
         let text = error.to_string();
         if text != self.trouble {
             tracing::warn!("{text}");
             self.trouble = text;
+        }
+    }
+
+    /// How everything stands.
+    fn report(&self) -> Report {
+        let (balancer, generation) = (self.teller.balancer(), self.desk.generation());
+        Report::of(&self.condition(), &self.planner, balancer, &self.totals, generation)
+    }
+
+    fn condition(&self) -> Condition<'_> {
+        Condition {
+            now: Clock.now(),
+            view: &self.view,
+            observed: &self.observed,
+            worker: self.dialogue.as_ref().and(self.worker.as_ref()),
         }
     }
 

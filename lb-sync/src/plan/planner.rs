@@ -127,6 +127,19 @@ impl Planner {
         &mut self.ids
     }
 
+    /// Which instance has which id.
+    #[must_use]
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// What HAProxy said when it last refused a command for `id`, if it has taken none since.
+    #[must_use]
+    pub fn refusal_of(&self, id: &InstanceId) -> Option<&str> {
+        let memory = self.memories.get(id).filter(|memory| memory.refused > 0)?;
+        Some(memory.refusal.as_str())
+    }
+
     /// When [`Self::due`] has something.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {

@@ -45,6 +45,8 @@ pub(super) struct Guard {
     /// Until when no expiry at all is believed: etcd has just been away, and leases ran out that nobody could keep.
     doubt_until: Option<Tick>,
     suspects: BTreeMap<InstanceId, Tick>,
+    /// How many have become suspects so far.
+    suspected_count: u64,
 }
 
 /// One that has expired, believed or not.
@@ -57,7 +59,13 @@ struct Expired {
 
 impl Guard {
     pub(super) fn new(policy: GuardPolicy) -> Self {
-        Self { policy, recent: BTreeMap::new(), doubt_until: None, suspects: BTreeMap::new() }
+        Self {
+            policy,
+            recent: BTreeMap::new(),
+            doubt_until: None,
+            suspects: BTreeMap::new(),
+            suspected_count: 0,
+        }
     }
 
     /// etcd answers again after it was away. For a window's time an expiry may just be a beat that could not be sent.
@@ -91,6 +99,7 @@ impl Guard {
         for Expired { id, was, .. } in &*recent {
             if !self.suspects.contains_key(id) {
                 self.suspects.insert(id.clone(), until);
+                self.suspected_count += 1;
                 suspects.insert(id.clone(), was.clone());
             }
         }
@@ -101,8 +110,24 @@ impl Guard {
     pub(super) fn suspect(&mut self, now: Tick, ids: impl Iterator<Item = InstanceId>) {
         let until = now.plus(self.policy.suspect_max);
         for id in ids {
-            self.suspects.entry(id).or_insert(until);
+            self.suspects.entry(id).or_insert_with(|| {
+                self.suspected_count += 1;
+                until
+            });
         }
+    }
+
+    /// Somebody else keeps `id` as a suspect until then.
+    pub(super) fn adopt(&mut self, id: InstanceId, until: Tick) {
+        self.suspects.insert(id, until);
+    }
+
+    pub(super) fn until(&self, id: &InstanceId) -> Option<Tick> {
+        self.suspects.get(id).copied()
+    }
+
+    pub(super) fn suspected_count(&self) -> u64 {
+        self.suspected_count
     }
 
     /// `id` has returned, or is known to be gone: it is no suspect, and does not become one by its last expiry.

@@ -108,6 +108,17 @@ impl Lab {
         self.put(id, &format!(r#"{{"address":"127.0.0.1","port":{port}{more}}}"#));
     }
 
+    /// Gives `id` a record under a lease of its own, whose id is returned.
+    pub(crate) fn put_leased(&self, id: &str, port: u16) -> String {
+        let granted = self.etcdctl_try(&["lease", "grant", "600"]);
+        let granted = String::from_utf8(granted.stdout).unwrap();
+        let lease = granted.split_whitespace().nth(1).unwrap().to_owned();
+        let (key, record) =
+            (format!("/leasehold/v1/instances/{id}"), format!(r#"{{"address":"127.0.0.1","port":{port}}}"#));
+        self.etcdctl(&["put", &key, &record, "--lease", &lease]);
+        lease
+    }
+
     /// HAProxy's answer to one command.
     pub(crate) fn ask(&self, command: &str) -> String {
         let mut stream = UnixStream::connect(self.socket("admin")).unwrap();
@@ -188,7 +199,7 @@ fn haproxy(folder: &Path, more: &str) -> Guard {
 
 /// A port below those that the kernel gives to outgoing connections, such that no other process's connection is in
 /// its way a moment later.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     (0..1_000)
         .map(|_| 14_000 + fastrand::u16(..6_000))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

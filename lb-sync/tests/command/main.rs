@@ -6,6 +6,7 @@ mod explain;
 mod lab;
 mod notify;
 mod plan;
+mod suspects;
 
 use std::net::TcpListener;
 

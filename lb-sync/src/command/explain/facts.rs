@@ -1,5 +1,7 @@
 //! What is known of an instance, and how it is told.
 
+use std::time::Duration;
+
 use registry::name::InstanceId;
 use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use crate::haproxy::answer::info::Version;
 use crate::haproxy::answer::stat::{StatRow, Status};
 use crate::plan::Step;
 use crate::plan::observed::Server;
+use crate::plan::standing::{Has, Situation};
 use crate::view::Registered;
 
 /// Everything about one instance.
@@ -27,6 +30,10 @@ pub(super) struct Facts<'a> {
     pub(super) unreadable_wish: Option<&'a str>,
     /// Who is served at its address in its stead.
     pub(super) eclipsed_by: Option<&'a InstanceId>,
+    /// How long the running lb-sync keeps it as a suspect at most, if it does.
+    pub(super) suspect_for: Option<Duration>,
+    /// Why the running lb-sync could not be asked.
+    pub(super) unasked: Option<&'a str>,
     pub(super) version: &'a Version,
     pub(super) has_backend: bool,
     /// HAProxy's server of its name.
@@ -62,23 +69,55 @@ impl Facts<'_> {
             self.of_rival(),
             Some(self.of_server()),
             Some(traffic(self).to_string()),
+            self.of_unasked(),
             Some(self.of_next()),
         ];
         sentences.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// As the page and the metrics have it.
+    pub(super) fn situation(&self) -> Situation<'_> {
+        Situation {
+            record: self.registered.map(|registered| registered.record.state),
+            wish: self.wish.and_then(|wish| wish.mode),
+            eclipsed: self.eclipsed_by.is_some(),
+            suspect: self.suspect_for.is_some(),
+            has: match self.server {
+                Some(server) if self.ours => Has::Ours(server),
+                Some(server) => Has::Foreign(server),
+                None if self.has_backend => Has::NoServer,
+                None => Has::NoBackend,
+            },
+        }
+    }
+
+    /// Where nobody could say whether it is a suspect, and that would make a difference.
+    fn of_unasked(&self) -> Option<String> {
+        let why = self.unasked.filter(|_| self.registered.is_none() && self.ours)?;
+        Some(format!("Whether the running lb-sync keeps it as a suspect is not known: {why}."))
     }
 
     fn of_record(&self) -> String {
         let Some(Registered { record, owner, create_revision, mod_revision, .. }) = self.registered else {
             return format!("{} is not registered.", self.id);
         };
-        format!(
-            "{} is registered at {} as {} with weight {}, by owner {owner}, since revision {create_revision} \
+        let is = if self.suspect_for.is_some() { "was" } else { "is" };
+        let text = format!(
+            "{} {is} registered at {} as {} with weight {}, by owner {owner}, since revision {create_revision} \
              (last written at {mod_revision}).",
             self.id,
             record.endpoint(),
             state(record.state),
             record.weight.get(),
-        )
+        );
+        match self.suspect_for {
+            None => text,
+            Some(left) => format!(
+                "{text} Its key is gone, and it is kept as a suspect: until it returns, HAProxy's own check fails, or \
+                 {} s have passed.",
+                left.as_secs()
+            ),
+        }
     }
 
     fn of_unreadable(&self) -> Option<String> {
@@ -154,6 +193,8 @@ impl Facts<'_> {
                 "create_revision": registered.create_revision,
                 "mod_revision": registered.mod_revision,
             })),
+            "suspect_for_s": self.suspect_for.map(|left| left.as_secs()),
+            "unasked": self.unasked,
             "unreadable": self.unreadable,
             "override": self.wish,
             "eclipsed_by": self.eclipsed_by.map(ToString::to_string),

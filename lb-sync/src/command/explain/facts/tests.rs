@@ -44,6 +44,7 @@ struct Case {
     wish: Option<OverrideRecord>,
     server: Option<Server>,
     rival: Option<InstanceId>,
+    suspect_for: Option<Duration>,
     row: Option<StatRow>,
     steps: Vec<Step>,
 }
@@ -57,6 +58,7 @@ impl Case {
             wish: None,
             server,
             rival: None,
+            suspect_for: None,
             row: None,
             steps: vec![],
         }
@@ -70,6 +72,8 @@ impl Case {
             wish: self.wish.as_ref(),
             unreadable_wish: None,
             eclipsed_by: self.rival.as_ref(),
+            suspect_for: self.suspect_for,
+            unasked: None,
             version: &self.version,
             has_backend: true,
             server: self.server.as_ref(),
@@ -158,4 +162,23 @@ fn one_that_nobody_knows_and_one_that_cannot_be_read() {
     let text = facts.paragraph();
     assert!(text.contains("What stands at its key is ignored: missing field `port`."), "{text}");
     assert!(text.contains("It gets no traffic: its record cannot be read."), "{text}");
+}
+
+#[test]
+fn a_suspect_is_told_as_one_and_not_as_gone() {
+    let mut case = Case::new(Some(UP), Some(server(0, OpState::Running)));
+    case.suspect_for = Some(Duration::from_secs(590));
+    case.says(&[
+        "web/web-1 was registered at 10.0.0.5:3000",
+        "kept as a suspect: until it returns, HAProxy's own check fails, or 590 s have passed.",
+        "It gets traffic: it has expired with much of its service",
+    ]);
+    assert_eq!(case.facts().json()["suspect_for_s"], 590);
+    let text = case.facts().paragraph();
+    assert!(!text.contains("still, though"), "{text}");
+
+    let gone = Case::new(None, Some(server(0, OpState::Running)));
+    let facts = Facts { unasked: Some("nobody answers at 127.0.0.1:7100"), ..gone.facts() };
+    let text = facts.paragraph();
+    assert!(text.contains("as a suspect is not known: nobody answers at 127.0.0.1:7100."), "{text}");
 }

@@ -1,0 +1,162 @@
+//! What lb-sync answers on its status port, beside health: `leasehold.v1.Registry`, `/metrics`, `/events`, and the page.
+//!
+//! Nothing is prepared for somebody who may ask. Who asks gets a [`Report`], which the pass draws up from what it has at
+//! hand; everybody who asks within 100 ms gets the same one. A pass that has no time leaves them the last one, which
+//! says its age.
+
+mod grpc;
+mod journal;
+mod metrics;
+mod page;
+mod report;
+mod totals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use proto::port::Beside;
+use registry::time::Clock;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::files;
+
+pub(crate) use journal::HAPPENINGS_MAX;
+pub use journal::{Happening, Journal};
+pub use report::{HaproxyReport, InstanceReport, RegistryReport, Report};
+pub use totals::Totals;
+
+/// Who asks within this time gets the same report: a thousand questions a second cost the pass ten reports.
+const REPORT_AGE_MAX: Duration = Duration::from_millis(100);
+/// Longest that the pass is waited for; while it fills a HAProxy with thousands it has no time.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Asks the pass. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    asks: mpsc::Sender<oneshot::Sender<Arc<Report>>>,
+    last: Arc<Mutex<Option<Arc<Report>>>>,
+    news: watch::Receiver<u64>,
+    journal: Journal,
+    files: Option<watch::Receiver<files::Report>>,
+}
+
+/// The pass's side.
+#[derive(Debug)]
+pub struct Desk {
+    asks: mpsc::Receiver<oneshot::Sender<Arc<Report>>>,
+    news: watch::Sender<u64>,
+    /// What has happened: the pass writes, whoever asks reads.
+    pub journal: Journal,
+}
+
+/// The two ends. `files` tells how often HAProxy was reloaded for a new backend.
+#[must_use]
+pub fn open(files: Option<watch::Receiver<files::Report>>) -> (Hub, Desk) {
+    let (ask, asks) = mpsc::channel(1);
+    let (tell, news) = watch::channel(0);
+    let journal = Journal::default();
+    let last = Arc::default();
+    (Hub { asks: ask, last, news, journal: journal.clone(), files }, Desk { asks, news: tell, journal })
+}
+
+impl Desk {
+    /// The next who asks; pends for ever when nobody can.
+    pub async fn asked(&mut self) -> oneshot::Sender<Arc<Report>> {
+        match self.asks.recv().await {
+            Some(ask) => ask,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Something may look different from now on.
+    pub fn changed(&self) {
+        self.news.send_modify(|news| *news += 1);
+    }
+
+    /// Counts what [`Self::changed`] has told.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        *self.news.borrow()
+    }
+}
+
+impl Hub {
+    /// How things stand, not older than 100 ms and with all that was told before `generation`, unless the pass has no
+    /// time; `None` if it never had any.
+    pub async fn report(&self, generation: u64) -> Option<Arc<Report>> {
+        let mut last = self.last.lock().await;
+        let fresh = |report: &Arc<Report>| {
+            report.generation >= generation && Clock.now().since(report.made_at) < REPORT_AGE_MAX
+        };
+        if let Some(report) = last.as_ref().filter(|report| fresh(report)) {
+            return Some(Arc::clone(report));
+        }
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.asks.send(answer).await.ok()?;
+            answered.await.ok()
+        };
+        if let Ok(Some(report)) = tokio::time::timeout(ANSWER_WITHIN, asked).await {
+            *last = Some(report);
+        }
+        last.clone()
+    }
+
+    /// What has happened lately, the latest first.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    fn reloads(&self) -> files::Report {
+        self.files.as_ref().map(|report| report.borrow().clone()).unwrap_or_default()
+    }
+}
+
+/// What is served beside health.
+pub fn beside(hub: &Hub, shutdown: &CancellationToken) -> Beside {
+    let mut beside = Beside::default();
+    beside.grpc.add_service(grpc::server(hub.clone(), shutdown.clone()));
+    beside.pages = Router::new()
+        .route("/", get(status_page))
+        .route("/metrics", get(scrape))
+        .route("/events", get(events))
+        .with_state(hub.clone());
+    beside
+}
+
+async fn status_page(State(hub): State<Hub>) -> Response {
+    match hub.report(0).await {
+        Some(report) => match page::render(&report, &hub.journal.latest()) {
+            Ok(text) => (page::HEADERS, Html(text)).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+        },
+        None => busy(),
+    }
+}
+
+async fn scrape(State(hub): State<Hub>) -> Response {
+    match hub.report(0).await {
+        Some(report) => match metrics::text(&report, &hub.reloads()) {
+            Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        },
+        None => busy(),
+    }
+}
+
+async fn events(State(hub): State<Hub>) -> Response {
+    let latest = hub.journal.latest();
+    axum::Json(latest.iter().map(|one| &**one).collect::<Vec<&Happening>>()).into_response()
+}
+
+fn busy() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "lb-sync has had no time for an answer yet; ask again\n")
+        .into_response()
+}

@@ -1,0 +1,75 @@
+//! What has happened, in a bounded ring: each change of a server with its cause and the commands, and what concerns all.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use registry::time::Clock;
+use serde::Serialize;
+
+/// Happenings that are remembered: some 200 kB.
+pub(crate) const HAPPENINGS_MAX: usize = 500;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Happening {
+    /// When, RFC 3339.
+    pub at: String,
+    /// `service/instance`; null where it concerns all.
+    pub instance: Option<String>,
+    /// What was done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// etcd's revision of the record that it follows; null where there is none (any more).
+    pub revision: Option<i64>,
+    /// How long HAProxy took to answer the request that it was part of, in microseconds.
+    pub took_us: Option<u64>,
+    /// The lines on HAProxy's socket.
+    pub commands: Vec<String>,
+    /// What HAProxy said, where it refused.
+    pub refused: Option<String>,
+}
+
+/// The ring. Clones are the same ring.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Arc<Mutex<VecDeque<Arc<Happening>>>>);
+
+impl Journal {
+    /// Remembers it, with the time of now.
+    pub fn note(&self, mut happening: Happening) {
+        happening.at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
+        // Whoever panicked with the lock held left the ring whole: an element is pushed or not.
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ring.len() >= HAPPENINGS_MAX {
+            ring.pop_front();
+        }
+        ring.push_back(Arc::new(happening));
+    }
+
+    /// Something that concerns all.
+    pub fn say(&self, what: impl Into<String>, why: impl Into<String>) {
+        self.note(Happening { what: what.into(), why: why.into(), ..Happening::default() });
+    }
+
+    /// All that is remembered, the latest first.
+    #[must_use]
+    pub fn latest(&self) -> Vec<Arc<Happening>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_are_kept() {
+        let journal = Journal::default();
+        for n in 0..2 * HAPPENINGS_MAX {
+            journal.say(n.to_string(), "");
+        }
+        let latest = journal.latest();
+        assert_eq!(latest.len(), HAPPENINGS_MAX);
+        assert_eq!(latest[0].what, (2 * HAPPENINGS_MAX - 1).to_string());
+    }
+}

@@ -1,0 +1,169 @@
+//! The status page: read-only, whole without JavaScript, nothing from elsewhere.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderName, header};
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use registry::name::{InstanceId, ServiceName};
+
+use super::grpc::reason;
+use super::journal::Happening;
+use super::report::{InstanceReport, Report};
+use crate::plan::standing::State;
+
+const TEMPLATE: &str = include_str!("page.html.j2");
+/// Instances on the page; whoever has more asks by gRPC.
+const INSTANCES_MAX: usize = 2_000;
+/// Happenings on the page.
+const HAPPENINGS_MAX: usize = 100;
+
+/// Nothing is loaded from anywhere, nothing runs, nobody frames it, and it is never old.
+pub(super) const HEADERS: [(HeaderName, &str); 3] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// The page as HTML. Everything in it is escaped by the template engine.
+pub(super) fn render(report: &Report, happenings: &[Arc<Happening>]) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_template("page", TEMPLATE)?;
+    let mut room = INSTANCES_MAX;
+    let services: Vec<Value> = report
+        .services
+        .iter()
+        .map(|(name, has_backend)| service(report, name, *has_backend, &mut room))
+        .collect();
+    let haproxy = report.haproxy.as_ref().map(|haproxy| {
+        context! { version => &haproxy.version, pid => haproxy.pid, uptime_s => haproxy.uptime_s }
+    });
+    let registry = &report.registry;
+    environment.get_template("page")?.render(context! {
+        balancer => report.balancer.as_str(),
+        version => env!("CARGO_PKG_VERSION"),
+        in_sync => registry.in_sync,
+        from_disk => registry.from_disk,
+        age_s => registry.age.map(|age| format!("{:.1}", age.as_secs_f64())),
+        revision => registry.revision,
+        rejected => registry.rejected_count,
+        suspects => report.suspects().count(),
+        haproxy => haproxy,
+        services => services,
+        instances => report.instances.len(),
+        left_out => report.instances.len().saturating_sub(INSTANCES_MAX),
+        happenings => happenings.iter().take(HAPPENINGS_MAX).map(|one| Value::from(Serde(&**one))).collect::<Vec<_>>(),
+    })
+}
+
+fn service(report: &Report, name: &ServiceName, has_backend: bool, room: &mut usize) -> Value {
+    let members: Vec<(&InstanceId, &InstanceReport)> =
+        report.instances.iter().filter(|(id, _)| id.service == *name).collect();
+    let serving = members.iter().filter(|(_, one)| one.state == State::Up).count();
+    let shown = members.len().min(*room);
+    *room -= shown;
+    let rows: Vec<Value> = members.iter().take(shown).map(|(id, one)| row(id, one)).collect();
+    context! { name => name.as_str(), has_backend, count => members.len(), serving, rows }
+}
+
+fn row(id: &InstanceId, one: &InstanceReport) -> Value {
+    let record = one.registered.as_ref().map(|registered| &registered.record);
+    let labels: Vec<String> = record
+        .iter()
+        .flat_map(|record| &record.labels)
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    context! {
+        name => id.instance.as_str(),
+        address => record.map(|record| record.endpoint().to_string()),
+        state => one.state.code(),
+        suspect => one.suspect_for.is_some(),
+        suspect_for_s => one.suspect_for.map(|left| left.as_secs()),
+        reason => reason(one),
+        weight => one.server.as_ref().map(|server| server.weight.get()),
+        revision => one.registered.as_ref().map(|registered| registered.mod_revision),
+        labels,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use registry::record::{InstanceRecord, parse};
+    use registry::time::Tick;
+
+    use super::super::report::{HaproxyReport, RegistryReport};
+    use super::super::{Report, Totals};
+    use super::*;
+    use crate::plan::standing::Reason;
+    use crate::view::Registered;
+
+    fn report(record: &str) -> Report {
+        let record: InstanceRecord = parse(record.as_bytes()).unwrap();
+        let registered =
+            Registered { record, owner: "ab".into(), create_revision: 1, mod_revision: 2, lease: 3 };
+        let one = InstanceReport {
+            registered: Some(registered),
+            wish: None,
+            suspect_for: Some(Duration::from_secs(61)),
+            server: None,
+            state: State::Up,
+            reason: Reason::Suspect,
+            eclipsed_by: None,
+            refusal: None,
+        };
+        Report {
+            made_at: Tick::default(),
+            generation: 0,
+            balancer: "b".parse().unwrap(),
+            registry: RegistryReport {
+                in_sync: true,
+                from_disk: false,
+                age: Some(Duration::from_millis(1_250)),
+                revision: 42,
+                rejected_count: 0,
+                suspected_count: 1,
+            },
+            haproxy: Some(HaproxyReport { version: "2.6.12".into(), pid: 7, uptime_s: 1 }),
+            services: BTreeMap::from([("web".parse().unwrap(), true)]),
+            instances: BTreeMap::from([("web/web-1".parse().unwrap(), one)]),
+            totals: Totals::default(),
+        }
+    }
+
+    #[test]
+    fn a_suspect_is_on_the_page_and_nothing_from_a_record_is_html() {
+        let hostile =
+            r#"{"address":"10.0.0.5","port":80,"labels":{"<script>alert(1)</script>":"\"><img src=x>"}}"#;
+        let said = Happening { what: "added".into(), why: "<b>".into(), ..Happening::default() };
+        let page = render(&report(hostile), &[Arc::new(said)]).unwrap();
+        assert!(page.contains("suspect, 61 s left") && page.contains("in sync"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("<img") && !page.contains("<b>"), "{page}");
+        assert!(page.contains("&lt;script&gt;"), "{page}");
+    }
+
+    #[test]
+    fn metrics_tell_suspects_and_reloads() {
+        let text = super::super::metrics::text(
+            &report(r#"{"address":"10.0.0.5","port":80}"#),
+            &crate::files::Report::default(),
+        );
+        let text = text.unwrap();
+        for line in [
+            "leasehold_lb_suspects{service=\"web\"} 1",
+            "leasehold_lb_suspected_total 1",
+            "leasehold_lb_instances{reason=\"suspect\",service=\"web\",state=\"up\"} 1",
+            "leasehold_lb_reloads_total{reason=\"new_backend\"} 0",
+            "leasehold_lb_view_age_seconds 1.25",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! How everything stands at one moment, drawn up when somebody asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use registry::name::{BalancerName, InstanceId, ServiceName};
+use registry::record::OverrideRecord;
+use registry::time::Tick;
+
+use super::Totals;
+use crate::haproxy::ServerId;
+use crate::plan::Planner;
+use crate::plan::observed::Server;
+use crate::plan::standing::{Reason, Situation, State};
+use crate::tell::Condition;
+use crate::view::Registered;
+
+/// How everything stands.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// When it was drawn up.
+    pub made_at: Tick,
+    /// It has all that was told before this.
+    pub generation: u64,
+    /// Who tells.
+    pub balancer: BalancerName,
+    /// The view.
+    pub registry: RegistryReport,
+    /// Who answers as HAProxy; `None` while nobody does.
+    pub haproxy: Option<HaproxyReport>,
+    /// The services that are registered or have a backend, and whether they have one.
+    pub services: BTreeMap<ServiceName, bool>,
+    /// Everybody who has a record, or a server of ours.
+    pub instances: BTreeMap<InstanceId, InstanceReport>,
+    /// Counts since the start.
+    pub totals: Totals,
+}
+
+/// The view of the registry.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistryReport {
+    /// Whether it is what etcd has at this moment.
+    pub in_sync: bool,
+    /// Whether it is from the disk: etcd has not been heard since the start.
+    pub from_disk: bool,
+    /// How long ago etcd was heard; `None` before it was.
+    pub age: Option<Duration>,
+    /// etcd's revision.
+    pub revision: i64,
+    /// Values that were not records, since the start.
+    pub rejected_count: u64,
+    /// Instances that became suspects, since the start.
+    pub suspected_count: u64,
+}
+
+/// HAProxy.
+#[derive(Clone, Debug)]
+pub struct HaproxyReport {
+    /// Its version.
+    pub version: String,
+    /// The worker's process id.
+    pub pid: u32,
+    /// Seconds that the worker had run when it was last looked at.
+    pub uptime_s: u64,
+}
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub struct InstanceReport {
+    /// Its record.
+    pub registered: Option<Registered>,
+    /// What an operator wants.
+    pub wish: Option<OverrideRecord>,
+    /// How long it stays at most, if it is suspect.
+    pub suspect_for: Option<Duration>,
+    /// HAProxy's server of its name.
+    pub server: Option<Server>,
+    /// What HAProxy does with it.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// Who is served at its address in its stead.
+    pub eclipsed_by: Option<InstanceId>,
+    /// What HAProxy said last, where it refused a command for it.
+    pub refusal: Option<String>,
+}
+
+impl Report {
+    /// Draws it up: some milliseconds at 10,000 instances.
+    #[must_use]
+    pub fn of(
+        condition: &Condition<'_>,
+        planner: &Planner,
+        balancer: &BalancerName,
+        totals: &Totals,
+        generation: u64,
+    ) -> Self {
+        let Condition { now, view, observed, worker } = *condition;
+        let is_ours = |id: ServerId| planner.ids().is_ours(id);
+        let ours = observed.backends.iter().flat_map(|(service, backend)| {
+            let ours = backend.servers.iter().filter(|(_, server)| is_ours(server.id));
+            ours.map(|(instance, _)| InstanceId { service: service.clone(), instance: instance.clone() })
+        });
+        let ids: BTreeSet<InstanceId> = view.instances().keys().cloned().chain(ours).collect();
+        let mut services: BTreeMap<ServiceName, bool> =
+            observed.backends.keys().map(|service| (service.clone(), true)).collect();
+        for id in view.instances().keys() {
+            if !services.contains_key(&id.service) {
+                services.insert(id.service.clone(), false);
+            }
+        }
+        let one = |id: &InstanceId| {
+            let situation = Situation::of(view, observed, |server| is_ours(server.id), id);
+            let (state, reason) = situation.standing();
+            InstanceReport {
+                registered: view.instances().get(id).cloned(),
+                wish: view.override_of(id).cloned(),
+                suspect_for: view.suspect_until(id).map(|until| until.since(now)),
+                server: situation.has.server().cloned(),
+                state,
+                reason,
+                eclipsed_by: view.eclipsed_by(id).cloned(),
+                refusal: planner.refusal_of(id).map(str::to_owned),
+            }
+        };
+        Self {
+            made_at: now,
+            generation,
+            balancer: balancer.clone(),
+            registry: RegistryReport {
+                in_sync: view.in_sync(),
+                from_disk: view.is_from_disk(),
+                age: view.heard().map(|heard| now.since(heard)),
+                revision: view.revision(),
+                rejected_count: view.rejected_count(),
+                suspected_count: view.suspected_count(),
+            },
+            haproxy: worker.map(|worker| HaproxyReport {
+                version: worker.version.to_string(),
+                pid: worker.pid,
+                uptime_s: worker.uptime_s,
+            }),
+            services,
+            instances: ids.into_iter().map(|id| (id.clone(), one(&id))).collect(),
+            totals: totals.clone(),
+        }
+    }
+
+    /// The suspects.
+    pub fn suspects(&self) -> impl Iterator<Item = (&InstanceId, &InstanceReport)> {
+        self.instances.iter().filter(|(_, one)| one.suspect_for.is_some())
+    }
+}
