@@ -33,6 +33,8 @@ fuzz_target!(|input: &[u8]| {
             Command::EnableHealth { server: server() },
             Command::AddToMap { map: MapId(0), server: server() },
             Command::DelFromMap { map: MapId(0), server: server() },
+            Command::AddBackend { backend: "web".parse().unwrap(), defaults: "plain".parse().unwrap() },
+            Command::DelRoute { map: MapId(0), route: "/api".parse().unwrap() },
         ] {
             let _ = Reply::read(&command, text);
         }

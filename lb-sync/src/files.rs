@@ -36,6 +36,7 @@ use crate::haproxy::answer::info::Info;
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
+use crate::plan::routes::Routes;
 use crate::view::{Scope, View};
 use cold::{Cold, Counts};
 use desired::{Desired, Known};
@@ -110,15 +111,23 @@ impl Files {
         }
     }
 
-    /// After a pass: hands over what has changed, if it is time. Never waits.
-    pub fn keep(&mut self, now: Tick, view: &View, observed: &Observed, connected: bool, ids: &mut Ids) {
+    /// After a pass: hands over what has changed, if it is time. Never waits. `made` are backends that lb-sync had made
+    /// while HAProxy runs.
+    pub fn keep(
+        &mut self,
+        now: Tick,
+        (view, routes): (&View, &Arc<Routes>),
+        (observed, made): (&Observed, &BTreeSet<ServiceName>),
+        connected: bool,
+        ids: &mut Ids,
+    ) {
         self.wake_at = None;
         if let Some(sections) = &mut self.sections
             // What is not known for certain does not replace what was.
             && view.in_sync()
         {
             let policy = &sections.policy.clone();
-            sections.keep(now, &Known { view, observed, connected, policy }, ids);
+            sections.keep(now, &Known { view, observed, connected, made, policy }, routes, ids);
             self.wake_at = sections.pace.due_at();
         }
         if let Some(keeper) = &mut self.ids {
@@ -169,7 +178,7 @@ impl Files {
 }
 
 impl Sections {
-    fn keep(&mut self, now: Tick, known: &Known<'_>, ids: &mut Ids) {
+    fn keep(&mut self, now: Tick, known: &Known<'_>, routes: &Arc<Routes>, ids: &mut Ids) {
         if !self.pace.take(now) {
             return;
         }
@@ -188,7 +197,8 @@ impl Sections {
             };
         }
         let (answers, replace) = (self.wishes.borrow().latest, self.replace);
-        let desired = Desired { complete: true, answers, replace, sections };
+        let routes = Arc::clone(routes);
+        let desired = Desired { complete: true, answers, replace, sections, routes };
         self.tell.send_if_modified(|told| {
             let changed = **told != desired;
             if changed {

@@ -11,6 +11,7 @@ pub mod dialogue_error;
 mod framing;
 pub mod name;
 pub mod options;
+pub mod route;
 pub mod socket;
 
 pub use addr::ServerAddr;

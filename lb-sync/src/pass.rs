@@ -5,16 +5,23 @@
 //! event only says which instances to look at.
 
 mod apply;
+mod backends;
 mod log;
 pub(crate) mod observe;
 mod rhythm;
+mod routes;
 mod task;
 
+pub(crate) use backends::can;
 pub use task::{Pass, PassConfig};
 
 use crate::haproxy::DialogueError;
 use crate::haproxy::answer::AnswerError;
 use crate::haproxy::answer::info::Version;
+
+/// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
+/// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
+const COMMANDS_MAX: usize = 10;
 
 /// Why a pass could not be carried through. The dialogue begins anew; nothing is assumed of what was done.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,14 @@
 //! one place where the difference becomes commands. The [`Planner`] applies it to every instance that may have changed,
 //! and remembers between passes only what HAProxy cannot tell: ids, since when a server is leaving, and refusals.
 
+pub mod backends;
 pub mod decide;
 pub mod ids;
 pub mod memory;
 pub mod observed;
 mod planner;
 pub mod restarting;
+pub mod routes;
 pub mod standing;
 pub mod target;
 

@@ -104,6 +104,7 @@ impl RunConfig {
                 restart_gap: options.restart_gap,
             },
             guard: options.guard.policy(),
+            backend_defaults: options.files.backend_defaults.clone(),
             snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
         };
         let (listen, ttl, state_dir, files) = (options.listen, options.ttl, options.state_dir, options.files);

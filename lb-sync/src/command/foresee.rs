@@ -6,8 +6,9 @@ use registry::time::Clock;
 
 use super::read::Haproxy;
 use crate::files::peek_ids;
-use crate::pass::{PassError, observe};
-use crate::plan::{Planner, Step};
+use crate::haproxy::Command;
+use crate::pass::{PassError, can, observe};
+use crate::plan::{Planner, Step, backends, routes};
 use crate::run::RunConfig;
 use crate::view::{Scope, View};
 
@@ -20,6 +21,15 @@ pub(super) struct Foreseen {
     pub(super) waiting: Vec<InstanceId>,
     /// Instances that are not served, since a server of their name is there that lb-sync did not make.
     pub(super) foreign: Vec<InstanceId>,
+    /// What concerns no single server, and why.
+    pub(super) others: Vec<(String, Vec<Command>)>,
+}
+
+impl Foreseen {
+    /// Nothing would be done.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.steps.is_empty() && self.others.is_empty()
+    }
 }
 
 /// Plans for `scope` as the first pass of an lb-sync that starts now would: with the ids of servers that were kept, or
@@ -50,5 +60,26 @@ pub(super) async fn foresee(
         steps: first.steps.into_iter().chain(then.steps).collect(),
         waiting: first.acks.into_iter().chain(then.acks).filter_map(waits).collect(),
         foreign: first.foreign,
+        others: others(config, view, haproxy, scope),
     })
+}
+
+/// Backends that HAProxy can make while it runs, and its maps of routes.
+fn others(config: &RunConfig, view: &View, haproxy: &Haproxy, scope: &Scope) -> Vec<(String, Vec<Command>)> {
+    let mut others = Vec::new();
+    let observed = &haproxy.observed;
+    if let Some(defaults) = config.pass.backend_defaults.as_ref().filter(|_| can(&haproxy.info.version)) {
+        let missing = backends::missing(view, observed, scope);
+        others.extend(missing.iter().map(|service| {
+            (
+                format!("{service}: HAProxy has no backend of that name"),
+                backends::make(service, defaults).into(),
+            )
+        }));
+    }
+    let routes = routes::difference(&routes::claimed(view).routes, observed, view.in_sync());
+    if *scope == Scope::All && !routes.is_empty() {
+        others.push(("routes: as the instances' labels have them".into(), routes));
+    }
+    others
 }

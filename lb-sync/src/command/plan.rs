@@ -19,7 +19,7 @@ pub async fn plan(options: LookOptions, host: &str) -> Result<Told, CommandError
     let unasked = running::adopt_suspects(&config, &mut registry.view).await.err();
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
     let foreseen = foresee(&config, &registry.view, &mut haproxy, &Scope::All).await?;
-    let code = if foreseen.steps.is_empty() { 0 } else { SOMETHING_TO_DO };
+    let code = if foreseen.is_nothing() { 0 } else { SOMETHING_TO_DO };
     Ok(match output {
         Output::Text => Told { text: text(&foreseen, unasked.as_deref()), code },
         Output::Json => {
@@ -35,6 +35,10 @@ fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{}: {}: {}", step.id, words::why(step), words::lines(step).join("; "));
     }
+    for (why, commands) in &foreseen.others {
+        let lines: Vec<String> = commands.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "{why}: {}", lines.join("; "));
+    }
     for id in &foreseen.waiting {
         let _ = writeln!(text, "{id}: on its way out: nothing to do but to wait for what is in flight");
     }
@@ -42,7 +46,7 @@ fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
         let _ =
             writeln!(text, "{id}: not served: HAProxy has a server of that name that lb-sync did not make");
     }
-    if foreseen.steps.is_empty() {
+    if foreseen.is_nothing() {
         text.push_str("nothing to do\n");
     }
     let gone = foreseen.steps.iter().any(|step| step.why == Why::Gone);
@@ -67,12 +71,21 @@ fn json(foreseen: &Foreseen, revision: i64, info: &Info, unasked: Option<&str>) 
             })
         })
         .collect();
+    let others: Vec<_> = foreseen
+        .others
+        .iter()
+        .map(|(why, commands)| {
+            let commands: Vec<String> = commands.iter().map(ToString::to_string).collect();
+            json!({ "why": why, "commands": commands })
+        })
+        .collect();
     let names = |ids: &[InstanceId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "revision": revision,
         "haproxy": { "version": info.version.to_string(), "pid": info.pid },
         "steps": steps,
         "unasked": unasked,
+        "others": others,
         "waiting": names(&foreseen.waiting),
         "foreign": names(&foreseen.foreign),
     })
@@ -96,6 +109,7 @@ mod tests {
             steps,
             waiting: vec!["web/web-2".parse().unwrap()],
             foreign: vec!["web/old".parse().unwrap()],
+            others: vec![],
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn choose(desired: &Desired, found: &BTreeMap<ServiceName, Found>) ->
             (_, Presence::Present { ours: true }) => {
                 choice.by_hand.insert(service.clone());
             }
-            (None, Presence::Absent) if section.serves() => {
+            (None, Presence::Absent | Presence::Made) if section.serves() => {
                 if choice.render.len() < SECTIONS_MAX {
                     choice.render.insert(service.clone(), Arc::clone(section));
                 } else {

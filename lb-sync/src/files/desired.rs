@@ -4,7 +4,7 @@
 //! leaving. Where the registry and HAProxy differ, a pass is about to settle it, or must not: an instance that HAProxy
 //! serves and the registry has lost (a suspect, a refused removal) stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::haproxy::{ServerAddr, ServerId, ServerOptions, ServerWeight};
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 use crate::plan::observed::{Observed, Server};
+use crate::plan::routes::Routes;
 use crate::plan::target::{Mode, Target, target};
 use crate::view::View;
 
@@ -27,6 +28,8 @@ pub(super) struct Desired {
     /// The worker that is to be replaced by one that starts from the files.
     pub(super) replace: Option<u32>,
     pub(super) sections: BTreeMap<ServiceName, Arc<Section>>,
+    /// For the map of routes.
+    pub(super) routes: Arc<Routes>,
 }
 
 /// One backend's servers.
@@ -45,6 +48,8 @@ pub(super) enum Presence {
     Unknown,
     /// It has not.
     Absent,
+    /// lb-sync had it made while HAProxy runs: in no file yet.
+    Made,
     /// It has; and whether servers of ours are in it.
     Present {
         /// A restart without our file would lose servers.
@@ -81,6 +86,8 @@ pub(super) struct Known<'a> {
     pub(super) observed: &'a Observed,
     /// Whether HAProxy answers: else what was read of it is history.
     pub(super) connected: bool,
+    /// Backends that lb-sync had made while HAProxy runs.
+    pub(super) made: &'a BTreeSet<ServiceName>,
     /// How servers are made.
     pub(super) policy: &'a Policy,
 }
@@ -105,6 +112,7 @@ impl Known<'_> {
         let presence = match backend {
             _ if !self.connected => Presence::Unknown,
             None => Presence::Absent,
+            Some(_) if self.made.contains(service) => Presence::Made,
             Some(backend) => {
                 let ours = backend.servers.values().any(|server| ids.is_ours(server.id));
                 Presence::Present { ours }

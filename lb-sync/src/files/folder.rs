@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
@@ -12,6 +13,8 @@ use registry::name::ServiceName;
 use super::choose::Found;
 use super::options::FilesError;
 use super::template::MARK;
+use crate::haproxy::answer::maps::ROUTES;
+use crate::plan::routes::Routes;
 
 /// HAProxy reads files in the order of their names: these come after `00-…`, where base files are.
 const PREFIX: &str = "50-";
@@ -52,6 +55,8 @@ impl Folder {
         let folder = Self { dir: absolute };
         folder.clear_candidate().and_then(|()| fs::create_dir(folder.candidate())).map_err(failed)?;
         folder.clear_candidate().map_err(failed)?;
+        // A frontend that names the map could not be started without it.
+        create(&folder.routes_map()).map_err(failed)?;
         Ok(folder)
     }
 
@@ -68,6 +73,36 @@ impl Folder {
     /// The map of those instances of `service` that are restarting. A section names it, so that it must be there.
     pub(super) fn restarting_map(&self, service: &ServiceName) -> PathBuf {
         self.dir.join(format!("{service}.restarting.map"))
+    }
+
+    /// The map of routes.
+    pub(super) fn routes_map(&self) -> PathBuf {
+        self.dir.join(ROUTES)
+    }
+
+    /// Has the map of routes say these, unless it is somebody else's, which is false.
+    pub(super) fn keep_routes(&self, routes: &Routes) -> io::Result<bool> {
+        let path = self.routes_map();
+        let before = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        if !before.trim_ascii().is_empty() && !before.starts_with(MARK.as_bytes()) {
+            return Ok(false);
+        }
+        let mut text = format!("{MARK}: routes by the instances' labels. An edit does not last.\n");
+        for (route, service) in routes {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{route} {service}");
+        }
+        if before != text.as_bytes() {
+            let new = self.dir.join(".routes.new");
+            let mut file = File::create(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, path)?;
+        }
+        Ok(true)
     }
 
     /// What is there.
@@ -135,10 +170,15 @@ impl Folder {
 
     /// Without its map, a section is no configuration.
     fn make_map(&self, service: &ServiceName) -> io::Result<()> {
-        match File::create_new(self.restarting_map(service)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        }
+        create(&self.restarting_map(service))
+    }
+}
+
+/// An empty file, where there is none.
+fn create(path: &Path) -> io::Result<()> {
+    match File::create_new(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -193,6 +233,22 @@ mod tests {
         assert_eq!(read(&folder.section(&new)), "made");
         assert!(read(&folder.section(&web)).starts_with(MARK) && !shown.exists());
         assert!(folder.restarting_map(&new).exists());
+    }
+
+    #[test]
+    fn the_map_of_routes_is_kept_unless_it_is_somebody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let read = || fs::read_to_string(folder.routes_map()).unwrap();
+        assert_eq!(read(), "");
+        let routes = Routes::from([("/api".parse().unwrap(), "api".parse().unwrap())]);
+        assert!(folder.keep_routes(&routes).unwrap());
+        assert!(read().starts_with(MARK) && read().ends_with("\n/api/ api\n"), "{}", read());
+        assert!(folder.keep_routes(&Routes::new()).unwrap());
+        assert_eq!(read().lines().count(), 1);
+        fs::write(folder.routes_map(), "mine web\n").unwrap();
+        assert!(!folder.keep_routes(&routes).unwrap());
+        assert_eq!(read(), "mine web\n");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::template::Templates;
 use super::verify::Verifier;
 use super::writer::{Out, Report, Writer};
 use super::{Dirty, Files, Sections, WRITE_EVERY, Wishes};
+use crate::haproxy::BackendName;
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 
@@ -42,6 +43,11 @@ pub struct FilesOptions {
     /// HAProxy's master socket (`-S`): a service that has no backend yet is brought in by one reload.
     #[arg(long, env = "LEASEHOLD_MASTER_SOCKET", value_name = "PATH")]
     pub master_socket: Option<PathBuf>,
+    /// With HAProxy 3.4 and newer: make the backend of a new service at once, without a reload, from the section
+    /// `defaults NAME` of your files. Its own section, with what only a section can have (the cookie), comes with the
+    /// next reload or restart.
+    #[arg(long, env = "LEASEHOLD_BACKEND_DEFAULTS", value_name = "NAME")]
+    pub backend_defaults: Option<BackendName>,
     /// The program that checks what is written, of the version that runs.
     #[arg(long, env = "LEASEHOLD_HAPROXY_BINARY", default_value = "haproxy", value_name = "PATH")]
     pub haproxy_binary: PathBuf,

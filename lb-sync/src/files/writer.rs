@@ -136,10 +136,12 @@ impl Writer {
 
     /// Brings the files up to `desired`.
     async fn files(&mut self, desired: &Arc<Desired>) -> io::Result<Standing> {
+        let desired_routes = desired.routes.len();
         let (folder, templates, desired) = (self.folder.clone(), self.templates.clone(), Arc::clone(desired));
         let drawn = blocking(move || draw(&folder, &templates, &desired)).await?;
-        let Drawn { scan, choice, rendered, failed } = drawn;
+        let Drawn { scan, choice, rendered, failed, routes_ours } = drawn;
         self.complain(&scan, &choice, &failed);
+        self.routes_are_ours(routes_ours || desired_routes == 0);
         let now = Clock.now();
         self.shunned.retain(|_, until| now < *until);
         let changes: BTreeMap<ServiceName, String> = rendered
@@ -265,7 +267,7 @@ impl Standing {
         for (service, section) in choice.render.into_iter().filter(|(service, _)| placed.contains(service)) {
             match section.presence {
                 Presence::Absent if section.serves() => drop(missing.insert(service)),
-                Presence::Present { .. } => {
+                Presence::Present { .. } | Presence::Made => {
                     servers += section.lines.len();
                     present.insert(service);
                 }
@@ -284,9 +286,13 @@ struct Drawn {
     choice: Choice,
     rendered: BTreeMap<ServiceName, String>,
     failed: BTreeMap<ServiceName, String>,
+    /// Whether the map of routes is ours.
+    routes_ours: bool,
 }
 
 fn draw(folder: &Folder, templates: &Templates, desired: &Desired) -> io::Result<Drawn> {
+    // Before a reload for a new service: its routes are to be there when it is.
+    let routes_ours = folder.keep_routes(&desired.routes)?;
     let scan = folder.scan()?;
     let choice = choose(desired, &scan.sections);
     let (mut rendered, mut failed) = (BTreeMap::new(), BTreeMap::new());
@@ -296,7 +302,7 @@ fn draw(folder: &Folder, templates: &Templates, desired: &Desired) -> io::Result
             Err(error) => drop(failed.insert(service.clone(), error.to_string())),
         }
     }
-    Ok(Drawn { scan, choice, rendered, failed })
+    Ok(Drawn { scan, choice, rendered, failed, routes_ours })
 }
 
 /// The services whose section is in place, and is one: an empty file hands it over only.

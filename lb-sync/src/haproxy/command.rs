@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::route::Route;
 use super::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerOptions, ServerPath, ServerWeight};
 
 /// Longest line a [`Command`] renders to, in bytes, without the newline. A line must fit into HAProxy's `tune.bufsize`
@@ -83,6 +84,40 @@ pub enum Command {
         /// Whose name.
         server: ServerPath,
     },
+    /// Leads a route to a backend. Twice the same route makes two entries.
+    AddRoute {
+        /// Which map.
+        map: MapId,
+        /// Which requests.
+        route: Route,
+        /// Where they go.
+        backend: BackendName,
+    },
+    /// Leads a route that the map has elsewhere, in one step.
+    SetRoute {
+        /// Which map.
+        map: MapId,
+        /// Which requests.
+        route: Route,
+        /// Where they go from now on.
+        backend: BackendName,
+    },
+    /// Takes a route off a map, every entry of it.
+    DelRoute {
+        /// Which map.
+        map: MapId,
+        /// Which requests.
+        route: Route,
+    },
+    /// Makes a backend from a named `defaults` section (3.4 and newer). No frontend can use it before it is published.
+    AddBackend {
+        /// Its name.
+        backend: BackendName,
+        /// The section's name.
+        defaults: BackendName,
+    },
+    /// Lets frontends use a backend (3.4 and newer).
+    PublishBackend(BackendName),
     /// Asks whether a backend takes servers at run time: an `add server` without an address, which is refused whatever
     /// the backend. A balance algorithm that stands in the way is told of first (seen on 2.6), and nothing else tells of
     /// it: `show stat` names `source`, but not its `hash-type`.
@@ -149,6 +184,11 @@ impl fmt::Display for Command {
             // The value says nothing: the template asks whether the key is there.
             Self::AddToMap { map, server } => write!(f, "add map {map} {} 1", server.server),
             Self::DelFromMap { map, server } => write!(f, "del map {map} {}", server.server),
+            Self::AddRoute { map, route, backend } => write!(f, "add map {map} {route} {backend}"),
+            Self::SetRoute { map, route, backend } => write!(f, "set map {map} {route} {backend}"),
+            Self::DelRoute { map, route } => write!(f, "del map {map} {route}"),
+            Self::AddBackend { backend, defaults } => write!(f, "add backend {backend} from {defaults}"),
+            Self::PublishBackend(backend) => write!(f, "publish backend {backend}"),
             Self::TryAdd(backend) => write!(f, "add server {backend}/lb-sync.check"),
             Self::ShowInfo => f.write_str("show info"),
             Self::ShowBackends => f.write_str("show backend"),
@@ -177,6 +217,11 @@ impl Command {
             Self::ShutdownSessions { .. } => "shutdown_sessions",
             Self::AddToMap { .. } => "add_map",
             Self::DelFromMap { .. } => "del_map",
+            Self::AddRoute { .. } => "add_route",
+            Self::SetRoute { .. } => "set_route",
+            Self::DelRoute { .. } => "del_route",
+            Self::AddBackend { .. } => "add_backend",
+            Self::PublishBackend(_) => "publish_backend",
             Self::TryAdd(_) => "try_add",
             Self::ShowInfo => "show_info",
             Self::ShowBackends => "show_backend",
@@ -186,7 +231,8 @@ impl Command {
         }
     }
 
-    /// The server that the command changes, or whose clients it concerns; `None` for those that only read.
+    /// The server that the command changes, or whose clients it concerns; `None` for those that concern no one
+    /// server, or only read.
     #[must_use]
     pub const fn changes(&self) -> Option<&ServerPath> {
         match self {
@@ -200,7 +246,12 @@ impl Command {
             | Self::ShutdownSessions { server }
             | Self::AddToMap { server, .. }
             | Self::DelFromMap { server, .. } => Some(server),
-            Self::TryAdd(_)
+            Self::AddRoute { .. }
+            | Self::SetRoute { .. }
+            | Self::DelRoute { .. }
+            | Self::AddBackend { .. }
+            | Self::PublishBackend(_)
+            | Self::TryAdd(_)
             | Self::ShowInfo
             | Self::ShowBackends
             | Self::ShowServersState(_)

@@ -7,14 +7,10 @@ use registry::name::{InstanceId, ServiceName};
 use registry::time::Clock;
 
 use super::rhythm::GLANCE_EVERY;
-use super::{PassError, observe};
+use super::{COMMANDS_MAX, PassError, observe};
 use crate::haproxy::{Command, Dialogue, Reply, ServerId, ServerState};
 use crate::plan::observed::Observed;
 use crate::plan::{Planner, Step};
-
-/// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
-/// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
-const COMMANDS_MAX: usize = 10;
 
 /// What came of a step.
 #[derive(Debug)]

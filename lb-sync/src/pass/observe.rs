@@ -13,7 +13,7 @@ use crate::haproxy::answer::maps;
 use crate::haproxy::answer::servers_state::ServersState;
 use crate::haproxy::answer::stat::StatRow;
 use crate::haproxy::{BackendName, Command, Dialogue, MapId, ServerId};
-use crate::plan::observed::Observed;
+use crate::plan::observed::{Observed, RoutesMap};
 
 /// Reads in one request; each answer is some hundred bytes a server.
 const READS_MAX: usize = 200;
@@ -45,6 +45,9 @@ pub(crate) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), Pas
     let of_services =
         maps.into_iter().filter_map(|(map, backend)| Some((backend.as_ref().parse().ok()?, map)));
     read_maps(dialogue, &of_services.collect::<Vec<_>>(), &mut observed).await?;
+    let of_routes = maps::routes(text(3))?;
+    observed.routes.extend(of_routes.into_iter().map(|id| RoutesMap { id, entries: BTreeMap::new() }));
+    routes(dialogue, &mut observed).await?;
     Ok((info, observed))
 }
 
@@ -57,6 +60,17 @@ pub(super) async fn restarting(
     let known = |service: &ServiceName| Some((service.clone(), observed.restarting.get(service)?.id));
     let maps: Vec<_> = services.iter().filter_map(known).collect();
     read_maps(dialogue, &maps, observed).await
+}
+
+/// Reads the maps of routes that are known anew.
+pub(super) async fn routes(dialogue: &mut Dialogue, observed: &mut Observed) -> Result<(), PassError> {
+    for map in &mut observed.routes {
+        let answers = dialogue.ask(&[Command::ShowMap(map.id)]).await?;
+        let entries = maps::entries(first(&answers))?;
+        let route = |(key, value): (&str, &str)| Some((key.parse().ok()?, value.to_owned()));
+        map.entries = entries.into_iter().filter_map(route).collect();
+    }
+    Ok(())
 }
 
 async fn read_maps(

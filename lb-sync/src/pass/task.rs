@@ -15,11 +15,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::backends::{self, BackendMaker};
 use super::rhythm::{Due, Rhythm};
+use super::routes::RouteKeeper;
 use super::{PassError, apply, log, observe};
 use crate::files::Files;
 use crate::haproxy::answer::info::Info;
-use crate::haproxy::{Dialogue, DialogueError};
+use crate::haproxy::{BackendName, Dialogue, DialogueError};
 use crate::notify::{self, Manager};
 use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
@@ -45,6 +47,8 @@ pub struct PassConfig {
     pub policy: Policy,
     /// When an expiry is not believed.
     pub guard: GuardPolicy,
+    /// The `defaults` section that a new service's backend is made from, where HAProxy can do that while it runs.
+    pub backend_defaults: Option<BackendName>,
     /// What was known before etcd is heard.
     pub snapshot: Option<Snapshot>,
 }
@@ -72,6 +76,8 @@ pub struct Pass {
     copied: (u64, Tick),
     /// Instances to look at in the next pass.
     dirty: Scope,
+    routes: RouteKeeper,
+    backends: BackendMaker,
     /// Who asks how things stand.
     desk: Desk,
     totals: Totals,
@@ -115,6 +121,8 @@ impl Pass {
             files: Files::default(),
             copied: (0, Tick::default()),
             dirty: Scope::none(),
+            routes: RouteKeeper::default(),
+            backends: BackendMaker::default(),
             desk,
             totals: Totals::default(),
             trouble: String::new(),
@@ -161,7 +169,9 @@ impl Pass {
             }
             self.inquire();
             self.keep_up().await;
+            self.make_backends().await;
             self.pass(|| !instances.is_empty() || !overrides.is_empty() || shutdown.is_cancelled()).await;
+            self.keep_routes().await;
             self.tell().await;
             self.copy_view();
             self.keep_files();
@@ -216,6 +226,7 @@ impl Pass {
         if was_in_sync != self.view.in_sync() {
             // What had to wait for the view to be current is looked at now.
             self.dirty = Scope::All;
+            self.routes.again();
             let instances = self.view.instances().len();
             self.desk.changed();
             if was_in_sync {
@@ -238,7 +249,13 @@ impl Pass {
     /// Says what the files should say, now that the pass is over.
     fn keep_files(&mut self) {
         let (connected, ids) = (self.dialogue.is_some(), self.planner.ids_mut());
-        self.files.keep(Clock.now(), &self.view, &self.observed, connected, ids);
+        self.files.keep(
+            Clock.now(),
+            (&self.view, self.routes.routes()),
+            (&self.observed, self.backends.made()),
+            connected,
+            ids,
+        );
     }
 
     /// Copies the view for the disk if it has changed, which costs some milliseconds at 10,000 instances: not at every
@@ -333,15 +350,48 @@ impl Pass {
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
             self.desk.journal.say("HAProxy answers", format!("{}, process {}", info.version, info.pid));
             self.planner.start_anew(&info.version);
+            self.backends.start_anew();
         }
         self.worker = Some(info);
         self.totals.resyncs += 1;
+        self.routes.again();
+        self.backends.again();
         self.planner.learn(Clock.now(), &observed);
         self.observed = observed;
         self.trouble.clear();
         self.rhythm.read_all(Clock.now());
         self.dirty = Scope::All;
         Ok(())
+    }
+
+    /// Before the pass: what it makes servers in.
+    async fn make_backends(&mut self) {
+        let (Some(dialogue), Some(worker)) = (&mut self.dialogue, &self.worker) else { return };
+        let Some(defaults) = self.config.backend_defaults.as_ref().filter(|_| backends::can(&worker.version))
+        else {
+            return;
+        };
+        let (asked, kept) = ((&self.view, &self.dirty), (&self.desk.journal, &mut self.totals));
+        let made = self.backends.make(dialogue, defaults, asked, &mut self.observed, kept).await;
+        if let Err(error) = made {
+            self.lost(&error);
+        }
+    }
+
+    /// After the pass: a route leads to servers that are there.
+    async fn keep_routes(&mut self) {
+        if !self.routes.follow(&self.view) {
+            return;
+        }
+        let Some(dialogue) = &mut self.dialogue else { return };
+        let in_sync = self.view.in_sync();
+        let kept = self
+            .routes
+            .keep(dialogue, in_sync, &mut self.observed, &self.desk.journal, &mut self.totals)
+            .await;
+        if let Err(error) = kept {
+            self.lost(&error);
+        }
     }
 
     /// Plans and applies until there is nothing left to do, HAProxy is lost, or `interrupted` for long enough.

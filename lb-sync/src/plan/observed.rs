@@ -9,6 +9,7 @@ use crate::haproxy::answer::backends::Backends;
 use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
 use crate::haproxy::answer::servers_state::{ServerRow, ServersState};
 use crate::haproxy::answer::stat::{StatRow, Status};
+use crate::haproxy::route::Route;
 use crate::haproxy::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerName, ServerWeight};
 
 /// The backends that can be a service's, and their servers.
@@ -18,6 +19,17 @@ pub struct Observed {
     pub backends: BTreeMap<ServiceName, Backend>,
     /// The restarting maps, by the service that each is named after.
     pub restarting: BTreeMap<ServiceName, RestartingMap>,
+    /// The maps of routes.
+    pub routes: Vec<RoutesMap>,
+}
+
+/// Which requests go to which backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutesMap {
+    /// The map's number in this HAProxy process.
+    pub id: MapId,
+    /// What is a route. Other keys are not ours.
+    pub entries: BTreeMap<Route, String>,
 }
 
 /// The names whose clients keep their cookie while others serve them.

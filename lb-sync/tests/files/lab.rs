@@ -54,17 +54,27 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts etcd and, with `more` of its configuration, HAProxy: traffic goes to the backend that is named by `Host`.
     pub(crate) fn start(more: &str) -> Self {
+        Self::begin(&format!(" use_backend %[req.hdr(host),lower]\n{more}"))
+    }
+
+    /// The same, with these lines in the frontend in place of that rule.
+    pub(crate) fn routed(frontend: &str) -> Self {
+        Self::begin(frontend)
+    }
+
+    fn begin(frontend: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("lb-sync-").tempdir().unwrap();
         let (guard, etcd) = etcd(folder.path());
         let traffic = free_port();
         let path = folder.path().display();
         let base = format!(
             "global\n stats socket {path}/admin.sock mode 600 level admin\n\
-             defaults\n mode http\n timeout connect 1s\n timeout client 5s\n timeout server 5s\n\
-             frontend traffic\n bind 127.0.0.1:{traffic}\n use_backend %[req.hdr(host),lower]\n{more}\n"
+             defaults plain\n mode http\n timeout connect 1s\n timeout client 5s\n timeout server 5s\n\
+             frontend traffic\n bind 127.0.0.1:{traffic}\n{frontend}\n"
         );
         fs::write(folder.path().join("base.cfg"), base).unwrap();
         fs::create_dir(folder.path().join(CONF_DIR)).unwrap();
+        fs::write(folder.path().join(CONF_DIR).join("routes.map"), "").unwrap();
         let mut lab = Self { folder, etcd, traffic, haproxy: None, lb_sync: None, starts: 0, _etcd: guard };
         until("etcd answers", || lab.etcdctl_try(&["get", "x"]).then_some(()));
         lab.start_haproxy();
@@ -205,11 +215,24 @@ impl Lab {
         info.lines().find_map(|line| line.strip_prefix("Pid: ")).unwrap_or_default().to_owned()
     }
 
+    /// HAProxy's version is this or later.
+    pub(crate) fn at_least(&self, major: u32, minor: u32) -> bool {
+        let info = self.ask("show info");
+        let version = info.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap();
+        let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
+    }
+
     /// One request for `service`: the status, and who answered.
     pub(crate) fn request(&self, service: &str) -> (String, String) {
+        self.get(service, "/")
+    }
+
+    /// The same, for a path.
+    pub(crate) fn get(&self, service: &str, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.traffic)).unwrap();
         stream.set_read_timeout(Some(WITHIN)).unwrap();
-        write!(stream, "GET / HTTP/1.1\r\nHost: {service}\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {service}\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let status = answer.split(' ').nth(1).unwrap_or_default().to_owned();

@@ -69,7 +69,7 @@ fn lines(view: &View, observed: &Observed, connected: bool) -> Vec<String> {
     let policy = policy();
     let mut ids = Ids::new(policy.id_base);
     ids.learn(observed);
-    let known = Known { view, observed, connected, policy: &policy };
+    let known = Known { view, observed, connected, made: &BTreeSet::new(), policy: &policy };
     let section = known.section(&"web".parse().unwrap(), &mut ids).unwrap();
     let options = " check inter 2000ms rise 1 fall 2 pool-purge-delay 5s pool-max-conn -1";
     section.lines.iter().map(|line| line.to_string().replace(options, "")).collect()
@@ -117,14 +117,20 @@ fn a_service_is_told_by_whether_haproxy_has_it() {
     let view = view(&[("web/web-1", r#"{"address":"10.0.0.1","port":1}"#)]);
     let policy = policy();
     let presence = |observed: &Observed, connected| {
-        let known = Known { view: &view, observed, connected, policy: &policy };
+        let known = Known { view: &view, observed, connected, made: &BTreeSet::new(), policy: &policy };
         known.section(&"web".parse().unwrap(), &mut Ids::new(policy.id_base)).unwrap().presence
     };
     assert_eq!(presence(&observed(&[]), true), Presence::Absent);
     assert_eq!(presence(&observed(&[]), false), Presence::Unknown);
     assert_eq!(presence(&observed(&[("web/a", 5, 0, 1)]), true), Presence::Present { ours: false });
     assert_eq!(presence(&observed(&[("web/web-1", 10_000, 0, 1)]), true), Presence::Present { ours: true });
-    let nobody = Known { view: &view, observed: &Observed::default(), connected: true, policy: &policy };
+    let nobody = Known {
+        view: &view,
+        observed: &Observed::default(),
+        connected: true,
+        made: &BTreeSet::new(),
+        policy: &policy,
+    };
     assert!(nobody.section(&"api".parse().unwrap(), &mut Ids::new(policy.id_base)).is_none());
     assert_eq!(nobody.services().count(), 1);
 }

@@ -32,6 +32,16 @@ impl Writer {
         self.wake_by(AGAIN_AFTER);
     }
 
+    pub(super) fn routes_are_ours(&mut self, ours: bool) {
+        if ours {
+            return self.news.settled("routes");
+        }
+        let file = self.folder.routes_map();
+        self.news.warn("routes", || {
+            format!("{} was not written by lb-sync and is left alone: a restarted HAProxy knows no routes before lb-sync has added them\n  empty it to hand it over", file.display())
+        });
+    }
+
     pub(super) fn refused(&mut self, service: &ServiceName, said: &str) {
         self.done.refused += 1;
         let file = self.folder.section(service);

@@ -1,4 +1,4 @@
-//! `show map` and `show map #<id>`: the restarting maps that HAProxy has, and the names in them.
+//! `show map` and `show map #<id>`: the maps that HAProxy has and that lb-sync keeps, and what is in them.
 
 use super::AnswerError;
 use super::excerpt::Excerpt;
@@ -7,13 +7,31 @@ use crate::haproxy::{BackendName, MapId, ServerName};
 /// How the file of a backend's restarting map is called, after the backend's name.
 pub const RESTARTING: &str = ".restarting.map";
 
+/// How the file of a map of routes is called.
+pub const ROUTES: &str = "routes.map";
+
 /// The restarting maps, each with the backend that it is named after. Other maps are nothing to lb-sync.
 pub fn list(text: &str) -> Result<Vec<(MapId, BackendName)>, AnswerError> {
+    Ok(lines(text)?.filter_map(restarting).collect())
+}
+
+/// The maps of routes: one for each way of writing the path of the file.
+pub fn routes(text: &str) -> Result<Vec<MapId>, AnswerError> {
+    let route = |line: &str| {
+        let (id, rest) = line.split_once(" (")?;
+        let at = rest.find(&format!("{ROUTES}) "))?;
+        let ours = rest.get(..at).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'));
+        id.parse().ok().map(MapId).filter(|_| ours)
+    };
+    Ok(lines(text)?.filter_map(route).collect())
+}
+
+fn lines(text: &str) -> Result<impl Iterator<Item = &str>, AnswerError> {
     let mut lines = text.lines().skip_while(|line| line.is_empty());
     if lines.next().is_none_or(|header| !header.starts_with("# id (file)")) {
         return Err(AnswerError::Unexpected { asked: "show map", said: Excerpt::of(text) });
     }
-    Ok(lines.filter_map(restarting).collect())
+    Ok(lines)
 }
 
 /// `0 (/etc/haproxy/services/web.restarting.map) pattern loaded from file …`
@@ -27,18 +45,22 @@ fn restarting(line: &str) -> Option<(MapId, BackendName)> {
 
 /// The names in a map. What cannot be a server's name is left out: no client's cookie carries it.
 pub fn names(text: &str) -> Result<Vec<ServerName>, AnswerError> {
+    Ok(entries(text)?.into_iter().filter_map(|(key, _)| key.parse().ok()).collect())
+}
+
+/// Keys and values of a map, in HAProxy's order.
+pub fn entries(text: &str) -> Result<Vec<(&str, &str)>, AnswerError> {
     let unexpected = || AnswerError::Unexpected { asked: "show map #", said: Excerpt::of(text) };
-    let entry = |line: &str| {
+    let entry = |line: &'_ str| -> Option<usize> {
         // 0x55da65d28c20 web-1 1
-        let mut words = line.split(' ');
-        let entry = words.next().is_some_and(|word| word.starts_with("0x"));
-        words.next().filter(|_| entry).map(str::parse::<ServerName>)
+        line.starts_with("0x").then(|| line.find(' ')).flatten()
     };
-    let mut names = Vec::new();
+    let mut entries = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
-        names.extend(entry(line).ok_or_else(unexpected)?.ok());
+        let rest = entry(line).and_then(|at| line.get(at + 1..)).ok_or_else(unexpected)?;
+        entries.push(rest.split_once(' ').unwrap_or((rest, "")));
     }
-    Ok(names)
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -56,6 +78,17 @@ mod tests {
         let odd = "# id (file) description\n7 (/a (b)/api.restarting.map) pattern\n8 (/x/.restarting.map) pattern\n";
         assert_eq!(list(odd).unwrap(), [(MapId(7), "api".parse().unwrap())]);
         assert!(list("").is_err() && list("Permission denied\n").is_err());
+    }
+
+    #[test]
+    fn maps_of_routes_are_told_by_their_file_alone() {
+        let text = "# id (file) description\n0 (/etc/h/routes.map) pattern loaded from file '/etc/h/routes.map' used by map\n\
+                    1 (/etc/h/myroutes.map) pattern\n2 (routes.map) pattern\n3 (/etc/h/web.restarting.map) pattern\n";
+        assert_eq!(routes(text).unwrap(), [MapId(0), MapId(2)]);
+        assert_eq!(list(text).unwrap().len(), 1);
+        let text = "0x7f3fc7a212a0 shop.example/ nowhere\n0x7f3fc7a82ba0 shop.example/api/ api\n\n";
+        assert_eq!(entries(text).unwrap(), [("shop.example/", "nowhere"), ("shop.example/api/", "api")]);
+        assert!(entries("Unknown map identifier.").is_err());
     }
 
     #[test]

@@ -60,9 +60,15 @@ impl Reply {
             | Command::SetState { .. }
             | Command::SetWeight { .. }
             | Command::ShutdownSessions { .. }
-            | Command::AddToMap { .. } => text.is_empty(),
+            | Command::AddToMap { .. }
+            | Command::AddRoute { .. }
+            | Command::SetRoute { .. } => text.is_empty(),
+            Command::AddBackend { .. } => text == "New backend registered.",
+            Command::PublishBackend(_) => text == "Backend published.",
             // What is not there needs no deletion.
-            Command::DelFromMap { .. } => text.is_empty() || text == "Key not found.",
+            Command::DelFromMap { .. } | Command::DelRoute { .. } => {
+                text.is_empty() || text == "Key not found."
+            }
             // A trial that gets as far as the missing address has passed.
             Command::TryAdd(_) => !text.starts_with("Backend must use a dynamic load balancing"),
             // What they read has its own parsers.

@@ -64,6 +64,28 @@ fn each_command_has_its_line() {
         (Command::ShutdownSessions { server: web() }, "shutdown sessions server web/web-1"),
         (Command::AddToMap { map: MapId(2), server: web() }, "add map #2 web-1 1"),
         (Command::DelFromMap { map: MapId(2), server: web() }, "del map #2 web-1"),
+        (
+            Command::AddRoute {
+                map: MapId(2),
+                route: "/api".parse().unwrap(),
+                backend: "web".parse().unwrap(),
+            },
+            "add map #2 /api/ web",
+        ),
+        (
+            Command::SetRoute {
+                map: MapId(2),
+                route: "a.b/c".parse().unwrap(),
+                backend: "web".parse().unwrap(),
+            },
+            "set map #2 a.b/c/ web",
+        ),
+        (Command::DelRoute { map: MapId(2), route: "/api".parse().unwrap() }, "del map #2 /api/"),
+        (
+            Command::AddBackend { backend: "web".parse().unwrap(), defaults: "plain".parse().unwrap() },
+            "add backend web from plain",
+        ),
+        (Command::PublishBackend("web".parse().unwrap()), "publish backend web"),
         (Command::ShowMaps, "show map"),
         (Command::ShowMap(MapId(0)), "show map #0"),
         (Command::TryAdd("web".parse().unwrap()), "add server web/lb-sync.check"),

@@ -1,0 +1,93 @@
+//! Keeps HAProxy's maps of routes as the registry has them, and remembers the routes for the files.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{COMMANDS_MAX, PassError, observe};
+use crate::haproxy::{Command, Dialogue, Reply};
+use crate::plan::observed::Observed;
+use crate::plan::routes::{self, Routes};
+use crate::status::{Happening, Journal, Totals};
+use crate::view::View;
+
+/// What is known of routes.
+#[derive(Debug, Default)]
+pub(super) struct RouteKeeper {
+    routes: Arc<Routes>,
+    /// The view (by its count of changes) that HAProxy's maps follow.
+    kept: Option<u64>,
+    /// What was ignored, each told once.
+    ignored: BTreeSet<String>,
+}
+
+impl RouteKeeper {
+    /// By the registry.
+    pub(super) fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// HAProxy's maps were read anew, or may be changed from now on.
+    pub(super) fn again(&mut self) {
+        self.kept = None;
+    }
+
+    /// Takes in a view that has changed; true if it has.
+    pub(super) fn follow(&mut self, view: &View) -> bool {
+        if self.kept == Some(view.changes()) {
+            return false;
+        }
+        let claimed = routes::claimed(view);
+        for news in claimed.ignored.difference(&self.ignored) {
+            tracing::warn!("{news}");
+        }
+        self.ignored = claimed.ignored;
+        if *self.routes != claimed.routes {
+            self.routes = Arc::new(claimed.routes);
+        }
+        self.kept = Some(view.changes());
+        true
+    }
+
+    /// Brings HAProxy's maps up to the routes, and reads them back. What is refused is tried again at the next audit.
+    pub(super) async fn keep(
+        &self,
+        dialogue: &mut Dialogue,
+        in_sync: bool,
+        observed: &mut Observed,
+        journal: &Journal,
+        totals: &mut Totals,
+    ) -> Result<(), PassError> {
+        let commands = routes::difference(&self.routes, observed, in_sync);
+        if commands.is_empty() {
+            return Ok(());
+        }
+        for batch in commands.chunks(COMMANDS_MAX) {
+            let answers = dialogue.ask(batch).await?;
+            for (command, answer) in batch.iter().zip(&answers) {
+                note(command, &Reply::read(command, answer), journal, totals);
+            }
+        }
+        observe::routes(dialogue, observed).await
+    }
+}
+
+/// Tells what came of a command that concerns no single server.
+pub(super) fn note(command: &Command, reply: &Reply, journal: &Journal, totals: &mut Totals) {
+    let refused = match reply {
+        Reply::Ok => None,
+        Reply::Other(text) => Some(text.to_string()),
+        known => Some(format!("{known:?}")),
+    };
+    totals.sent([command], refused.is_none());
+    match &refused {
+        None => tracing::info!(%command, "{}", command.kind()),
+        Some(said) => tracing::error!(%command, said, "HAProxy refused; tried again at the next audit"),
+    }
+    journal.note(Happening {
+        what: command.kind().into(),
+        why: "the registry's routes and services".into(),
+        commands: vec![command.to_string()],
+        refused,
+        ..Happening::default()
+    });
+}
