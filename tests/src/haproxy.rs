@@ -38,7 +38,14 @@ impl HaProxy {
         for service in &layout.services {
             fs::write(layout.restarting_map(service), "")?;
         }
-        let args = vec!["-db".into(), "-f".into(), file.into()];
+        let mut args = vec!["-db".into(), "-f".into(), file.into()];
+        if let Some(folder) = &layout.sections {
+            fs::create_dir(folder)?;
+            for service in &layout.services {
+                fs::write(folder.join(format!("50-{service}.cfg")), layout.section(service))?;
+            }
+            args.extend(["-f".into(), folder.into()]);
+        }
         let haproxy = Self { daemon: Daemon::new(home, "haproxy", program, args), layout };
         haproxy.launch_again().await?;
         Ok(haproxy)
@@ -94,7 +101,7 @@ impl HaProxy {
         self.daemon.process().or_fail().kill().await.or_fail();
     }
 
-    /// Starts it again with the same configuration, which knows no servers.
+    /// Starts it again with the same configuration, which knows no servers unless lb-sync keeps files.
     pub async fn start(&self) {
         self.launch_again().await.or_fail();
     }

@@ -62,11 +62,26 @@ impl<'s> Comings<'s> {
 
 #[tokio::test]
 async fn kills_at_random_moments_cost_no_request_that_somebody_could_have_served() {
+    println!("{}", kill_at_random(Stack::native().await, false).await);
+}
+
+/// HAProxy serves from its first request: nobody waits for lb-sync.
+#[tokio::test]
+async fn kills_of_a_haproxy_on_files_cost_nothing_but_while_it_is_dead() {
+    println!("{}", kill_at_random(Stack::native().with_files().await, true).await);
+}
+
+/// Returns what came of it.
+async fn kill_at_random(stack: Stack, on_files: bool) -> String {
     let (kills, seed) = (number("LEASEHOLD_KILLS", 12), number("LEASEHOLD_SEED", fastrand::u64(..)));
-    println!("LEASEHOLD_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let stack = Stack::native().await;
     stack.service("web").instances(3).serving().await;
+    if on_files {
+        let section = stack.home().join("sections/50-web.cfg");
+        let text = || std::fs::read_to_string(&section).unwrap_or_default();
+        let whole = || STEADY.iter().all(|name| text().contains(&format!("server {name} ")));
+        stack.until(|_| whole()).await;
+    }
     let mut comings = Comings::new(&stack).await;
     let (mut sent, mut unserved, mut of_haproxy) = (0, 0, 0);
     for round in 0..kills.div_ceil(KILLS_A_REPORT) {
@@ -83,8 +98,10 @@ async fn kills_at_random_moments_cost_no_request_that_somebody_could_have_served
                 stack.haproxy().kill().await;
                 comings.change(random.usize(..FICKLE)).await;
                 stack.haproxy().start().await;
-                // Without files it starts with no servers: nobody can serve before they are back.
-                stack.until(|s| STEADY.iter().all(|name| s.up("web").contains(name))).await;
+                if !on_files {
+                    // It starts with no servers: nobody can serve before they are back.
+                    stack.until(|s| STEADY.iter().all(|name| s.up("web").contains(name))).await;
+                }
                 gaps.push((died, Clock.now()));
             } else {
                 stack.lb_sync().kill().await;
@@ -103,9 +120,10 @@ async fn kills_at_random_moments_cost_no_request_that_somebody_could_have_served
         assert!(failures.is_empty(), "seed {seed}: {report} {failures:?}");
         (sent, unserved) = (sent + report.sent, unserved + report.failed);
     }
-    println!(
-        "{kills} kills, {of_haproxy} of HAProxy: {sent} requests, {unserved} failed while HAProxy was away or empty, 0 others"
-    );
+    format!(
+        "LEASEHOLD_SEED={seed}: {kills} kills, {of_haproxy} of HAProxy: {sent} requests, {unserved} failed while HAProxy was \
+         away or empty, 0 others"
+    )
 }
 
 #[tokio::test]

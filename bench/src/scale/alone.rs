@@ -51,6 +51,7 @@ pub(super) async fn measure(count: u32) -> Result<Alone> {
         stats_port: ports.free()?,
         services: vec![SERVICE.into()],
         affinity: true,
+        sections: None,
     };
     let (port, crowd) = (layout.traffic_port, Crowd::start(&ports).await?);
     let haproxy = HaProxy::launch(&home, layout).await?;

@@ -21,6 +21,8 @@ pub struct Layout {
     pub services: Vec<String>,
     /// Whether a client stays with its instance by the cookie `LBI`, which carries the instance's name.
     pub affinity: bool,
+    /// The folder of the backend sections, where lb-sync keeps them as files; else they stand with the rest.
+    pub sections: Option<PathBuf>,
 }
 
 impl Layout {
@@ -69,9 +71,18 @@ listen stats
 ",
             stats = loopback(self.stats_port),
         );
-        for service in &self.services {
-            self.write_backend(&mut text, service);
+        if self.sections.is_none() {
+            for service in &self.services {
+                self.write_backend(&mut text, service);
+            }
         }
+        text
+    }
+
+    /// A section of `service` without servers, as lb-sync would have left it.
+    pub(crate) fn section(&self, service: &str) -> String {
+        let mut text = "# lb-sync keeps this file\n".to_owned();
+        self.write_backend(&mut text, service);
         text
     }
 

@@ -20,6 +20,7 @@ use crate::slot::Slot;
 pub struct Native {
     services: Vec<String>,
     affinity: bool,
+    files: bool,
     traffic_port: Option<u16>,
     stats_port: Option<u16>,
     lb_sync_port: Option<u16>,
@@ -31,6 +32,7 @@ impl Default for Native {
         Self {
             services: vec!["web".into()],
             affinity: false,
+            files: false,
             traffic_port: None,
             stats_port: None,
             lb_sync_port: None,
@@ -49,6 +51,12 @@ impl Native {
     /// Clients stay with their instance, by a cookie.
     pub fn with_affinity(mut self) -> Self {
         self.affinity = true;
+        self
+    }
+
+    /// lb-sync keeps the backend sections as files, and HAProxy starts on them.
+    pub fn with_files(mut self) -> Self {
+        self.files = true;
         self
     }
 
@@ -87,12 +95,19 @@ impl Native {
             stats_port: port(self.stats_port)?,
             services: self.services,
             affinity: self.affinity,
+            sections: self.files.then(|| home.join("sections")),
         };
+        let mut flags = self.lb_sync_flags;
+        if let Some(folder) = &layout.sections {
+            let (folder, base) = (folder.display(), home.join("haproxy.cfg"));
+            flags.extend(["--conf-dir".into(), folder.to_string()]);
+            flags.extend(["--conf-base".into(), base.display().to_string()]);
+        }
         let etcd = Etcd::launch(&home, &ports).await?;
         let haproxy = HaProxy::launch(&home, layout).await?;
         let lb_sync_port = port(self.lb_sync_port)?;
-        let (endpoint, flags) = (etcd.endpoint(), &self.lb_sync_flags);
-        let lb_sync = LbSync::launch_with(&home, &endpoint, haproxy.socket(), lb_sync_port, flags).await?;
+        let endpoint = etcd.endpoint();
+        let lb_sync = LbSync::launch_with(&home, &endpoint, haproxy.socket(), lb_sync_port, &flags).await?;
         Ok(Stack { instances: Mutex::default(), lb_sync, haproxy, etcd, ports, home, _slot: None })
     }
 }
