@@ -71,6 +71,12 @@ impl Teller {
         }
     }
 
+    /// Services that are or were registered.
+    #[must_use]
+    pub fn known(&self) -> &BTreeSet<ServiceName> {
+        &self.known
+    }
+
     /// Who tells.
     #[must_use]
     pub fn balancer(&self) -> &BalancerName {

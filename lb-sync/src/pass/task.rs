@@ -496,8 +496,9 @@ impl Pass {
 
     /// How everything stands.
     fn report(&self) -> Report {
-        let (balancer, generation) = (self.teller.balancer(), self.desk.generation());
-        Report::of(&self.condition(), &self.planner, balancer, &self.totals, generation)
+        let (teller, generation) = (&self.teller, self.desk.generation());
+        let told = (teller.balancer(), teller.known());
+        Report::of(&self.condition(), &self.planner, told, &self.totals, generation)
     }
 
     fn condition(&self) -> Condition<'_> {

@@ -28,7 +28,7 @@ pub struct Report {
     pub registry: RegistryReport,
     /// Who answers as HAProxy; `None` while nobody does.
     pub haproxy: Option<HaproxyReport>,
-    /// The services that are registered or have a backend, and whether they have one.
+    /// The services that are or were registered, and whether HAProxy has a backend for each.
     pub services: BTreeMap<ServiceName, bool>,
     /// Everybody who has a record, or a server of ours.
     pub instances: BTreeMap<InstanceId, InstanceReport>,
@@ -86,12 +86,12 @@ pub struct InstanceReport {
 }
 
 impl Report {
-    /// Draws it up: some milliseconds at 10,000 instances.
+    /// Draws it up: some milliseconds at 10,000 instances. `known` are the services that are or were registered.
     #[must_use]
     pub fn of(
         condition: &Condition<'_>,
         planner: &Planner,
-        balancer: &BalancerName,
+        (balancer, known): (&BalancerName, &BTreeSet<ServiceName>),
         totals: &Totals,
         generation: u64,
     ) -> Self {
@@ -102,13 +102,11 @@ impl Report {
             ours.map(|(instance, _)| InstanceId { service: service.clone(), instance: instance.clone() })
         });
         let ids: BTreeSet<InstanceId> = view.instances().keys().cloned().chain(ours).collect();
-        let mut services: BTreeMap<ServiceName, bool> =
-            observed.backends.keys().map(|service| (service.clone(), true)).collect();
-        for id in view.instances().keys() {
-            if !services.contains_key(&id.service) {
-                services.insert(id.service.clone(), false);
-            }
-        }
+        // Other backends are the administrator's.
+        let mut services: BTreeSet<&ServiceName> = known.iter().collect();
+        services.extend(ids.iter().map(|id| &id.service));
+        let has_backend = |service: &ServiceName| (service.clone(), observed.backends.contains_key(service));
+        let services = services.into_iter().map(has_backend).collect();
         let one = |id: &InstanceId| {
             let situation = Situation::of(view, observed, |server| is_ours(server.id), id);
             let (state, reason) = situation.standing();
