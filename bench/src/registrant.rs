@@ -49,11 +49,11 @@ impl Registrant {
         Ok(())
     }
 
-    /// Puts all of `records` in one transaction.
+    /// Puts all of `records`, by `SERVICE/INSTANCE`, in one transaction.
     pub(crate) async fn put_together(&self, records: &[(String, Value)], lease: i64) -> Result<()> {
-        let put = |(instance, record): &(String, Value)| {
+        let put = |(id, record): &(String, Value)| {
             let options = PutOptions::new().with_lease(lease);
-            TxnOp::put(self.key(instance), record.to_string(), Some(options))
+            TxnOp::put(format!("{PREFIX}/instances/{id}"), record.to_string(), Some(options))
         };
         let puts: Vec<TxnOp> = records.iter().map(put).collect();
         let mut etcd = self.etcd.clone();
@@ -83,11 +83,11 @@ impl Registrant {
         Ok(())
     }
 
-    /// How many acks there are.
+    /// How many acks there are, of all services.
     pub(crate) async fn ack_count(&self) -> Result<u64> {
         let options = GetOptions::new().with_prefix().with_count_only();
         let mut etcd = self.etcd.clone();
-        let key = format!("{PREFIX}/acks/{}/", self.service);
+        let key = format!("{PREFIX}/acks/");
         Ok(u64::try_from(called("count acks", etcd.get(key, Some(options))).await?.count())?)
     }
 

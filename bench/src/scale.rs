@@ -30,6 +30,9 @@ pub(crate) struct Plan {
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000],
           value_parser = value_parser!(u32).range(2..=crowd::SIZE_MAX))]
     instances: Vec<u32>,
+    /// Over how many services they are spread; the changes are made in one of them.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=5_000))]
+    services: u32,
 }
 
 /// Measures and prints.
@@ -38,10 +41,10 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     say(machine::describe(&stack).await?);
     stack.end().await?;
     for count in plan.instances {
-        let alone = Box::pin(alone::measure(count)).await?;
-        let registered = Box::pin(registered::measure(count)).await?;
+        let alone = Box::pin(alone::measure(count, plan.services)).await?;
+        let registered = Box::pin(registered::measure(count, plan.services)).await?;
         say("");
-        say(table(count, &registered, &alone));
+        say(table(count, plan.services, &registered, &alone));
         say(costs(&registered, &alone));
     }
     Ok(())
@@ -52,8 +55,11 @@ fn rate() -> Rate {
     200.per_second()
 }
 
-fn table(count: u32, ours: &Registered, alone: &Alone) -> Rows {
-    let mut rows = Rows::new(&format!("{count} instances"), &["Leasehold", "HAProxy alone", "ratio"]);
+fn table(count: u32, services: u32, ours: &Registered, alone: &Alone) -> Rows {
+    let mut rows = Rows::new(
+        &format!("{count} instances, {services} service(s)"),
+        &["Leasehold", "HAProxy alone", "ratio"],
+    );
     let mut both = |name: &str, ours: f64, alone: f64| {
         rows.push(name, [ms(ours), ms(alone), ratio(ours, alone)]);
     };

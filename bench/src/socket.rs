@@ -62,10 +62,13 @@ impl Socket {
         Self::column(&format!("{header}\n{row}"), "iid").context("`show stat` has no iid")
     }
 
-    /// How many servers of a backend are in rotation.
-    pub(crate) async fn active(&mut self, backend: u32) -> Result<u32> {
-        let row = self.ask(format!("show stat {backend} 2 -1")).await?;
-        Self::column(&row, "act").context("`show stat` has no act")
+    /// How many servers are in rotation in the backends of these names together.
+    pub(crate) async fn active_in(&mut self, names: &[String]) -> Result<u32> {
+        let table = self.ask("show stat -1 2 -1".into()).await?;
+        let header = table.lines().next().unwrap_or_default();
+        let wanted = |row: &&str| row.split(',').next().is_some_and(|name| names.iter().any(|it| it == name));
+        let rows = table.lines().skip(1).filter(wanted);
+        Ok(rows.filter_map(|row| Self::column(&format!("{header}\n{row}"), "act")).sum())
     }
 
     /// A number in the first row of a `show stat`.

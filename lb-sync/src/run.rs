@@ -133,7 +133,7 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
-    let (hub, desk) = status::open(Some(files.report));
+    let (hub, desk) = status::open(config.pass.socket.clone(), Some(files.report));
     let beside = status::beside(&hub, &end);
     let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
     let pass = Pass::new(config.pass, session, teller, desk).keeping(files.files, files.ids);

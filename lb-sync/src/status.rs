@@ -6,18 +6,23 @@
 
 mod grpc;
 mod journal;
+mod live;
 mod metrics;
 mod page;
 mod report;
+mod spark;
 mod totals;
+mod traffic;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::sse::KeepAlive;
+use axum::response::{Html, IntoResponse, Response, Sse};
 use axum::routing::get;
 use proto::port::Beside;
 use registry::time::Clock;
@@ -25,10 +30,12 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::files;
+use live::Viewers;
+use traffic::Meter;
 
 pub(crate) use journal::HAPPENINGS_MAX;
 pub use journal::{Happening, Journal};
-pub use report::{HaproxyReport, InstanceReport, RegistryReport, Report};
+pub use report::{HaproxyReport, InstanceReport, Pulse, RegistryReport, Report};
 pub use totals::Totals;
 
 /// Who asks within this time gets the same report: a thousand questions a second cost the pass ten reports.
@@ -43,6 +50,7 @@ pub struct Hub {
     last: Arc<Mutex<Option<Arc<Report>>>>,
     news: watch::Receiver<u64>,
     journal: Journal,
+    meter: Meter,
     files: Option<watch::Receiver<files::Report>>,
 }
 
@@ -55,14 +63,17 @@ pub struct Desk {
     pub journal: Journal,
 }
 
-/// The two ends. `files` tells how often HAProxy was reloaded for a new backend.
+/// The two ends. HAProxy's counters are read from its `socket`. `files` tells how often HAProxy was reloaded for a new backend.
 #[must_use]
-pub fn open(files: Option<watch::Receiver<files::Report>>) -> (Hub, Desk) {
+pub fn open(socket: PathBuf, files: Option<watch::Receiver<files::Report>>) -> (Hub, Desk) {
     let (ask, asks) = mpsc::channel(1);
     let (tell, news) = watch::channel(0);
     let journal = Journal::default();
     let last = Arc::default();
-    (Hub { asks: ask, last, news, journal: journal.clone(), files }, Desk { asks, news: tell, journal })
+    (
+        Hub { asks: ask, last, news, journal: journal.clone(), meter: Meter::new(socket), files },
+        Desk { asks, news: tell, journal },
+    )
 }
 
 impl Desk {
@@ -127,21 +138,36 @@ pub fn beside(hub: &Hub, shutdown: &CancellationToken) -> Beside {
         .route("/", get(status_page))
         .route("/metrics", get(scrape))
         .route("/events", get(events))
-        .with_state(hub.clone());
+        .route("/live", get(live))
+        .route("/live.js", get(script))
+        .with_state((hub.clone(), Viewers::new(shutdown.clone())));
     beside
 }
 
-async fn status_page(State(hub): State<Hub>) -> Response {
-    match hub.report(0).await {
-        Some(report) => match page::render(&report, &hub.journal.latest()) {
-            Ok(text) => (page::HEADERS, Html(text)).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
-        },
-        None => busy(),
+type Asked = State<(Hub, Viewers)>;
+
+async fn status_page(State((hub, _)): Asked) -> Response {
+    let Some(report) = hub.report(0).await else { return busy() };
+    let traffic = hub.meter.read(&report).await;
+    match page::render(&report, &traffic, &hub.journal.latest()) {
+        Ok(text) => (page::HEADERS, Html(text)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
 }
 
-async fn scrape(State(hub): State<Hub>) -> Response {
+async fn live(State((hub, viewers)): Asked) -> Response {
+    match viewers.follow(hub) {
+        Some(events) => Sse::new(events).keep_alive(KeepAlive::default()).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "too many browsers look on; close one\n").into_response(),
+    }
+}
+
+async fn script() -> Response {
+    ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("status/live.js"))
+        .into_response()
+}
+
+async fn scrape(State((hub, _)): Asked) -> Response {
     match hub.report(0).await {
         Some(report) => match metrics::text(&report, &hub.reloads()) {
             Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
@@ -151,7 +177,7 @@ async fn scrape(State(hub): State<Hub>) -> Response {
     }
 }
 
-async fn events(State(hub): State<Hub>) -> Response {
+async fn events(State((hub, _)): Asked) -> Response {
     let latest = hub.journal.latest();
     axum::Json(latest.iter().map(|one| &**one).collect::<Vec<&Happening>>()).into_response()
 }

@@ -107,9 +107,9 @@ impl Teller {
         if std::mem::replace(&mut self.known_at, view.changes()) == view.changes() {
             return;
         }
-        for id in view.instances().keys() {
-            if self.known.len() < SERVICES_MAX && !self.known.contains(&id.service) {
-                self.known.insert(id.service.clone());
+        for service in view.services().keys() {
+            if self.known.len() < SERVICES_MAX && !self.known.contains(service) {
+                self.known.insert(service.clone());
             }
         }
     }

@@ -16,6 +16,7 @@ use registry::name::{InstanceId, ServiceName};
 use registry::record::{self, InstanceRecord, InstanceState, OverrideRecord};
 use registry::time::Tick;
 
+use crate::plan::routes;
 use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
@@ -69,6 +70,10 @@ pub struct View {
     rejected_count: u64,
     /// All this is from the disk: etcd has not been heard since the start.
     from_disk: bool,
+    /// How many instances each service has.
+    services: BTreeMap<ServiceName, usize>,
+    /// Counts changes of instances with routes.
+    route_changes: u64,
     /// Counts changes, so that who keeps a copy knows when it is out of date.
     changes: u64,
 }
@@ -126,6 +131,8 @@ impl View {
             rejected: BTreeMap::new(),
             rejected_count: 0,
             from_disk: false,
+            services: BTreeMap::new(),
+            route_changes: 0,
             changes: 0,
         }
     }
@@ -241,6 +248,18 @@ impl View {
             .map(|(rival, _)| rival)
     }
 
+    /// The services that are registered, and how many instances each has.
+    #[must_use]
+    pub fn services(&self) -> &BTreeMap<ServiceName, usize> {
+        &self.services
+    }
+
+    /// How often an instance with routes has come, changed or gone: no other has any say in them.
+    #[must_use]
+    pub fn route_changes(&self) -> u64 {
+        self.route_changes
+    }
+
     /// How often anything has changed.
     #[must_use]
     pub fn changes(&self) -> u64 {
@@ -354,6 +373,8 @@ impl View {
         self.source = Some(source);
         let mut before = std::mem::take(&mut self.instances);
         self.claims.clear();
+        self.services.clear();
+        self.route_changes += 1;
         let mut ignored = BTreeSet::new();
         for entry in entries {
             self.put_instance(&entry, &before, &mut ignored);
@@ -496,7 +517,13 @@ impl View {
         let claimants = self.claims.entry(registered.record.endpoint()).or_default();
         claimants.insert(id.clone());
         changed.extend(claimants.iter().cloned());
-        self.instances.insert(id, registered);
+        self.route_changes += u64::from(registered.record.labels.contains_key(routes::LABEL));
+        if !self.instances.contains_key(&id) {
+            *self.services.entry(id.service.clone()).or_default() += 1;
+        }
+        if let Some(before) = self.instances.insert(id, registered) {
+            self.route_changes += u64::from(before.record.labels.contains_key(routes::LABEL));
+        }
         self.changes += 1;
     }
 
@@ -508,7 +535,15 @@ impl View {
 
     fn unregister(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         self.unclaim(id, changed);
-        self.instances.remove(id);
+        if let Some(before) = self.instances.remove(id) {
+            self.route_changes += u64::from(before.record.labels.contains_key(routes::LABEL));
+            if let Some(count) = self.services.get_mut(&id.service) {
+                *count -= 1;
+                if *count == 0 {
+                    self.services.remove(&id.service);
+                }
+            }
+        }
         self.changes += 1;
         changed.insert(id.clone());
     }

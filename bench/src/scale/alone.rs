@@ -43,22 +43,23 @@ struct Extra {
     backend: u32,
 }
 
-pub(super) async fn measure(count: u32) -> Result<Alone> {
+pub(super) async fn measure(count: u32, services: u32) -> Result<Alone> {
+    let names = Crowd::services(services);
     let (home, ports) = (Arc::new(Home::new()?), Ports::claim()?);
     let layout = Layout {
         socket: home.join("haproxy.sock"),
         traffic_port: ports.free()?,
         stats_port: ports.free()?,
-        services: vec![SERVICE.into()],
+        services: names.clone(),
         affinity: true,
         sections: None,
     };
-    let (port, crowd) = (layout.traffic_port, Crowd::start(&ports).await?);
+    let (port, crowd) = (layout.traffic_port, Crowd::start(&ports, services).await?);
     let haproxy = HaProxy::launch(&home, layout).await?;
     let mut socket = Socket::connect(haproxy.socket()).await?;
     let server = |n: u32| {
         let (address, port) = crowd.place(n);
-        add(&Crowd::name(n), &format!("{address}:{port}"), ID_BASE + n)
+        add(&crowd.id(n), &format!("{address}:{port}"), ID_BASE + n)
     };
     socket.send(&server(0)).await?;
     let (service, rate) = (SERVICE.into(), rate());
@@ -74,9 +75,9 @@ pub(super) async fn measure(count: u32) -> Result<Alone> {
     }
     let ready = Clock.now().since(start);
     let backend = socket.backend_id(SERVICE).await?;
-    anyhow::ensure!(socket.active(backend).await? == count, "not all servers are in rotation");
+    anyhow::ensure!(socket.active_in(&names).await? == count, "not all servers are in rotation");
     let start = Clock.now();
-    socket.ask(format!("show servers state {SERVICE}")).await?;
+    socket.ask("show servers state".into()).await?;
     let show = Clock.now().since(start);
     let addr = loopback(crowd.extra_port()).to_string();
     let haproxy_too = Socket::connect(haproxy.socket()).await?;
@@ -85,17 +86,17 @@ pub(super) async fn measure(count: u32) -> Result<Alone> {
     Ok(Alone { ready, show, changes, load: load.stop().await })
 }
 
-/// The commands with which a server joins.
-fn add(name: &str, addr: &str, id: u32) -> [String; 2] {
+/// The commands with which a server (`BACKEND/NAME`) joins.
+fn add(server: &str, addr: &str, id: u32) -> [String; 2] {
     [
-        format!("add server {SERVICE}/{name} {addr} id {id} weight 100 {OPTIONS}"),
-        format!("set server {SERVICE}/{name} state ready"),
+        format!("add server {server} {addr} id {id} weight 100 {OPTIONS}"),
+        format!("set server {server} state ready"),
     ]
 }
 
 impl Hand for Extra {
     async fn join(&mut self) -> Result<()> {
-        self.haproxy.send(&add(EXTRA, &self.addr, self.id)).await?;
+        self.haproxy.send(&add(&format!("{SERVICE}/{EXTRA}"), &self.addr, self.id)).await?;
         Ok(())
     }
 

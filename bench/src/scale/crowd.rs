@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use stack::port::{Ports, loopback};
 
+use super::SERVICE;
 use crate::app::App;
 
 /// Most instances: as many as there are addresses from 127.1.0.1 to 127.200.249.250 at one port, rounded down.
@@ -22,16 +23,33 @@ const BLOCK: u32 = 250;
 pub(super) struct Crowd {
     apps: Vec<App>,
     extra: App,
+    services: u32,
 }
 
 impl Crowd {
-    pub(super) async fn start(ports: &Ports) -> Result<Self> {
+    /// Spread over `services`.
+    pub(super) async fn start(ports: &Ports, services: u32) -> Result<Self> {
         let mut apps = Vec::new();
         for _ in 0..PORTS {
             // 127.0.0.0/8 is all ours, and listening on a part of it cannot be said.
             apps.push(App::start((Ipv4Addr::UNSPECIFIED, ports.free()?).into(), "crowd").await?);
         }
-        Ok(Self { apps, extra: App::start(loopback(ports.free()?), EXTRA).await? })
+        Ok(Self { apps, extra: App::start(loopback(ports.free()?), EXTRA).await?, services })
+    }
+
+    /// All services: [`SERVICE`], and then numbers.
+    pub(super) fn services(services: u32) -> Vec<String> {
+        let name = |n: u32| if n == 0 { SERVICE.to_owned() } else { format!("{SERVICE}-{n}") };
+        (0..services).map(name).collect()
+    }
+
+    /// Instance `n` as `SERVICE/INSTANCE`.
+    pub(super) fn id(&self, n: u32) -> String {
+        let service = match n % self.services {
+            0 => SERVICE.to_owned(),
+            n => format!("{SERVICE}-{n}"),
+        };
+        format!("{service}/{}", Self::name(n))
     }
 
     /// The name of instance `n`.
@@ -68,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_two_share_a_place() {
-        let crowd = Crowd::start(&Ports::claim().unwrap()).await.unwrap();
+        let crowd = Crowd::start(&Ports::claim().unwrap(), 1).await.unwrap();
         let count = u32::try_from(SIZE_MAX).unwrap();
         let places: BTreeSet<_> = (0..count).map(|n| crowd.place(n)).collect();
         assert_eq!(places.len(), usize::try_from(count).unwrap());

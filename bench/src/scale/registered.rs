@@ -46,9 +46,16 @@ struct Extra<'r> {
     weight: u32,
 }
 
-pub(super) async fn measure(count: u32) -> Result<Registered> {
-    let stack = Stack::native().with_affinity().with_lb_sync_flag("--check-interval", "0s").start().await?;
-    let crowd = Crowd::start(stack.ports()).await?;
+pub(super) async fn measure(count: u32, services: u32) -> Result<Registered> {
+    let names = Crowd::services(services);
+    let backends: Vec<&str> = names.iter().map(String::as_str).collect();
+    let stack = Stack::native()
+        .with_services(&backends)
+        .with_affinity()
+        .with_lb_sync_flag("--check-interval", "0s")
+        .start()
+        .await?;
+    let crowd = Crowd::start(stack.ports(), services).await?;
     let registrant = Registrant::connect(&stack, SERVICE).await?;
     let mut haproxy = Socket::connect(stack.haproxy().socket()).await?;
     let pid = stack.lb_sync().daemon().process()?.pid();
@@ -61,7 +68,7 @@ pub(super) async fn measure(count: u32) -> Result<Registered> {
     let start = Clock.now();
     let (puts, ready) = tokio::try_join!(
         put_all(&registrant, &crowd, lease, count),
-        all_ready(&stack, &mut haproxy, count),
+        all_ready(&stack, &mut haproxy, count, &names),
     )?;
     let acks = async || Ok((registrant.ack_count().await? >= u64::from(count)).then_some(()));
     wait::until(READY_MAX, format!("{count} acks"), acks).await?;
@@ -84,22 +91,21 @@ pub(super) async fn measure(count: u32) -> Result<Registered> {
 
 /// Puts all but the first; when the last was answered.
 async fn put_all(registrant: &Registrant, crowd: &Crowd, lease: i64, count: u32) -> Result<Tick> {
-    let records: Vec<(String, Value)> = (1..count).map(|n| (Crowd::name(n), crowd.record(n))).collect();
+    let records: Vec<(String, Value)> = (1..count).map(|n| (crowd.id(n), crowd.record(n))).collect();
     for some in records.chunks(TOGETHER) {
         registrant.put_together(some, lease).await?;
     }
     Ok(Clock.now())
 }
 
-/// When HAProxy has `count` servers in rotation, by the backend's own count of them, which is cheap at any size.
-async fn all_ready(stack: &Stack, haproxy: &mut Socket, count: u32) -> Result<Tick> {
-    let backend = haproxy.backend_id(SERVICE).await?;
+/// When HAProxy has `count` servers in rotation, by the backends' own counts of them, which are cheap at any size.
+async fn all_ready(stack: &Stack, haproxy: &mut Socket, count: u32, names: &[String]) -> Result<Tick> {
     let what = format!("{count} servers in rotation");
     wait::until(READY_MAX, what, async || {
         if let Some(surprise) = stack.surprises().pop() {
             bail!(surprise);
         }
-        Ok((haproxy.active(backend).await? >= count).then_some(()))
+        Ok((haproxy.active_in(names).await? >= count).then_some(()))
     })
     .await?;
     Ok(Clock.now())

@@ -14,8 +14,10 @@ use crate::view::View;
 #[derive(Debug, Default)]
 pub(super) struct RouteKeeper {
     routes: Arc<Routes>,
-    /// The view (by its count of changes) that HAProxy's maps follow.
-    kept: Option<u64>,
+    /// The view (by its count of changes of routes) that they are of.
+    claimed_at: Option<u64>,
+    /// HAProxy's maps follow them.
+    kept: bool,
     /// What was ignored, each told once.
     ignored: BTreeSet<String>,
 }
@@ -28,13 +30,14 @@ impl RouteKeeper {
 
     /// HAProxy's maps were read anew, or may be changed from now on.
     pub(super) fn again(&mut self) {
-        self.kept = None;
+        self.kept = false;
     }
 
-    /// Takes in a view that has changed; true if it has.
+    /// Takes in a view that may have changed; true if HAProxy's maps are to be looked at, which is then expected to be
+    /// done.
     pub(super) fn follow(&mut self, view: &View) -> bool {
-        if self.kept == Some(view.changes()) {
-            return false;
+        if self.claimed_at == Some(view.route_changes()) {
+            return !std::mem::replace(&mut self.kept, true);
         }
         let claimed = routes::claimed(view);
         for news in claimed.ignored.difference(&self.ignored) {
@@ -44,7 +47,8 @@ impl RouteKeeper {
         if *self.routes != claimed.routes {
             self.routes = Arc::new(claimed.routes);
         }
-        self.kept = Some(view.changes());
+        self.claimed_at = Some(view.route_changes());
+        self.kept = true;
         true
     }
 

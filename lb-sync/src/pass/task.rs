@@ -27,7 +27,7 @@ use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
 use crate::plan::{Plan, Planner, Policy};
 use crate::snapshot::{self, Snapshot};
-use crate::status::{Desk, Happening, Report, Totals};
+use crate::status::{Desk, Happening, Pulse, Report, Totals};
 use crate::tell::{Condition, Teller};
 use crate::view::{GuardPolicy, Scope, View};
 
@@ -81,6 +81,9 @@ pub struct Pass {
     /// Who asks how things stand.
     desk: Desk,
     totals: Totals,
+    /// When the last pass was, and when all of HAProxy's state was last read.
+    passed: Option<Tick>,
+    read_at: Tick,
     /// The last failure, so that each is logged once.
     trouble: String,
 }
@@ -125,6 +128,8 @@ impl Pass {
             backends: BackendMaker::default(),
             desk,
             totals: Totals::default(),
+            passed: None,
+            read_at: Tick::default(),
             trouble: String::new(),
             config,
         }
@@ -354,6 +359,7 @@ impl Pass {
         }
         self.worker = Some(info);
         self.totals.resyncs += 1;
+        self.read_at = Clock.now();
         self.routes.again();
         self.backends.again();
         self.planner.learn(Clock.now(), &observed);
@@ -408,6 +414,7 @@ impl Pass {
         }
         if !scope.is_empty() {
             self.totals.passes += 1;
+            self.passed = Some(Clock.now());
             self.desk.changed();
         }
         for round in 0..ROUNDS_MAX {
@@ -496,9 +503,10 @@ impl Pass {
 
     /// How everything stands.
     fn report(&self) -> Report {
-        let (teller, generation) = (&self.teller, self.desk.generation());
+        let pulse = Pulse { generation: self.desk.generation(), passed: self.passed, read_at: self.read_at };
+        let teller = &self.teller;
         let told = (teller.balancer(), teller.known());
-        Report::of(&self.condition(), &self.planner, told, &self.totals, generation)
+        Report::of(&self.condition(), &self.planner, told, &self.totals, pulse)
     }
 
     fn condition(&self) -> Condition<'_> {

@@ -28,12 +28,25 @@ pub struct Report {
     pub registry: RegistryReport,
     /// Who answers as HAProxy; `None` while nobody does.
     pub haproxy: Option<HaproxyReport>,
+    /// How long ago the last pass was; `None` before the first.
+    pub passed: Option<Duration>,
     /// The services that are or were registered, and whether HAProxy has a backend for each.
     pub services: BTreeMap<ServiceName, bool>,
     /// Everybody who has a record, or a server of ours.
     pub instances: BTreeMap<InstanceId, InstanceReport>,
     /// Counts since the start.
     pub totals: Totals,
+}
+
+/// How the pass gets on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// What [`super::Desk::changed`] has told so far.
+    pub generation: u64,
+    /// When the last pass was.
+    pub passed: Option<Tick>,
+    /// When all of HAProxy's state was last read.
+    pub read_at: Tick,
 }
 
 /// The view of the registry.
@@ -60,8 +73,8 @@ pub struct HaproxyReport {
     pub version: String,
     /// The worker's process id.
     pub pid: u32,
-    /// Seconds that the worker had run when it was last looked at.
-    pub uptime_s: u64,
+    /// How long the worker has run.
+    pub uptime: Duration,
 }
 
 /// One instance.
@@ -93,7 +106,7 @@ impl Report {
         planner: &Planner,
         (balancer, known): (&BalancerName, &BTreeSet<ServiceName>),
         totals: &Totals,
-        generation: u64,
+        pulse: Pulse,
     ) -> Self {
         let Condition { now, view, observed, worker } = *condition;
         let is_ours = |id: ServerId| planner.ids().is_ours(id);
@@ -123,7 +136,8 @@ impl Report {
         };
         Self {
             made_at: now,
-            generation,
+            generation: pulse.generation,
+            passed: pulse.passed.map(|at| now.since(at)),
             balancer: balancer.clone(),
             registry: RegistryReport {
                 in_sync: view.in_sync(),
@@ -136,7 +150,7 @@ impl Report {
             haproxy: worker.map(|worker| HaproxyReport {
                 version: worker.version.to_string(),
                 pid: worker.pid,
-                uptime_s: worker.uptime_s,
+                uptime: Duration::from_secs(worker.uptime_s) + now.since(pulse.read_at),
             }),
             services,
             instances: ids.into_iter().map(|id| (id.clone(), one(&id))).collect(),

@@ -88,6 +88,39 @@ impl StatRow {
     }
 }
 
+/// What one server has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Streams on it, and requests in its own queue.
+    pub in_hand: u64,
+    /// Streams that it got in the last second; in HTTP mode, requests.
+    pub rate: u64,
+}
+
+/// Reads the answer to `show stat -1 4 -1`: all servers, in HAProxy's order. What has no name that lb-sync could have
+/// given is left out.
+pub fn counters(text: &str) -> Result<Vec<(ServerPath, Counters)>, AnswerError> {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let header = lines
+        .next()
+        .and_then(|line| line.strip_prefix("# "))
+        .filter(|line| line.starts_with("pxname,"))
+        .ok_or_else(|| AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) })?;
+    let header = csv::fields(header);
+    let at = |name: &'static str| {
+        header.iter().position(|column| column == name).ok_or(AnswerError::Missing { asked: ASKED, name })
+    };
+    let (backend, server) = (at("pxname")?, at("svname")?);
+    let (scur, qcur, rate) = (at("scur")?, at("qcur")?, at("rate")?);
+    let row = |line: &str| {
+        let fields = csv::fields(line);
+        let number = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let path = ServerPath::new(fields.get(backend)?.parse().ok()?, fields.get(server)?.parse().ok()?);
+        Some((path, Counters { in_hand: number(scur).saturating_add(number(qcur)), rate: number(rate) }))
+    };
+    Ok(lines.filter_map(row).collect())
+}
+
 /// One line beside its header: columns go by name, since their number and order differ between versions.
 struct Row {
     header: Vec<String>,
