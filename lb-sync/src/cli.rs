@@ -68,6 +68,9 @@ pub struct RunOptions {
     /// while etcd is away knows nobody.
     #[arg(long, env = "LEASEHOLD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Append a line of JSON to this file for each change of a server: what, why, and the commands.
+    #[arg(long, env = "LEASEHOLD_AUDIT_FILE", value_name = "PATH")]
+    pub audit_file: Option<PathBuf>,
     /// How backend sections are kept as files.
     #[command(flatten)]
     pub files: FilesOptions,

@@ -38,6 +38,7 @@ pub struct RunConfig {
     ttl: Duration,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) files: FilesOptions,
+    audit_file: Option<PathBuf>,
 }
 
 /// What `run` cannot be begun or gone on with.
@@ -108,7 +109,8 @@ impl RunConfig {
             snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
         };
         let (listen, ttl, state_dir, files) = (options.listen, options.ttl, options.state_dir, options.files);
-        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files })
+        let audit_file = options.audit_file;
+        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files, audit_file })
     }
 }
 
@@ -133,7 +135,8 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
-    let (hub, desk) = status::open(config.pass.socket.clone(), Some(files.report));
+    let (hub, desk, auditing) =
+        status::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
     let beside = status::beside(&hub, &end);
     let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
     let pass = Pass::new(config.pass, session, teller, desk).keeping(files.files, files.ids);
@@ -142,6 +145,9 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     if let Some(dir) = config.state_dir {
         let keeping = snapshot::keep(dir, pass.snapshots());
         tasks.spawn(async move { (keeping.await, "the snapshot").1 });
+    }
+    if let Some(auditing) = auditing {
+        tasks.spawn(async move { (auditing.await, "the audit file").1 });
     }
     for (task, name) in files.tasks {
         tasks.spawn(async move { (task.await, name).1 });

@@ -4,6 +4,7 @@
 //! hand; everybody who asks within 100 ms gets the same one. A pass that has no time leaves them the last one, which
 //! says its age.
 
+mod audit;
 mod grpc;
 mod journal;
 mod live;
@@ -36,7 +37,7 @@ use traffic::Meter;
 pub(crate) use journal::HAPPENINGS_MAX;
 pub use journal::{Happening, Journal};
 pub use report::{HaproxyReport, InstanceReport, Pulse, RegistryReport, Report};
-pub use totals::Totals;
+pub use totals::{Effect, Totals};
 
 /// Who asks within this time gets the same report: a thousand questions a second cost the pass ten reports.
 const REPORT_AGE_MAX: Duration = Duration::from_millis(100);
@@ -64,16 +65,27 @@ pub struct Desk {
 }
 
 /// The two ends. HAProxy's counters are read from its `socket`. `files` tells how often HAProxy was reloaded for a new backend.
+/// The task, if there is one, writes all that happens to `audit_file`.
 #[must_use]
-pub fn open(socket: PathBuf, files: Option<watch::Receiver<files::Report>>) -> (Hub, Desk) {
+pub fn open(
+    socket: PathBuf,
+    audit_file: Option<PathBuf>,
+    files: Option<watch::Receiver<files::Report>>,
+) -> (Hub, Desk, Option<files::Task>) {
     let (ask, asks) = mpsc::channel(1);
     let (tell, news) = watch::channel(0);
-    let journal = Journal::default();
-    let last = Arc::default();
-    (
-        Hub { asks: ask, last, news, journal: journal.clone(), meter: Meter::new(socket), files },
-        Desk { asks, news: tell, journal },
-    )
+    let (file, writing) = match audit_file {
+        Some(path) => {
+            let (send, news) = mpsc::channel(audit::WAITING_MAX);
+            let writing: files::Task = Box::pin(audit::keep(path, news));
+            (Some(send), Some(writing))
+        }
+        None => (None, None),
+    };
+    let journal = Journal::written_to(file);
+    let (meter, last) = (Meter::new(socket), Arc::default());
+    let hub = Hub { asks: ask, last, news, journal: journal.clone(), meter, files };
+    (hub, Desk { asks, news: tell, journal }, writing)
 }
 
 impl Desk {

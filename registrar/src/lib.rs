@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 mod health;
 pub mod member;
+mod metrics;
 pub mod probe;
 mod run;
 mod service_manager;

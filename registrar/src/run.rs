@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::health;
 use crate::member::{self, Identity, Member, SharedLease, Status};
+use crate::metrics::{self, Sources};
 use crate::probe::{self, AppHealth};
 use crate::service_manager::{self, Pulse};
 use crate::supervise::life::{Action, Input, Life};
@@ -113,7 +114,7 @@ impl Supervised {
         let shutdown = CancellationToken::new();
         let session = Session::new(config.etcd.clone());
         let (lease, holding) = lease::hold(session.clone(), config.ttl, shutdown.clone());
-        let standing = lease.standing();
+        let (standing, counts) = (lease.standing(), lease.counts());
         let lease = Arc::new(Mutex::new(lease));
         parts.spawn(holding);
 
@@ -121,7 +122,8 @@ impl Supervised {
         parts.spawn(watch_app(config.clone(), session.clone(), app_health));
 
         let leaving = shutdown.child_token();
-        let service = config.member.id.service.clone();
+        let id = config.member.id.clone();
+        let service = id.service.clone();
         let identity = identity(&config);
         announce(&config, listener.local_addr().ok(), &identity);
         let (member, status) =
@@ -130,7 +132,9 @@ impl Supervised {
         parts.spawn(member.run());
 
         let (statuses, served) = watch::channel(health::statuses(&service, Status::default(), true));
-        parts.spawn(port::serve(listener, served, Beside::default(), shutdown.clone()));
+        let sources = Sources { id, member: status.clone(), standing: standing.clone(), counts };
+        let beside = Beside { pages: metrics::pages(sources), ..Beside::default() };
+        parts.spawn(port::serve(listener, served, beside, shutdown.clone()));
         Self {
             life: Life::new(app.is_some(), config.stop_grace),
             app,

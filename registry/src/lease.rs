@@ -3,10 +3,12 @@
 //! Two pure machines: [`keeper`] keeps a lease and replaces it the moment it is lost, [`ledger`] knows which keys
 //! must stand under it and writes those that do not. [`task`] performs what they decide.
 
+mod counts;
 mod keeper;
 mod ledger;
 mod task;
 
+pub use counts::Counts;
 pub use ledger::Fence;
 pub use task::{LeaseHandle, Standing, hold, lives};
 

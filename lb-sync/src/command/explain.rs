@@ -3,6 +3,9 @@
 mod facts;
 mod traffic;
 
+use std::fmt::Write as _;
+
+use proto::registry::v1::Event;
 use registry::key::Key;
 use registry::name::InstanceId;
 use registry::time::Clock;
@@ -14,6 +17,9 @@ use crate::haproxy::answer::stat::StatRow;
 use crate::plan::ids::Ids;
 use crate::run::RunConfig;
 use crate::view::Scope;
+
+/// Events below the paragraph.
+const EVENTS_SHOWN: usize = 5;
 
 /// Exit code 0; 1 if the instance is not known anywhere. `host` is the host's name.
 pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, CommandError> {
@@ -27,11 +33,43 @@ pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, Comman
     let next = foresee(&config, &registry.view, &mut haproxy, &scope).await?;
     let mut facts = gather(&config, &instance, &registry, &haproxy, row, &next);
     facts.unasked = unasked.as_deref();
+    // Of another balancer's lb-sync, or of none, there is nothing to tell.
+    let events = if facts.unasked.is_none() { running::events(&config, &instance).await } else { vec![] };
     let code = if facts.is_known() { 0 } else { FAILED };
     Ok(match look.output {
-        Output::Text => Told { text: format!("{}\n", facts.paragraph()), code },
-        Output::Json => Told::json(&facts.json(), code),
+        Output::Text => Told { text: format!("{}\n{}", facts.paragraph(), lately(&events)), code },
+        Output::Json => Told::json(&with_events(facts.json(), &events), code),
     })
+}
+
+/// The last few things that the running lb-sync did about it.
+fn lately(events: &[Event]) -> String {
+    let mut text = String::new();
+    for event in events.iter().take(EVENTS_SHOWN) {
+        let refused = if event.refused.is_empty() {
+            String::new()
+        } else {
+            format!("; HAProxy refused: {}", event.refused)
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {} {}: {}{refused}", event.at, event.what, event.why);
+    }
+    text
+}
+
+fn with_events(mut facts: serde_json::Value, events: &[Event]) -> serde_json::Value {
+    let event = |event: &Event| {
+        serde_json::json!({
+            "at": event.at,
+            "what": event.what,
+            "why": event.why,
+            "revision": event.revision,
+            "commands": event.commands,
+            "refused": event.refused,
+        })
+    };
+    facts["events"] = events.iter().map(event).collect();
+    facts
 }
 
 fn gather<'a>(

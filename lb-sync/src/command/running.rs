@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::registry::v1::registry_client::RegistryClient;
-use proto::registry::v1::{Instance, InstanceFilter, ListInstancesRequest};
+use proto::registry::v1::{Event, Instance, InstanceFilter, ListEventsRequest, ListInstancesRequest};
 use registry::name::InstanceId;
 use registry::record::{DrainTimes, InstanceRecord, InstanceState};
 use registry::time::Clock;
@@ -34,6 +34,17 @@ pub(super) async fn adopt_suspects(config: &RunConfig, view: &mut View) -> Resul
         }
     }
     Ok(())
+}
+
+/// What the running lb-sync has done about `id` lately, the latest first; nothing if it cannot be asked, which
+/// [`adopt_suspects`] has told.
+pub(super) async fn events(config: &RunConfig, id: &InstanceId) -> Vec<Event> {
+    let asked = async {
+        let mut client = RegistryClient::connect(format!("http://{}", config.listen)).await.ok()?;
+        let answer = client.list_events(ListEventsRequest { instance: id.to_string() }).await.ok()?;
+        Some(answer.into_inner().events)
+    };
+    tokio::time::timeout(WITHIN, asked).await.ok().flatten().unwrap_or_default()
 }
 
 async fn ask(config: &RunConfig) -> Result<Vec<Instance>, String> {

@@ -1,16 +1,31 @@
 //! What a pass has done, for the journal and the counts.
 
+use std::collections::BTreeMap;
+
 use registry::name::InstanceId;
+use registry::time::{Clock, Tick};
 
 use super::apply::{Outcome, deed};
 use crate::command::words;
-use crate::status::{Happening, Journal, Totals};
+use crate::haproxy::{Command, ServerState};
+use crate::status::{Effect, Happening, Journal, Totals};
 use crate::view::View;
 
 /// Counts every command, and remembers the latest steps.
-pub(super) fn note(outcomes: &[Outcome<'_>], view: &View, totals: &mut Totals, journal: &Journal) {
+/// `arrived` says when the changes that are passed for were taken up.
+pub(super) fn note(
+    outcomes: &[Outcome<'_>],
+    (view, arrived): (&View, &BTreeMap<InstanceId, Tick>),
+    totals: &mut Totals,
+    journal: &Journal,
+) {
+    let now = Clock.now();
     for Outcome { step, refused, .. } in outcomes {
         totals.sent(&step.commands, refused.is_none());
+        let effect = step.commands.iter().find_map(effect).filter(|_| refused.is_none());
+        if let (Some(effect), Some(at)) = (effect, arrived.get(&step.id)) {
+            totals.took_effect(effect, now.since(*at));
+        }
     }
     // Of thousands at once the ring keeps the last: the others need not be written down.
     let latest = outcomes.len().saturating_sub(crate::status::HAPPENINGS_MAX);
@@ -25,6 +40,14 @@ pub(super) fn note(outcomes: &[Outcome<'_>], view: &View, totals: &mut Totals, j
             commands: words::lines(step),
             refused: refused.clone(),
         });
+    }
+}
+
+fn effect(command: &Command) -> Option<Effect> {
+    match command {
+        Command::SetState { state: ServerState::Ready, .. } => Some(Effect::Serves),
+        Command::SetState { state: ServerState::Drain | ServerState::Maint, .. } => Some(Effect::Removed),
+        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The task: waits for something to happen, takes it in, and passes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,8 @@ pub struct Pass {
     /// Who asks how things stand.
     desk: Desk,
     totals: Totals,
+    /// When the changes that are to be passed for were taken up.
+    arrived: BTreeMap<InstanceId, Tick>,
     /// When the last pass was, and when all of HAProxy's state was last read.
     passed: Option<Tick>,
     read_at: Tick,
@@ -128,6 +130,7 @@ impl Pass {
             backends: BackendMaker::default(),
             desk,
             totals: Totals::default(),
+            arrived: BTreeMap::new(),
             passed: None,
             read_at: Tick::default(),
             trouble: String::new(),
@@ -176,6 +179,9 @@ impl Pass {
             self.keep_up().await;
             self.make_backends().await;
             self.pass(|| !instances.is_empty() || !overrides.is_empty() || shutdown.is_cancelled()).await;
+            if self.dirty.is_empty() {
+                self.arrived.clear();
+            }
             self.keep_routes().await;
             self.tell().await;
             self.copy_view();
@@ -227,6 +233,11 @@ impl Pass {
             Input::Woke => self.view.expire(now),
             Input::Asked(_) | Input::Shutdown => Scope::none(),
         };
+        if let Scope::Only(ids) = &changed {
+            for id in ids {
+                self.arrived.entry(id.clone()).or_insert(now);
+            }
+        }
         self.dirty.extend(changed);
         if was_in_sync != self.view.in_sync() {
             // What had to wait for the view to be current is looked at now.
@@ -475,7 +486,7 @@ impl Pass {
         let applied =
             apply::apply(dialogue, &mut self.planner, &plan.steps, worker.pid, interrupted, &mut outcomes)
                 .await;
-        log::note(&outcomes, &self.view, &mut self.totals, &self.desk.journal);
+        log::note(&outcomes, (&self.view, &self.arrived), &mut self.totals, &self.desk.journal);
         let touched = applied?;
         // An empty reply proves nothing: what was touched is read back.
         let servers = apply::servers(&plan.steps, &touched, &self.observed);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use proto::registry::v1::registry_server::{Registry, RegistryServer};
 use proto::registry::v1::{
-    Instance, ListInstancesRequest, ListInstancesResponse, ListServicesRequest, ListServicesResponse,
-    WatchInstancesRequest, WatchInstancesResponse,
+    Instance, ListEventsRequest, ListEventsResponse, ListInstancesRequest, ListInstancesResponse,
+    ListServicesRequest, ListServicesResponse, WatchInstancesRequest, WatchInstancesResponse,
 };
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 
 pub(super) use self::convert::reason;
 use self::select::Filter;
-use super::{Hub, Report};
+use super::{Happening, Hub, Report};
 
 /// Entries on a page, and in a part of a snapshot.
 const PAGE_MAX: usize = 1_000;
@@ -83,6 +83,17 @@ impl Registry for RegistryService {
             instances,
             next_page_token,
         }))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<ListEventsRequest>,
+    ) -> Result<Response<ListEventsResponse>, Status> {
+        let instance = request.into_inner().instance;
+        let latest = self.hub.journal.latest();
+        let of_it = |one: &&Arc<Happening>| instance.is_empty() || one.instance.as_ref() == Some(&instance);
+        let events = latest.iter().filter(of_it).map(|one| convert::event(one)).collect();
+        Ok(Response::new(ListEventsResponse { events }))
     }
 
     async fn watch_instances(

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use registry::time::Clock;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 /// Happenings that are remembered: some 200 kB.
 pub(crate) const HAPPENINGS_MAX: usize = 500;
@@ -32,18 +33,33 @@ pub struct Happening {
 
 /// The ring. Clones are the same ring.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Arc<Mutex<VecDeque<Arc<Happening>>>>);
+pub struct Journal {
+    ring: Arc<Mutex<VecDeque<Arc<Happening>>>>,
+    /// Who writes it down.
+    file: Option<mpsc::Sender<Arc<Happening>>>,
+}
 
 impl Journal {
+    /// Hands everything on to `file` as well.
+    pub(super) fn written_to(file: Option<mpsc::Sender<Arc<Happening>>>) -> Self {
+        Self { ring: Arc::default(), file }
+    }
+
     /// Remembers it, with the time of now.
     pub fn note(&self, mut happening: Happening) {
         happening.at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
         // Whoever panicked with the lock held left the ring whole: an element is pushed or not.
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.len() >= HAPPENINGS_MAX {
             ring.pop_front();
         }
-        ring.push_back(Arc::new(happening));
+        let happening = Arc::new(happening);
+        if let Some(file) = &self.file
+            && file.try_send(Arc::clone(&happening)).is_err()
+        {
+            tracing::error!(what = happening.what, "not in the audit file: the disk does not keep up");
+        }
+        ring.push_back(happening);
     }
 
     /// Something that concerns all.
@@ -54,7 +70,7 @@ impl Journal {
     /// All that is remembered, the latest first.
     #[must_use]
     pub fn latest(&self) -> Vec<Arc<Happening>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
     }
 }
 

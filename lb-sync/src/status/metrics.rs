@@ -142,6 +142,9 @@ fn totals(registry: &Registry, report: &Report) -> Result<(), Error> {
         counter.inc_by(count);
         registry.register(Box::new(counter))?;
     }
+    for histogram in [&totals.serving, &totals.removed].into_iter().flatten() {
+        registry.register(Box::new(histogram.clone()))?;
+    }
     let commands = counters_by(
         registry,
         "leasehold_lb_commands_total",

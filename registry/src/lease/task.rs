@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
@@ -11,6 +12,7 @@ use etcd_client::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::counts::{Counts, count};
 use super::keeper::{self, Keeper};
 use super::ledger::{self, Fence, Found, Ledger};
 use super::{LeaseId, TTL_S_MAX};
@@ -48,6 +50,7 @@ enum Command {
 pub struct LeaseHandle {
     commands: mpsc::Sender<Command>,
     standing: watch::Receiver<Standing>,
+    counts: Arc<Counts>,
     seq: u64,
 }
 
@@ -65,6 +68,12 @@ impl LeaseHandle {
     /// Revokes the lease, with all its keys; [`Standing::released`] says when that is done. Nothing comes after it.
     pub async fn release(&mut self) -> u64 {
         self.send(Command::Release).await
+    }
+
+    /// What the task has counted.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// How things stand, and every change of it.
@@ -116,6 +125,9 @@ struct Holder {
     /// Told to leave: the lease's end is no news then.
     releasing: bool,
     publish: watch::Sender<Standing>,
+    counts: Arc<Counts>,
+    /// When the last beat that was acknowledged was sent.
+    beaten: Option<Tick>,
 }
 
 /// Holds keys under a lease of `ttl` (2 s to an hour; etcd may grant more). The future is the task: it ends after
@@ -127,6 +139,7 @@ pub fn hold(
 ) -> (LeaseHandle, impl Future<Output = ()> + Send) {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (publish, standing) = watch::channel(Standing::default());
+    let counts = Arc::new(Counts::default());
     let holder = Holder {
         session,
         ttl,
@@ -138,6 +151,8 @@ pub fn hold(
         standing: Standing::default(),
         releasing: false,
         publish,
+        counts: Arc::clone(&counts),
+        beaten: None,
     };
     let task = async move {
         tokio::select! {
@@ -145,7 +160,7 @@ pub fn hold(
             () = holder.run(inbox) => {}
         }
     };
-    (LeaseHandle { commands, standing, seq: 0 }, task)
+    (LeaseHandle { commands, standing, counts, seq: 0 }, task)
 }
 
 /// One of the things the task waits for.
@@ -184,6 +199,7 @@ impl Holder {
             Happened::Lease((input, beats, trouble)) => {
                 self.lease_call = None;
                 self.beats = beats;
+                self.count(&input);
                 self.standing.trouble = trouble.map(|error| error.to_string());
                 self.keeper_step(now, input);
             }
@@ -212,6 +228,20 @@ impl Holder {
         }
     }
 
+    fn count(&mut self, input: &keeper::Input) {
+        match input {
+            keeper::Input::Granted { sent, .. } => self.beaten = Some(*sent),
+            keeper::Input::Beaten { sent, .. } => {
+                count(&self.counts.beats);
+                if self.beaten.is_some_and(|last| sent.since(last) > self.ttl / 2) {
+                    count(&self.counts.beats_late);
+                }
+                self.beaten = Some(*sent);
+            }
+            _ => {}
+        }
+    }
+
     fn keeper_step(&mut self, now: Tick, input: keeper::Input) {
         for action in self.keeper.step(now, input) {
             match action {
@@ -227,6 +257,7 @@ impl Holder {
                 }
                 keeper::Action::Tell(lease) => {
                     if let (Some(lost), None, false) = (self.standing.lease, lease, self.releasing) {
+                        count(&self.counts.leases_lost);
                         tracing::warn!(lease = format!("{lost:x}"), "no longer held");
                     }
                     self.standing.lease = lease;

@@ -6,6 +6,7 @@ use proto::registry::v1;
 use registry::name::InstanceId;
 use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 
+use super::super::Happening;
 use super::super::report::{InstanceReport, Report};
 use crate::plan::standing::{Reason, State};
 
@@ -71,6 +72,19 @@ pub(super) fn instance(id: &InstanceId, one: &InstanceReport) -> Option<v1::Inst
         r#override: one.wish.as_ref().map(wish),
         balancer: Some(balancer(id, one)),
     })
+}
+
+/// One thing that happened.
+pub(super) fn event(one: &Happening) -> v1::Event {
+    v1::Event {
+        at: one.at.clone(),
+        instance: one.instance.clone().unwrap_or_default(),
+        what: one.what.clone(),
+        why: one.why.clone(),
+        revision: one.revision.unwrap_or(0),
+        commands: one.commands.clone(),
+        refused: one.refused.clone().unwrap_or_default(),
+    }
 }
 
 fn wish(wish: &OverrideRecord) -> v1::Override {
