@@ -102,6 +102,11 @@ impl Instance {
         Ok(self.registrar.process()?.descendants())
     }
 
+    /// The body of one of its registrar's pages.
+    pub async fn page(&self, path: &str) -> Result<String> {
+        Ok(http::get(self.spec.registrar_port, path).await?.1)
+    }
+
     /// TERM to the registrar, which leaves in order; waits for its end.
     pub async fn terminate(&self) -> Result<ExitStatus> {
         self.registrar.process()?.terminate(LEAVE_MAX).await
