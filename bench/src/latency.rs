@@ -14,7 +14,7 @@ use crate::machine;
 use crate::screen::say;
 use crate::table::{self, Times};
 use limit::Limit;
-use way::Way;
+pub(crate) use way::Way;
 
 /// Rounds before the first that counts: connections are made, code is loaded.
 const WARM_UP: u32 = 5;

@@ -9,6 +9,7 @@ mod registrant;
 mod scale;
 mod screen;
 mod socket;
+mod status;
 mod table;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Measure {
     Churn(churn::Plan),
     /// What thousands of instances cost, beside the same commands on HAProxy alone.
     Scale(scale::Plan),
+    /// What it costs to look: the status page, watchers, and questions while instances come and go.
+    Status(status::Plan),
 }
 
 #[tokio::main]
@@ -52,5 +55,6 @@ async fn run(args: Args) -> Result<()> {
         Measure::Latency(plan) => Box::pin(latency::run(plan)).await,
         Measure::Churn(plan) => Box::pin(churn::run(plan)).await,
         Measure::Scale(plan) => Box::pin(scale::run(plan)).await,
+        Measure::Status(plan) => Box::pin(status::run(plan)).await,
     }
 }

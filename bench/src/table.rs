@@ -68,6 +68,16 @@ pub(crate) fn ratio(ours: f64, limit: f64) -> String {
     if ratio.is_finite() { format!("{ratio:.2}×") } else { "–".into() }
 }
 
+/// A line of one way.
+pub(crate) fn one(title: &str, times: &Times) -> String {
+    let mut text = format!("{title:<28}");
+    for (column, percent) in COLUMNS {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "  {column} {}", ms(times.ms(percent)));
+    }
+    text
+}
+
 /// A table of two ways and their ratio.
 pub(crate) fn of(title: &str, ours: (&str, &Times), limit: (&str, &Times)) -> String {
     let mut text = format!("{title:<28}");

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::health::ProbeTlsOptions;
+use proto::port::PortTlsOptions;
 use registry::name::BalancerName;
 use registry::session::EtcdOptions;
 
@@ -54,9 +56,12 @@ pub struct RunOptions {
     /// Name of this balancer in the registry; the host's name unless told otherwise.
     #[arg(long, env = "LEASEHOLD_BALANCER", value_name = "NAME")]
     pub balancer: Option<BalancerName>,
-    /// Where to serve health.
+    /// Where to serve health, the status page, metrics and gRPC.
     #[arg(long, env = "LEASEHOLD_LISTEN", default_value = "127.0.0.1:7100", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
+    /// TLS on that port.
+    #[command(flatten)]
+    pub listen_tls: PortTlsOptions,
     /// Servers that lb-sync makes have ids from here up; those below are somebody else's and left alone.
     #[arg(long, env = "LEASEHOLD_ID_BASE", default_value_t = 10_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
@@ -140,6 +145,9 @@ pub struct ProbeOptions {
     /// How long to wait.
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
     pub timeout: Duration,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: ProbeTlsOptions,
 }
 
 /// Whether the first check is waited for.

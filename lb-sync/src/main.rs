@@ -71,7 +71,7 @@ fn told(told: Result<Told, CommandError>) -> ExitCode {
 }
 
 async fn probe(options: ProbeOptions) -> ExitCode {
-    let outcome = proto::health::probe(&options.addr, &options.service, options.timeout).await;
+    let outcome = proto::health::probe(&options.addr, &options.service, options.timeout, &options.tls).await;
     println!("{outcome}");
     ExitCode::from(outcome.exit_code())
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::health::Statuses;
-use proto::port::{self, ListenError};
+use proto::port::{self, Beside, ListenError, PortTlsOptions};
 use registry::follow::follow;
 use registry::lease::hold;
 use registry::name::BalancerName;
@@ -39,6 +39,7 @@ pub struct RunConfig {
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) files: FilesOptions,
     audit_file: Option<PathBuf>,
+    pub(crate) listen_tls: PortTlsOptions,
 }
 
 /// What `run` cannot be begun or gone on with.
@@ -109,8 +110,8 @@ impl RunConfig {
             snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
         };
         let (listen, ttl, state_dir, files) = (options.listen, options.ttl, options.state_dir, options.files);
-        let audit_file = options.audit_file;
-        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files, audit_file })
+        let (audit_file, listen_tls) = (options.audit_file, options.listen_tls);
+        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files, audit_file, listen_tls })
     }
 }
 
@@ -118,6 +119,7 @@ impl RunConfig {
 pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), RunError> {
     let files = config.files.checked(config.state_dir.as_deref());
     let files = files.map_err(|error| RunError::Config(error.to_string()))?.start(config.pass.policy);
+    let tls = config.listen_tls.checked().map_err(|error| RunError::Config(error.to_string()))?;
     let listener = port::listen(config.listen).await?;
     let listening = listener.local_addr().map_or(config.listen, |addr| addr);
     let session = Session::new(config.etcd);
@@ -137,7 +139,7 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let (hub, desk, auditing) =
         status::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
-    let beside = status::beside(&hub, &end);
+    let beside = Beside { tls, ..status::beside(&hub, &end) };
     let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
     let pass = Pass::new(config.pass, session, teller, desk).keeping(files.files, files.ids);
 

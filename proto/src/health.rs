@@ -10,7 +10,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use probe::{ProbeOutcome, probe};
+pub use probe::{ProbeOutcome, ProbeTlsOptions, probe};
 pub use service::{HealthService, SERVICES_LISTED_MAX, WATCHES_MAX, server};
 
 /// Generated from `grpc/health/v1/health.proto`.

@@ -2,6 +2,7 @@
 //! has [`Beside`] these.
 
 mod listener;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ use tonic::service::RoutesBuilder;
 use crate::FILE_DESCRIPTOR_SET;
 use crate::health::{self, Status, Statuses};
 use listener::Bounded;
+use tls::Secure;
+pub use tls::{PortTlsOptions, Tls, TlsError};
 
 /// The port cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,8 @@ pub struct Beside {
     pub grpc: RoutesBuilder,
     /// Pages.
     pub pages: Router,
+    /// TLS, where it is wanted.
+    pub tls: Option<Tls>,
 }
 
 /// Serves until `shutdown`.
@@ -67,7 +72,7 @@ pub async fn serve(
     beside: Beside,
     shutdown: CancellationToken,
 ) {
-    let Beside { mut grpc, pages } = beside;
+    let Beside { mut grpc, pages, tls } = beside;
     grpc.add_service(health::server(statuses.clone(), shutdown.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -79,11 +84,17 @@ pub async fn serve(
     }
     let healthz = get(healthz).with_state(statuses);
     let routes = grpc.routes().prepare().into_axum_router().route("/healthz", healthz).merge(pages);
-    let serving = axum::serve(Bounded::new(listener), routes);
+    let bounded = Bounded::new(listener);
+    let serving = async {
+        // Errors of single connections do not end it; that it ended at all is told by the task's end.
+        let _ = match tls {
+            None => axum::serve(bounded, routes).await,
+            Some(tls) => axum::serve(Secure::new(bounded, tls), routes).await,
+        };
+    };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        // Errors of single connections do not end it; that it ended at all is told by the task's end.
-        _ = serving.into_future() => {}
+        () = serving => {}
     }
 }
 

@@ -93,6 +93,9 @@ pub struct RunOptions {
     /// Where to serve gRPC health and `/healthz`; port 0 takes a free one.
     #[arg(long, env = "LEASEHOLD_LISTEN", default_value = "127.0.0.1:7101", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
+    /// TLS on that port.
+    #[command(flatten)]
+    pub listen_tls: proto::port::PortTlsOptions,
     /// How to reach etcd.
     #[command(flatten)]
     pub etcd: EtcdOptions,
@@ -136,6 +139,9 @@ pub struct ProbeOptions {
     /// Longest the probe may take, connecting included.
     #[arg(long, env = "LEASEHOLD_PROBE_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: proto::health::ProbeTlsOptions,
 }
 
 fn port(text: &str) -> Result<NonZeroU16, String> {

@@ -35,6 +35,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// Where health is served.
     pub listen: SocketAddr,
+    /// TLS on that port.
+    pub listen_tls: proto::port::PortTlsOptions,
     /// How to reach etcd.
     pub etcd: EtcdConfig,
     /// The app and its arguments; `None` in the sidecar form.
@@ -142,6 +144,7 @@ impl Config {
             ttl: options.ttl,
             stop_grace: options.stop_grace,
             listen: options.listen,
+            listen_tls: options.listen_tls.clone(),
             etcd: options.etcd.checked()?,
             command: command.next().map(|program| (program, command.collect())),
         })

@@ -69,7 +69,7 @@ async fn run(options: &RunOptions) -> Ended {
 }
 
 async fn probe(options: &ProbeOptions) -> Ended {
-    let outcome = proto::health::probe(&options.addr, &options.service, options.timeout).await;
+    let outcome = proto::health::probe(&options.addr, &options.service, options.timeout, &options.tls).await;
     if outcome.exit_code() == 0 {
         // As above.
         let _ = writeln!(io::stdout(), "{outcome}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proto::health::Statuses;
-use proto::port::{self, Beside, ListenError};
+use proto::port::{self, Beside, ListenError, Tls, TlsError};
 use registry::lease::{self, Standing};
 use registry::session::Session;
 use registry::time::Clock;
@@ -34,6 +34,9 @@ pub enum RunError {
     /// The port for health cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// TLS on it cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The app cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -43,12 +46,13 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The exit code that says so: a shell's for a command that cannot be run, 1 for the rest.
+    /// The exit code that says so: a shell's for a command that cannot be run, 78 for a certificate, 1 for the rest.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Spawn(SpawnError::NotFound { .. }) => 127,
             Self::Spawn(SpawnError::NotExecutable { .. }) => 126,
+            Self::Tls(_) => 78,
             Self::Spawn(SpawnError::Refused { .. }) | Self::Listen(_) | Self::Reaper(_) => 1,
         }
     }
@@ -58,6 +62,7 @@ impl RunError {
 /// process: nobody else may.
 pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8, RunError> {
     // Before the app: what cannot work is told before anything has happened.
+    let tls = config.listen_tls.checked()?;
     let listener = port::listen(config.listen).await?;
     let (processes, reaping) = supervise::start().map_err(RunError::Reaper)?;
     let mut parts = JoinSet::new();
@@ -74,7 +79,7 @@ pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8
     if let Some(app) = &app {
         tracing::info!(pid = app.pid.as_raw(), "the app is started");
     }
-    let supervised = Supervised::start(config, listener, processes, app, parts).await;
+    let supervised = Supervised::start(config, (listener, tls), processes, app, parts).await;
     let pulse = Pulse::ready(Clock.now());
     Ok(supervised.run(requests, pulse).await)
 }
@@ -106,7 +111,7 @@ enum Happened {
 impl Supervised {
     async fn start(
         config: Config,
-        listener: tokio::net::TcpListener,
+        (listener, tls): (tokio::net::TcpListener, Option<Tls>),
         processes: Processes,
         app: Option<Child>,
         mut parts: JoinSet<()>,
@@ -133,7 +138,7 @@ impl Supervised {
 
         let (statuses, served) = watch::channel(health::statuses(&service, Status::default(), true));
         let sources = Sources { id, member: status.clone(), standing: standing.clone(), counts };
-        let beside = Beside { pages: metrics::pages(sources), ..Beside::default() };
+        let beside = Beside { pages: metrics::pages(sources), tls, ..Beside::default() };
         parts.spawn(port::serve(listener, served, beside, shutdown.clone()));
         Self {
             life: Life::new(app.is_some(), config.stop_grace),

@@ -19,7 +19,7 @@ const DELETED_MAX: Duration = Duration::from_secs(30);
 const SETTLED: u64 = 5;
 
 /// A way from a key to traffic.
-pub(super) struct Way<'s> {
+pub(crate) struct Way<'s> {
     stack: &'s Stack,
     service: &'static str,
     key: String,
@@ -29,7 +29,7 @@ pub(super) struct Way<'s> {
 
 impl<'s> Way<'s> {
     /// The way of the backend `service`, whose instances stand in etcd below `prefix`.
-    pub(super) async fn new(stack: &'s Stack, service: &'static str, prefix: &str) -> Result<Self> {
+    pub(crate) async fn new(stack: &'s Stack, service: &'static str, prefix: &str) -> Result<Self> {
         Ok(Self {
             stack,
             service,
@@ -41,7 +41,7 @@ impl<'s> Way<'s> {
     }
 
     /// An instance joins and leaves: how long until its first request was answered, and until its last came.
-    pub(super) async fn round(&mut self, how: Leave) -> Result<(Duration, Duration)> {
+    pub(crate) async fn round(&mut self, how: Leave) -> Result<(Duration, Duration)> {
         let port = self.stack.haproxy().layout().traffic_port;
         let mut poller = Poller::start(Question::of(port, self.service));
         let lease = self.etcd.lease_grant(LEASE_TTL_S, None).await?.id();

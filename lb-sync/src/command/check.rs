@@ -44,7 +44,7 @@ async fn findings(config: &RunConfig, etcd: &registry::session::EtcdOptions) -> 
     if let Some(dialogue) = connected {
         findings.extend(haproxy::inside(dialogue, config, registry.as_ref()).await);
     }
-    findings.push(port::status(config.listen).await);
+    findings.push(port::status(config.listen, &config.listen_tls).await);
     findings.extend(places::findings(config));
     findings
 }

@@ -23,6 +23,9 @@ pub(super) async fn adopt_suspects(config: &RunConfig, view: &mut View) -> Resul
     if addr.port() == 0 {
         return Err("no running lb-sync was asked, since --listen gives no port".into());
     }
+    if config.listen_tls.listen_cert.is_some() {
+        return Err(format!("the lb-sync at {addr} speaks TLS (--listen-cert) and was not asked"));
+    }
     let suspects = tokio::time::timeout(WITHIN, ask(config)).await;
     let suspects = suspects
         .map_err(|_| format!("the lb-sync at {addr} (--listen) did not answer within {WITHIN:?}"))??;

@@ -149,7 +149,17 @@ impl Lab {
 
     /// Runs `lb-sync VERB` to its end.
     pub(crate) fn say(&self, verb: &str, args: &[&str]) -> Said {
-        let mut command = self.lb_sync(verb, args);
+        self.said(self.lb_sync(verb, args))
+    }
+
+    /// Runs `lb-sync probe`, which needs no etcd and no HAProxy.
+    pub(crate) fn probe(&self, args: &[&str]) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb-sync"));
+        command.arg("probe").args(args);
+        self.said(command)
+    }
+
+    fn said(&self, mut command: Command) -> Said {
         let (out, err) = (self.folder().join("out"), self.folder().join("err"));
         let to = |path| Stdio::from(fs::File::create(path).unwrap());
         let mut running = Guard::start(command.stdout(to(&out)).stderr(to(&err)));

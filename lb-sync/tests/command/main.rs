@@ -7,6 +7,7 @@ mod lab;
 mod notify;
 mod plan;
 mod suspects;
+mod tls;
 
 use std::net::TcpListener;
 

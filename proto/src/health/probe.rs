@@ -1,8 +1,10 @@
 //! The asking side: one Check, answered with an exit code as `grpc_health_probe` gives it.
 
-use std::{fmt, pin::pin, time::Duration};
+use std::{fmt, path::PathBuf, pin::pin, time::Duration};
 
-use tonic::transport::{Channel, Endpoint};
+use clap::Args;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::v1::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -47,10 +49,44 @@ impl fmt::Display for ProbeOutcome {
     }
 }
 
+/// How a probe speaks TLS; plain text without a CA.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProbeTlsOptions {
+    /// Speak TLS, and trust this CA (PEM).
+    #[arg(long, env = "LEASEHOLD_PROBE_CACERT", value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// Our own certificate (PEM), for a port that asks for one.
+    #[arg(long, env = "LEASEHOLD_PROBE_CERT", value_name = "FILE", requires_all = ["key", "cacert"])]
+    pub cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, env = "LEASEHOLD_PROBE_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// The name that the server's certificate is to have, if that is not what is connected to.
+    #[arg(long, value_name = "NAME", requires = "cacert")]
+    pub server_name: Option<String>,
+}
+
+impl ProbeTlsOptions {
+    fn config(&self) -> Result<Option<ClientTlsConfig>, String> {
+        let Some(cacert) = &self.cacert else { return Ok(None) };
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        };
+        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        if let Some(name) = &self.server_name {
+            config = config.domain_name(name);
+        }
+        Ok(Some(config))
+    }
+}
+
 /// Asks the server at `addr` (`host:port`) for the health of `service` (`""`: the server as a whole). Connecting and
 /// asking together take at most `timeout`.
-pub async fn probe(addr: &str, service: &str, timeout: Duration) -> ProbeOutcome {
-    let endpoint = match endpoint(addr, timeout) {
+pub async fn probe(addr: &str, service: &str, timeout: Duration, tls: &ProbeTlsOptions) -> ProbeOutcome {
+    let endpoint = match endpoint(addr, timeout).and_then(|endpoint| secured(endpoint, addr, tls)) {
         Ok(endpoint) => endpoint,
         Err(why) => return ProbeOutcome::BadArguments(why),
     };
@@ -100,6 +136,12 @@ fn endpoint(addr: &str, timeout: Duration) -> Result<Endpoint, String> {
         return Err("the timeout must be longer than 0".to_owned());
     }
     Endpoint::from_shared(format!("http://{addr}")).map_err(|_| wrong())
+}
+
+fn secured(endpoint: Endpoint, addr: &str, tls: &ProbeTlsOptions) -> Result<Endpoint, String> {
+    let Some(config) = tls.config()? else { return Ok(endpoint) };
+    let endpoint = Endpoint::from_shared(format!("https://{addr}")).map_err(|error| causes(&error))?;
+    endpoint.tls_config(config).map_err(|error| format!("--cacert, --cert or --key: {}", causes(&error)))
 }
 
 /// An error with what is behind it: tonic's own text is only "transport error".

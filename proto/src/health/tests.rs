@@ -7,6 +7,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming, transport::Channel, transport::Server};
 
+use super::ProbeTlsOptions;
 use super::{
     v1::{
         HealthCheckRequest, HealthCheckResponse, HealthListRequest, health_check_response::ServingStatus,
@@ -56,7 +57,7 @@ impl Stack {
     }
 
     async fn probe(&self, service: &str) -> ProbeOutcome {
-        probe(&self.addr.to_string(), service, PATIENCE).await
+        probe(&self.addr.to_string(), service, PATIENCE, &ProbeTlsOptions::default()).await
     }
 }
 
@@ -183,7 +184,7 @@ async fn probe_answers_as_grpc_health_probe_does() {
     let stack = Stack::serving(&[("", Status::Serving), ("web", Status::NotServing)]).await;
 
     assert_eq!(stack.probe("").await.exit_code(), 0);
-    assert_eq!(probe("nonsense", "", PATIENCE).await.exit_code(), 1);
+    assert_eq!(probe("nonsense", "", PATIENCE, &ProbeTlsOptions::default()).await.exit_code(), 1);
     let unknown = stack.probe("absent").await;
     assert_eq!(unknown.exit_code(), 3);
     assert!(unknown.to_string().contains("unknown service `absent`"), "{unknown}");
@@ -196,11 +197,11 @@ async fn probe_tells_nobody_there_from_nobody_answering() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = silent.local_addr().unwrap().to_string();
 
-    let late = probe(&addr, "", Duration::from_millis(200)).await;
+    let late = probe(&addr, "", Duration::from_millis(200), &ProbeTlsOptions::default()).await;
     assert_eq!(late.exit_code(), 3, "{late}");
 
     drop(silent);
-    let refused = probe(&addr, "", PATIENCE).await;
+    let refused = probe(&addr, "", PATIENCE, &ProbeTlsOptions::default()).await;
     assert_eq!(refused.exit_code(), 2);
     assert!(refused.to_string().to_lowercase().contains("connection refused"), "{refused}");
 }
@@ -212,7 +213,7 @@ async fn probe_of_a_server_without_health_says_so() {
     let routes = tonic::service::Routes::default();
     tokio::spawn(Server::builder().add_routes(routes).serve_with_incoming(TcpListenerStream::new(listener)));
 
-    let outcome = probe(&addr, "", PATIENCE).await;
+    let outcome = probe(&addr, "", PATIENCE, &ProbeTlsOptions::default()).await;
 
     assert_eq!(outcome.exit_code(), 3);
     assert!(outcome.to_string().contains("does not serve grpc.health.v1.Health"), "{outcome}");
