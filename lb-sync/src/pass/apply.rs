@@ -57,7 +57,7 @@ pub(super) async fn apply<'a>(
                 .iter()
                 .zip(&mut answers)
                 .map(|(command, text)| (command, Reply::read(command, text)));
-            let refused = settle(planner, step, replies, took);
+            let refused = settle(planner, step, replies);
             outcomes.push(Outcome { step, refused, took });
             touched.insert(step.id.clone());
         }
@@ -100,19 +100,16 @@ fn batch_len(steps: &[Step]) -> usize {
     steps.iter().take_while(fits).count().max(1)
 }
 
-/// Tells the planner and the log what came of a step.
+/// Tells the planner what came of a step, and the log what HAProxy refused.
 fn settle<'a>(
     planner: &mut Planner,
     step: &Step,
     replies: impl Iterator<Item = (&'a Command, Reply)>,
-    took: Duration,
 ) -> Option<String> {
     let refused = replies.filter(|(_, reply)| *reply != Reply::Ok).last();
-    let Step { id, why, commands } = step;
+    let id = &step.id;
     let Some((command, reply)) = refused else {
         planner.note_success(id);
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(instance = %id, ?why, took_us, "{}", deed(commands));
         return None;
     };
     let said = match &reply {

@@ -1,6 +1,7 @@
-//! What a pass has done, for the journal and the counts.
+//! What a pass has done, for the log, the journal and the counts.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use registry::name::InstanceId;
 use registry::time::{Clock, Tick};
@@ -8,10 +9,11 @@ use registry::time::{Clock, Tick};
 use super::apply::{Outcome, deed};
 use crate::command::words;
 use crate::haproxy::{Command, ServerState};
+use crate::plan::{Step, Why};
 use crate::status::{Effect, Happening, Journal, Totals};
 use crate::view::View;
 
-/// Counts every command, and remembers the latest steps.
+/// Logs and counts every step, and remembers the latest steps.
 /// `arrived` says when the changes that are passed for were taken up.
 pub(super) fn note(
     outcomes: &[Outcome<'_>],
@@ -20,8 +22,14 @@ pub(super) fn note(
     journal: &Journal,
 ) {
     let now = Clock.now();
-    for Outcome { step, refused, .. } in outcomes {
+    for Outcome { step, refused, took } in outcomes {
         totals.sent(&step.commands, refused.is_none());
+        totals.steps += 1;
+        if refused.is_none() {
+            let (id, revision) = (&step.id, revision(view, &step.id));
+            let took_us = micros(*took);
+            tracing::info!(instance = %id, why = why(view, step), revision, took_us, "{}", deed(&step.commands));
+        }
         let effect = step.commands.iter().find_map(effect).filter(|_| refused.is_none());
         if let (Some(effect), Some(at)) = (effect, arrived.get(&step.id)) {
             totals.took_effect(effect, now.since(*at));
@@ -34,13 +42,31 @@ pub(super) fn note(
             at: String::new(),
             instance: Some(step.id.to_string()),
             what: deed(&step.commands).into(),
-            why: words::why(step).into(),
+            why: why(view, step),
             revision: revision(view, &step.id),
-            took_us: Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+            took_us: Some(micros(*took)),
             commands: words::lines(step),
             refused: refused.clone(),
         });
     }
+}
+
+/// Why, and where an operator wants it so, who and what for.
+fn why(view: &View, step: &Step) -> String {
+    let text = words::why(step);
+    let asked = matches!(step.why, Why::Leaving | Why::Maintenance);
+    match view.override_of(&step.id).filter(|wish| asked && wish.mode.is_some()) {
+        None => text.into(),
+        Some(wish) => {
+            let by = if wish.by.is_empty() { "an operator" } else { &wish.by };
+            let reason = if wish.reason.is_empty() { "no reason given" } else { &wish.reason };
+            format!("{text} ({by}: {reason})")
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn effect(command: &Command) -> Option<Effect> {

@@ -216,6 +216,9 @@ impl Pass {
     fn take_in(&mut self, input: Input) {
         let now = Clock.now();
         let was_in_sync = self.view.in_sync();
+        if let Input::Instances(Event::OutOfSync) | Input::Overrides(Event::OutOfSync) = input {
+            self.totals.watch_restarts += 1;
+        }
         let changed = match input {
             Input::Instances(event) => self.view.fold_instances(now, event),
             Input::Overrides(event) => self.view.fold_overrides(now, event),

@@ -127,6 +127,16 @@ fn totals(registry: &Registry, report: &Report) -> Result<(), Error> {
             totals.out_of_sync,
         ),
         (
+            "leasehold_lb_steps_total",
+            "Servers that passes have changed, or tried to: the size of plans.",
+            totals.steps,
+        ),
+        (
+            "leasehold_lb_watch_restarts_total",
+            "Times that a watch of etcd ended and was begun anew.",
+            totals.watch_restarts,
+        ),
+        (
             "leasehold_lb_rejected_records_total",
             "Values in etcd that were not records.",
             report.registry.rejected_count,

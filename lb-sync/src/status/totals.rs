@@ -20,6 +20,10 @@ pub struct Totals {
     pub haproxy_lost: u64,
     /// Times that the view fell out of sync with etcd.
     pub out_of_sync: u64,
+    /// Steps that were planned and carried out, one for each server and pass: the size of plans.
+    pub steps: u64,
+    /// Times that a watch of etcd ended and was begun anew.
+    pub watch_restarts: u64,
     /// Commands, by kind and by whether HAProxy took them.
     pub commands: BTreeMap<(&'static str, bool), u64>,
     /// From a change of the registry until HAProxy serves by it. Clones count together.
@@ -47,9 +51,18 @@ impl Default for Totals {
             "leasehold_lb_removed_seconds",
             "From taking up a change of the registry until HAProxy sends no more new clients.",
         );
-        let (passes, resyncs, audit_findings, haproxy_lost, out_of_sync) = (0, 0, 0, 0, 0);
-        let commands = BTreeMap::new();
-        Self { passes, resyncs, audit_findings, haproxy_lost, out_of_sync, commands, serving, removed }
+        Self {
+            passes: 0,
+            resyncs: 0,
+            audit_findings: 0,
+            haproxy_lost: 0,
+            out_of_sync: 0,
+            steps: 0,
+            watch_restarts: 0,
+            commands: BTreeMap::new(),
+            serving,
+            removed,
+        }
     }
 }
 
