@@ -498,7 +498,7 @@ impl View {
         };
         match record::parse::<InstanceRecord>(&entry.value) {
             Ok(record) => {
-                let owner = owner_of(&id, &record, entry.lease);
+                let owner = record.owner_under(&id, entry.lease);
                 let Entry { create_revision, mod_revision, lease, .. } = *entry;
                 self.guard.clear(&id);
                 self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, changed);
@@ -622,15 +622,6 @@ impl View {
             let revision = entry.mod_revision;
             tracing::warn!(key, revision, "ignored, the last good record stays in force: {error}");
         }
-    }
-}
-
-/// Who registered an instance. Without an `owner` field, its lease tells; without a lease, its key.
-fn owner_of(id: &InstanceId, record: &InstanceRecord, lease: i64) -> String {
-    match &record.owner {
-        Some(owner) => owner.clone(),
-        None if lease != 0 => format!("lease-{lease:x}"),
-        None => format!("key-{id}"),
     }
 }
 

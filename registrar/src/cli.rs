@@ -10,6 +10,7 @@ use registry::name::{InstanceName, ServiceName};
 use registry::record::Weight;
 use registry::session::EtcdOptions;
 
+use crate::command::{DrainOptions, ListOptions, ResumeOptions, ShowOptions, WaitOptions, WeightOptions};
 use crate::member::AddressChoice;
 use crate::probe::Check;
 
@@ -32,6 +33,19 @@ pub struct Cli {
 pub enum Command {
     /// Register an app while it is healthy; with a command after `--`, start and supervise the app too.
     Run(Box<RunOptions>),
+    /// Say who is registered, and what the balancers make of it.
+    List(ListOptions),
+    /// Say all that stands in the registry about one instance. Exits with 1 if it is not registered.
+    Show(ShowOptions),
+    /// Take an instance out of rotation, by an override: sticky clients may stay their time (`--now`: not even they).
+    Drain(DrainOptions),
+    /// Take a drain back.
+    Resume(ResumeOptions),
+    /// Give an instance another weight than its record's, by an override.
+    Weight(WeightOptions),
+    /// Return once every balancer says that it is so, exactly and without polling; for deploy scripts. Exits with 1 if it
+    /// is not in time.
+    Wait(WaitOptions),
     /// Ask a running registrar how it is. Exits as `grpc_health_probe` does: 0, 1, 2, 3, 4.
     Probe(ProbeOptions),
 }
@@ -179,7 +193,7 @@ mod tests {
         let cli = Cli::try_parse_from(line.iter().chain(args))?;
         match cli.command {
             Command::Run(options) => Ok(*options),
-            Command::Probe(_) => unreachable!("the line says run"),
+            _ => unreachable!("the line says run"),
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Top down: [`cli`] and [`config`] say what is asked for, [`run`] wires it up. [`probe`] finds out whether the app
 //! is healthy, [`member`] turns that into the instance's record, [`supervise`] starts, watches and stops the app,
-//! `health` says what to answer who asks. Decisions are pure machines (`probe::health`, `member::machine`, `member::leave`,
+//! `health` and `metrics` say what to answer who asks, [`command`] holds the operator's commands. Decisions are pure machines (`probe::health`, `member::machine`, `member::leave`,
 //! `supervise::life`); the tasks around them only select, step and perform.
 
 pub mod cli;
+pub mod command;
 pub mod config;
 mod health;
 pub mod member;

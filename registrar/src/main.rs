@@ -7,6 +7,7 @@ use clap::Parser;
 use registrar::cli::{
     Cli, Command, EXIT_CONFIG, EXIT_USAGE, LogFormat, LogOptions, ProbeOptions, RunOptions,
 };
+use registrar::command::{self, CommandError, Told};
 use registrar::config::{Config, host_name};
 use registrar::supervise;
 use tracing_subscriber::EnvFilter;
@@ -33,6 +34,12 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Run(options) => run(&options).await,
             Command::Probe(options) => probe(&options).await,
+            Command::List(options) => told(command::list(options).await),
+            Command::Show(options) => told(command::show(options).await),
+            Command::Drain(options) => told(command::drain(options).await),
+            Command::Resume(options) => told(command::resume(options).await),
+            Command::Weight(options) => told(command::weight(options).await),
+            Command::Wait(options) => told(command::wait(options).await),
         }
     });
     // A name that is still being looked up must not hold up the end.
@@ -65,6 +72,17 @@ async fn run(options: &RunOptions) -> Ended {
     match registrar::run(config, requests).await {
         Ok(code) => (None, code),
         Err(error) => failed(&error, error.exit_code()),
+    }
+}
+
+fn told(told: Result<Told, CommandError>) -> Ended {
+    match told {
+        Ok(told) => {
+            // As above.
+            let _ = write!(io::stdout(), "{}", told.text);
+            (None, told.code)
+        }
+        Err(error) => (Some(format!("error: {error}")), error.exit_code()),
     }
 }
 

@@ -91,6 +91,12 @@ impl Prefix {
         format!("{}/acks/{id}/", self.0)
     }
 
+    /// What balancers say about all instances.
+    #[must_use]
+    pub fn acks(&self) -> String {
+        format!("{}/acks/", self.0)
+    }
+
     /// The text of `key` in etcd.
     #[must_use]
     pub fn text(&self, key: &Key) -> String {

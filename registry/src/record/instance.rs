@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lease::LeaseId;
+use crate::name::InstanceId;
+
 /// Longest time a record may ask for, in seconds: a week.
 const TIME_S_MAX: u32 = 7 * 24 * 3600;
 /// Most labels of a record, and the longest key or value, in bytes.
@@ -88,6 +91,16 @@ impl InstanceRecord {
             drain: DrainTimes::default(),
             labels: BTreeMap::new(),
             registered_at: None,
+        }
+    }
+
+    /// Who registered it, as acks name it: its `owner` field; without one its lease; without a lease its key.
+    #[must_use]
+    pub fn owner_under(&self, id: &InstanceId, lease: LeaseId) -> String {
+        match &self.owner {
+            Some(owner) => owner.clone(),
+            None if lease != 0 => format!("lease-{lease:x}"),
+            None => format!("key-{id}"),
         }
     }
 

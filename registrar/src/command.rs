@@ -1,0 +1,78 @@
+//! The operator's commands: they speak to etcd alone, and end.
+//!
+//! [`read`] lists what stands in the registry, [`list`] and [`show`] tell it, [`wish`] writes overrides, [`wait`] follows
+//! until something is so. What they say is a [`Told`]: `main` prints it.
+
+mod list;
+mod options;
+mod read;
+mod show;
+mod table;
+mod wait;
+mod wish;
+
+pub use list::list;
+pub use options::{
+    DrainOptions, ListOptions, LookOptions, Output, Reached, ResumeOptions, ShowOptions, WaitOptions,
+    WeightOptions, WeightWish, WishOptions,
+};
+pub use show::show;
+pub use wait::wait;
+pub use wish::{drain, resume, weight};
+
+use registry::session::{Class, EtcdError, OptionsError};
+
+/// Something is not there, or has not come to be.
+const FAILED: u8 = 1;
+/// `EX_UNAVAILABLE`: etcd cannot be reached.
+const UNREACHABLE: u8 = 69;
+/// `EX_CONFIG`: an option, a password, a right.
+const CONFIG: u8 = 78;
+
+/// What a command found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// For standard output, with its last newline.
+    pub text: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Why a command could not do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// An option does not do.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// etcd.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// Somebody else writes to the same override without end.
+    #[error(
+        "the override was changed by somebody else each time it was to be written\n  see who does that, and try again"
+    )]
+    Contested,
+}
+
+impl CommandError {
+    /// The exit code that says so.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Options(_) => CONFIG,
+            Self::Etcd(error) if error.class == Class::Refused => CONFIG,
+            Self::Etcd(_) => UNREACHABLE,
+            Self::Contested => FAILED,
+        }
+    }
+}
+
+impl Told {
+    fn done(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+
+    fn json(value: &serde_json::Value) -> Self {
+        Self::done(format!("{value:#}\n"))
+    }
+}

@@ -1,0 +1,107 @@
+//! `registrar list`: who is registered, and what the balancers make of it.
+
+use registry::name::InstanceId;
+use registry::record::{AckState, InstanceState, OverrideMode, OverrideRecord};
+use serde_json::{Value, json};
+
+use super::read::{Registered, Registry};
+use super::table::table;
+use super::{CommandError, ListOptions, Output, Told};
+
+/// Exit code 0, also where nobody is registered.
+pub async fn list(options: ListOptions) -> Result<Told, CommandError> {
+    let registry = Registry::read(&options.look.etcd.checked()?).await?;
+    let wanted = |id: &InstanceId| options.service.as_ref().is_none_or(|service| *service == id.service);
+    let some: Vec<_> = registry.instances.iter().filter(|(id, _)| wanted(id)).collect();
+    Ok(match options.look.output {
+        Output::Json => Told::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect()),
+        Output::Text => Told::done(text(&registry, &some)),
+    })
+}
+
+fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
+    if some.is_empty() {
+        return "nobody is registered\n".into();
+    }
+    let header = ["INSTANCE", "ADDRESS", "STATE", "WEIGHT", "BALANCERS", "WISH", "LABELS"].map(str::to_owned);
+    let mut rows = vec![header.to_vec()];
+    for (id, one) in some {
+        let wish = registry.overrides.get(id);
+        let weight = wish.and_then(|wish| wish.weight).unwrap_or(one.record.weight);
+        let labels: Vec<String> =
+            one.record.labels.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+        rows.push(vec![
+            id.to_string(),
+            one.record.endpoint().to_string(),
+            state(one.record.state).into(),
+            weight.get().to_string(),
+            acks(registry, id),
+            wish.map_or_else(|| "-".into(), wished),
+            labels.join(" "),
+        ]);
+    }
+    table(&rows)
+}
+
+/// What anybody may have written, without what would move the cursor.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// `2 serving`, `1 serving, 1 drained`, `2 of 3 serving`.
+fn acks(registry: &Registry, id: &InstanceId) -> String {
+    let said: Vec<Option<AckState>> = registry.said_of(id).map(|(_, ack)| ack.map(|ack| ack.state)).collect();
+    let count = |state| said.iter().filter(|it| **it == Some(state)).count();
+    let words =
+        [(AckState::Serving, "serving"), (AckState::Draining, "draining"), (AckState::Drained, "drained")];
+    let mut parts: Vec<String> = words
+        .into_iter()
+        .filter(|(state, _)| count(*state) > 0)
+        .map(|(state, word)| format!("{} {word}", count(state)))
+        .collect();
+    let silent = said.iter().filter(|it| it.is_none()).count();
+    if silent > 0 {
+        parts.push(format!("{silent} without it"));
+    }
+    if parts.is_empty() { "none".into() } else { parts.join(", ") }
+}
+
+fn wished(wish: &OverrideRecord) -> String {
+    let mode = wish.mode.map(mode);
+    let weight = wish.weight.map(|weight| format!("weight {}", weight.get()));
+    let by = if wish.by.is_empty() { String::new() } else { format!(" ({})", plain(&wish.by)) };
+    let what: Vec<String> = mode.map(str::to_owned).into_iter().chain(weight).collect();
+    if what.is_empty() { "-".into() } else { format!("{}{by}", what.join(", ")) }
+}
+
+pub(super) fn mode(mode: OverrideMode) -> &'static str {
+    match mode {
+        OverrideMode::Drain => "drain",
+        OverrideMode::Maintenance => "maintenance",
+    }
+}
+
+pub(super) fn state(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Up => "up",
+        InstanceState::Down => "down",
+        InstanceState::Draining => "draining",
+    }
+}
+
+/// One instance, for machines: the same in `list` and `show`.
+pub(super) fn value(registry: &Registry, id: &InstanceId, one: &Registered) -> Value {
+    let balancers: serde_json::Map<String, Value> = registry
+        .said_of(id)
+        .map(|(name, ack)| (name.to_string(), ack.map_or(Value::Null, |ack| json!(ack.state))))
+        .collect();
+    json!({
+        "service": id.service.as_str(),
+        "instance": id.instance.as_str(),
+        "record": one.record,
+        "revision": one.mod_revision,
+        "leased": one.lease != 0,
+        "override": registry.overrides.get(id),
+        "balancers": balancers,
+    })
+}

@@ -1,0 +1,60 @@
+//! `registrar show`: all that stands in the registry about one instance.
+
+use std::fmt::Write as _;
+
+use super::list::{mode, plain, state, value};
+use super::read::Registry;
+use super::{CommandError, FAILED, Output, ShowOptions, Told};
+
+/// Exit code 0; 1 if it is not registered.
+pub async fn show(options: ShowOptions) -> Result<Told, CommandError> {
+    let registry = Registry::read(&options.look.etcd.checked()?).await?;
+    let id = &options.instance;
+    let Some(one) = registry.instances.get(id) else {
+        let kept = if registry.overrides.contains_key(id) { ", and an override stands for it" } else { "" };
+        return Ok(Told { text: format!("{id} is not registered{kept}\n"), code: FAILED });
+    };
+    if options.look.output == Output::Json {
+        return Ok(Told::json(&value(&registry, id, one)));
+    }
+    let (record, mut text) = (&one.record, String::new());
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<12}{value}");
+    };
+    line("instance", id.to_string());
+    line("address", record.endpoint().to_string());
+    line("state", state(record.state).into());
+    line("weight", record.weight.get().to_string());
+    line("slow start", format!("{} s", record.slow_start_s));
+    line(
+        "drain",
+        format!("sticky clients {} s, in flight {} s", record.drain.sticky_s, record.drain.inflight_s),
+    );
+    line("owner", plain(&record.owner_under(id, one.lease)));
+    line("lease", if one.lease == 0 { "none".into() } else { format!("{:x}", one.lease) });
+    line("revision", one.mod_revision.to_string());
+    if let Some(since) = &record.registered_at {
+        line("since", plain(since));
+    }
+    for (key, value) in &record.labels {
+        line("label", format!("{}={}", plain(key), plain(value)));
+    }
+    if let Some(wish) = registry.overrides.get(id) {
+        let what = wish.mode.map_or("", mode);
+        let weight = wish.weight.map(|weight| format!(" weight {}", weight.get())).unwrap_or_default();
+        let by = if wish.by.is_empty() { "somebody" } else { &wish.by };
+        line(
+            "override",
+            format!("{what}{weight}, by {}, {}: {}", plain(by), plain(&wish.at), plain(&wish.reason)),
+        );
+    }
+    for (name, ack) in registry.said_of(id) {
+        let said = ack.map_or_else(
+            || "has nothing to say of it".into(),
+            |ack| format!("{:?} since {}", ack.state, plain(&ack.at)).to_lowercase(),
+        );
+        line("balancer", format!("{name}: {said}"));
+    }
+    Ok(Told::done(text))
+}

@@ -1,0 +1,103 @@
+//! The operator's commands, as a person or a deploy script uses them, on a whole stack.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::process::{Command, Output};
+
+use integration::{PerSecond as _, Stack, program};
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+async fn registrar(stack: &Stack, args: &[&str]) -> Said {
+    let mut command = Command::new(program::ours("registrar").unwrap());
+    command.args(args).args(["--etcd-endpoints", &stack.etcd().endpoint(), "--prefix", integration::PREFIX]);
+    command.env("USER", "kim");
+    let Output { status, stdout, stderr } =
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let [out, err] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());
+    Said { code: status.code().unwrap(), out, err }
+}
+
+impl Said {
+    #[track_caller]
+    fn is(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        for part in parts {
+            assert!(self.out.contains(part) || self.err.contains(part), "{part:?} is not in {self:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails() {
+    let stack = Stack::native().await;
+    registrar(&stack, &["list"]).await.is(0, &["nobody is registered"]);
+    stack.service("web").instances(3).serving().await;
+    let load = stack.load(200.per_second());
+    registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "10s"])
+        .await
+        .is(0, &["is serving"]);
+    registrar(&stack, &["list"]).await.is(0, &["INSTANCE", "web/web-1", "web/web-3", "1 serving"]);
+
+    registrar(&stack, &["weight", "web/web-1", "7", "--reason", "new disk"]).await.is(0, &["weight 7"]);
+    stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 7)).await;
+    registrar(&stack, &["drain", "web/web-1", "--reason", "kernel"]).await.is(0, &["to be drained"]);
+    registrar(&stack, &["wait", "web/web-1", "--for", "drained", "--timeout", "10s"])
+        .await
+        .is(0, &["is drained"]);
+    let seen = stack.seen().await;
+    assert!(!seen.up("web").contains(&"web-1"), "drained means out: {seen}");
+    let shown = registrar(&stack, &["show", "web/web-1"]).await;
+    shown.is(0, &["drain weight 7, by kim", "kernel", "lb: drained"]);
+    registrar(&stack, &["resume", "web/web-1"]).await.is(0, &["in rotation again"]);
+    registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "10s"]).await.is(0, &[]);
+    // Who does not speak of the weight leaves it.
+    stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 7)).await;
+    registrar(&stack, &["weight", "web/web-1", "record"]).await.is(0, &["its record's weight again"]);
+    stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 100)).await;
+    assert!(
+        stack.etcd().get(&format!("{}/overrides/web/web-1", integration::PREFIX)).await.unwrap().is_none()
+    );
+
+    let json = registrar(&stack, &["list", "web", "--output", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((json.as_array().unwrap().len(), &json[0]["balancers"]["lb"]), (3, &"serving".into()));
+    assert_eq!(json[0]["record"]["port"], stack.instance("web", "web-1").unwrap().spec().app_port);
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+}
+
+#[tokio::test]
+async fn a_wish_that_ends_by_itself_and_answers_to_what_is_not_so() {
+    let stack = Stack::native().await;
+    let web = stack.service("web").instances(2).serving().await;
+    registrar(&stack, &["drain", "web/web-1", "--now", "--for", "2s"]).await.is(0, &["For 2s."]);
+    stack.until(|s| s.up("web") == ["web-2"]).await;
+    // etcd ends the lease, and with it the wish.
+    stack.until(|s| s.up("web") == ["web-1", "web-2"]).await;
+
+    registrar(&stack, &["wait", "web/web-1", "--for", "gone", "--timeout", "200ms"])
+        .await
+        .is(1, &["web/web-1 is not gone after 200ms: it is registered"]);
+    web.instance(1).terminate().await;
+    registrar(&stack, &["wait", "web/web-1", "--for", "gone", "--timeout", "10s"]).await.is(0, &["is gone"]);
+    registrar(&stack, &["show", "web/web-1"]).await.is(1, &["web/web-1 is not registered"]);
+    registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "100ms"])
+        .await
+        .is(1, &["it is not registered"]);
+    for (args, part) in [
+        (&["drain", "web"][..], "SERVICE/INSTANCE"),
+        (&["weight", "web/web-1", "0"], "1 to 256"),
+        (&["wait", "web/web-1", "--for", "ever"], "serving"),
+    ] {
+        registrar(&stack, args).await.is(64, &[part]);
+    }
+    stack.etcd().kill().await;
+    registrar(&stack, &["list"]).await.is(69, &["is etcd running"]);
+}
