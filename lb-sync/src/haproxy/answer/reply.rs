@@ -70,7 +70,7 @@ impl Reply {
                 text.is_empty() || text == "Key not found."
             }
             // A trial that gets as far as the missing address has passed.
-            Command::TryAdd(_) => !text.starts_with("Backend must use a dynamic load balancing"),
+            Command::TryAdd(_) => !NOT_DYNAMIC.iter().any(|said| text.starts_with(said)),
             // What they read has its own parsers.
             Command::ShowInfo
             | Command::ShowBackends
@@ -83,6 +83,10 @@ impl Reply {
         if done { Self::Ok } else { Self::Other(Excerpt::of(text)) }
     }
 }
+
+/// What HAProxy says of a backend whose algorithm takes no servers at run time: before 3.4, and since.
+const NOT_DYNAMIC: [&str; 2] =
+    ["Backend must use a dynamic load balancing", "Backend does not support dynamic servers"];
 
 /// The failure that one line of an answer tells of.
 fn failure(line: &str) -> Option<Reply> {
