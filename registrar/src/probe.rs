@@ -1,8 +1,10 @@
 //! Finds out whether the app is healthy.
 //!
-//! `check` is what to try, `http` and `tcp` try it, `health` counts, `task` repeats.
+//! `check` is what to try, `http`, `tcp`, `grpc` and `exec` try it, `health` counts, `task` repeats.
 
 mod check;
+mod exec;
+mod grpc;
 mod health;
 mod http;
 mod task;

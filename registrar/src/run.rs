@@ -124,7 +124,7 @@ impl Supervised {
         parts.spawn(holding);
 
         let (app_health, known_health) = watch::channel(AppHealth::default());
-        parts.spawn(watch_app(config.clone(), session.clone(), app_health));
+        parts.spawn(watch_app(config.clone(), session.clone(), processes.clone(), app_health));
 
         let leaving = shutdown.child_token();
         let id = config.member.id.clone();
@@ -274,12 +274,17 @@ async fn ended(app: &mut Option<Child>) -> Exit {
 }
 
 /// Finds out where the app is, then watches it there.
-async fn watch_app(config: Config, session: Session, publish: watch::Sender<AppHealth>) {
+async fn watch_app(
+    config: Config,
+    session: Session,
+    processes: Processes,
+    publish: watch::Sender<AppHealth>,
+) {
     let seed = fastrand::u64(..);
     let address = member::find(config.member.address, session.endpoints(), seed).await;
     let target = SocketAddr::new(address, config.member.record.port.get());
     tracing::info!(check = %config.probe.check, at = %target, "watching the app");
-    probe::watch(config.probe, target, seed, publish).await;
+    probe::watch(config.probe, target, seed, processes, publish).await;
 }
 
 fn identity(config: &Config) -> Identity {

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use hyper::http::uri::PathAndQuery;
 
+/// Longest name of a gRPC service, and longest command, in bytes.
+const SERVICE_LEN_MAX: usize = 256;
+const SCRIPT_LEN_MAX: usize = 4_096;
 /// Longest path of an HTTP check, in bytes.
 const PATH_LEN_MAX: usize = 1_024;
 
@@ -15,13 +18,19 @@ pub enum Check {
     Http(PathAndQuery),
     /// `tcp`: the port takes connections.
     Tcp,
+    /// `grpc`, `grpc:SERVICE`: the standard health service answers SERVING for that name, or for the whole.
+    Grpc(String),
+    /// `exec:COMMAND`: a shell runs it, and it ends with 0.
+    Exec(String),
     /// `none`: the app is taken for healthy from the start.
     None,
 }
 
 /// Text that names no check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a check: write http:/PATH (for example http:/healthz), tcp or none")]
+#[error(
+    "{0:?} is not a check: write http:/PATH (for example http:/healthz), tcp, grpc, grpc:SERVICE, exec:COMMAND or none"
+)]
 pub struct CheckError(String);
 
 impl FromStr for Check {
@@ -32,6 +41,9 @@ impl FromStr for Check {
         match text {
             "tcp" => Ok(Self::Tcp),
             "none" => Ok(Self::None),
+            "grpc" => Ok(Self::Grpc(String::new())),
+            _ if text.starts_with("grpc:") => grpc(text).ok_or_else(error),
+            _ if text.starts_with("exec:") => exec(text).ok_or_else(error),
             _ => {
                 let path = text.strip_prefix("http:").ok_or_else(error)?;
                 let fits = path.starts_with('/') && path.len() <= PATH_LEN_MAX;
@@ -42,11 +54,28 @@ impl FromStr for Check {
     }
 }
 
+/// Health names are printed in logs, and sent as they are.
+fn grpc(text: &str) -> Option<Check> {
+    let service = text.strip_prefix("grpc:")?;
+    let legal = |c: char| c.is_ascii_graphic();
+    let fits = !service.is_empty() && service.len() <= SERVICE_LEN_MAX && service.chars().all(legal);
+    fits.then(|| Check::Grpc(service.to_owned()))
+}
+
+fn exec(text: &str) -> Option<Check> {
+    let script = text.strip_prefix("exec:")?;
+    let fits = !script.trim().is_empty() && script.len() <= SCRIPT_LEN_MAX && !script.contains('\0');
+    fits.then(|| Check::Exec(script.to_owned()))
+}
+
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(path) => write!(f, "http:{path}"),
             Self::Tcp => f.write_str("tcp"),
+            Self::Grpc(service) if service.is_empty() => f.write_str("grpc"),
+            Self::Grpc(service) => write!(f, "grpc:{service}"),
+            Self::Exec(script) => write!(f, "exec:{script}"),
             Self::None => f.write_str("none"),
         }
     }
@@ -58,7 +87,15 @@ mod tests {
 
     #[test]
     fn checks_are_read_and_written_the_same() {
-        for text in ["tcp", "none", "http:/", "http:/healthz?deep=1"] {
+        for text in [
+            "tcp",
+            "none",
+            "http:/",
+            "http:/healthz?deep=1",
+            "grpc",
+            "grpc:my.Service",
+            "exec:test -e /run/ok",
+        ] {
             assert_eq!(text.parse::<Check>().unwrap().to_string(), text);
         }
     }
@@ -66,8 +103,20 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_what_to_write() {
         let long = format!("http:/{}", "x".repeat(PATH_LEN_MAX));
-        for bad in ["", "TCP", "http", "http:", "http:path", "http:/a b", "http://host/path\n", "grpc", &long]
-        {
+        for bad in [
+            "",
+            "TCP",
+            "http",
+            "http:",
+            "http:path",
+            "http:/a b",
+            "http://host/path\n",
+            "grpc:",
+            "grpc:a b",
+            "exec:",
+            "exec: ",
+            &long,
+        ] {
             let error = bad.parse::<Check>().unwrap_err();
             assert!(error.to_string().contains("write http:/PATH"), "{error}");
         }

@@ -7,11 +7,18 @@ use registry::time::Clock;
 use tokio::sync::watch;
 
 use super::health::{Health, Verdict};
-use super::{AppHealth, Check, ProbeConfig, http, tcp};
+use super::{AppHealth, Check, ProbeConfig, exec, grpc, http, tcp};
+use crate::supervise::Processes;
 
 /// Watches the app at `target` for as long as it is polled; the first check is made at once, and the next one
 /// waits for the one before: they cannot pile up. `seed` spreads the checks of many registrars.
-pub async fn watch(config: ProbeConfig, target: SocketAddr, seed: u64, publish: watch::Sender<AppHealth>) {
+pub async fn watch(
+    config: ProbeConfig,
+    target: SocketAddr,
+    seed: u64,
+    processes: Processes,
+    publish: watch::Sender<AppHealth>,
+) {
     if config.check == Check::None {
         publish.send_replace(AppHealth::Up(target));
         return std::future::pending().await;
@@ -21,7 +28,10 @@ pub async fn watch(config: ProbeConfig, target: SocketAddr, seed: u64, publish: 
     let mut spread = Backoff::new(config.interval, config.interval, seed);
     loop {
         let begun = clock.now();
-        let outcome = performed(&config, target).await;
+        let outcome = match &config.check {
+            Check::Exec(script) => exec::perform(&processes, script, target, config.timeout).await,
+            _ => performed(&config, target).await,
+        };
         match health.step(outcome) {
             Some(Verdict::NotYet(cause)) => {
                 publish.send_replace(AppHealth::NotYet(cause));
@@ -41,13 +51,15 @@ pub async fn watch(config: ProbeConfig, target: SocketAddr, seed: u64, publish: 
     }
 }
 
-/// One check of `target`, within its time; a failure says what was seen.
+/// One check of `target` over the network, within its time; a failure says what was seen. (A command is a process, and run
+/// by [`watch`], which has somebody to wait for it.)
 pub async fn performed(config: &ProbeConfig, target: SocketAddr) -> Result<(), String> {
     let check = async {
         match &config.check {
             Check::Http(path) => http::perform(target, path).await,
             Check::Tcp => tcp::perform(target).await,
-            Check::None => Ok(()),
+            Check::Grpc(service) => grpc::perform(target, service, config.timeout).await,
+            Check::None | Check::Exec(_) => Ok(()),
         }
     };
     let outcome = tokio::time::timeout(config.timeout, check).await;

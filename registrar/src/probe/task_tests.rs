@@ -110,7 +110,7 @@ async fn the_watch_tells_of_an_app_that_comes_goes_and_returns() {
     let addr = listener.local_addr().unwrap();
     drop(listener);
     let (publish, mut told) = watch::channel(AppHealth::default());
-    tokio::spawn(watch(config("tcp", PATIENCE), addr, 1, publish));
+    tokio::spawn(watch(config("tcp", PATIENCE), addr, 1, Processes::none(), publish));
     let mut until = async |wanted: fn(&AppHealth) -> bool| {
         let seen = tokio::time::timeout(PATIENCE, told.wait_for(wanted)).await;
         drop(seen.expect("it is told in time").unwrap());
@@ -123,4 +123,57 @@ async fn the_watch_tells_of_an_app_that_comes_goes_and_returns() {
     until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("refused"))).await;
     let _listener = TcpListener::bind(addr).await.unwrap();
     until(|health| matches!(health, AppHealth::Up(_))).await;
+}
+
+#[tokio::test]
+async fn grpc_health_passes_only_where_it_says_serving() {
+    let listener = proto::port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let named = [("", true), ("app.v1.App", true), ("other", false)];
+    let statuses = named.map(|(name, serving)| (name.to_owned(), proto::health::Status::from(serving)));
+    let (_tell, served) = watch::channel(std::sync::Arc::new(std::collections::BTreeMap::from(statuses)));
+    tokio::spawn(proto::port::serve(
+        listener,
+        served,
+        proto::port::Beside::default(),
+        tokio_util::sync::CancellationToken::new(),
+    ));
+    for check in ["grpc", "grpc:app.v1.App"] {
+        assert_eq!(performed(&config(check, PATIENCE), addr).await, Ok(()), "{check}");
+    }
+    let error = performed(&config("grpc:other", PATIENCE), addr).await.unwrap_err();
+    assert!(error.contains("NOT_SERVING"), "{error}");
+    let error = performed(&config("grpc:nobody", PATIENCE), addr).await.unwrap_err();
+    assert!(error.contains("NotFound"), "{error}");
+    let silent = server(None).await;
+    let error = performed(&config("grpc", Duration::from_millis(100)), silent).await.unwrap_err();
+    assert!(error.contains("100"), "{error}");
+}
+
+/// The only test here with a reaper: it waits for every child of this process.
+#[tokio::test]
+async fn a_command_passes_by_its_exit_code_and_is_not_left_behind() {
+    let (processes, reaping) = crate::supervise::start().unwrap();
+    tokio::spawn(reaping);
+    let addr: SocketAddr = "127.0.0.1:4711".parse().unwrap();
+    let run = async |script: &str, timeout| exec::perform(&processes, script, addr, timeout).await;
+    assert_eq!(
+        run(r#"test "$LEASEHOLD_CHECK_ADDRESS:$LEASEHOLD_CHECK_PORT" = 127.0.0.1:4711"#, PATIENCE).await,
+        Ok(())
+    );
+    assert_eq!(
+        run("echo no >&2; exit 3", PATIENCE).await,
+        Err("exec:echo no >&2; exit 3 exited with code 3".into())
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let pid = folder.path().join("pid");
+    let endless = format!("sleep 600 & echo $! > {}; wait", pid.display());
+    let error = run(&endless, Duration::from_millis(300)).await.unwrap_err();
+    assert!(error.ends_with("did not end within 300ms"), "{error}");
+    processes.settled(PATIENCE).await;
+    let child = std::fs::read_to_string(&pid).unwrap();
+    assert!(
+        !std::path::Path::new("/proc").join(child.trim()).exists(),
+        "what the command started has ended with it"
+    );
 }
