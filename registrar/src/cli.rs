@@ -67,7 +67,12 @@ pub struct RunOptions {
     pub instance: Option<InstanceName>,
     /// How to find out whether the app is healthy: a GET that answers 200 to 399, a TCP connect, the
     /// standard gRPC health service (of the whole, or of SERVICE), a shell command that ends with 0, or nothing.
-    #[arg(long, env = "LEASEHOLD_CHECK", default_value = "tcp", value_name = "http:/PATH|tcp|grpc[:SERVICE]|exec:COMMAND|none")]
+    #[arg(
+        long,
+        env = "LEASEHOLD_CHECK",
+        default_value = "tcp",
+        value_name = "http:/PATH|tcp|grpc[:SERVICE]|exec:COMMAND|none"
+    )]
     pub check: Check,
     /// Time between two checks. Until the app is first healthy, it is checked every 100 ms.
     #[arg(long, env = "LEASEHOLD_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = duration)]
