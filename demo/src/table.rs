@@ -39,7 +39,7 @@ fn places(lab: &Lab) -> Result<Vec<[String; 3]>> {
         ["WHAT".into(), "WHERE".into(), "PROCESS".into()],
         ["traffic".into(), url(layout.traffic_port, "/"), process(stack.haproxy().daemon())?],
         ["stats page".into(), url(layout.stats_port, "/"), "the same".into()],
-        ["lb-sync".into(), url(stack.lb_sync().port(), "/healthz"), process(stack.lb_sync().daemon())?],
+        ["lb-sync's page".into(), url(stack.lb_sync().port(), "/"), process(stack.lb_sync().daemon())?],
         ["etcd".into(), stack.etcd().endpoint(), process(stack.etcd().daemon())?],
     ];
     for n in 1..=APPS {
@@ -58,6 +58,8 @@ fn ideas(lab: &Lab) -> Result<Vec<(&'static str, Vec<String>)>> {
     let etcdctl = format!("ETCDCTL_API=3 etcdctl --endpoints={}", lab.stack.etcd().endpoint());
     let socket = lab.stack.haproxy().socket().display();
     let webapp = program::ours("webapp")?;
+    let registrar = program::ours("registrar")?.display().to_string();
+    let etcd = format!("--etcd-endpoints {}", lab.stack.etcd().endpoint());
     let (leaving, dying) = (lab.app(2)?, lab.app(3)?);
     let port = lab.app_port(APPS + 1);
     let key = format!("{PREFIX}/instances/{SERVICE}/{BY_HAND}");
@@ -66,7 +68,16 @@ fn ideas(lab: &Lab) -> Result<Vec<(&'static str, Vec<String>)>> {
             "who answers: each in turn",
             vec![format!("for i in 1 2 3 4; do curl -s http://127.0.0.1:{traffic}/; echo; done")],
         ),
-        ("what is registered", vec![format!("{etcdctl} get --prefix {PREFIX}/")]),
+        ("what is registered, and what the balancer makes of it", vec![format!("{registrar} list {etcd}")]),
+        (
+            "web-1 is drained until it is taken back: no request fails",
+            vec![
+                format!("{registrar} drain {SERVICE}/web-1 --reason 'to see it' {etcd}"),
+                format!("{registrar} wait {SERVICE}/web-1 --for drained {etcd}"),
+                format!("{registrar} resume {SERVICE}/web-1 {etcd}"),
+            ],
+        ),
+        ("what stands in etcd", vec![format!("{etcdctl} get --prefix {PREFIX}/")]),
         ("what HAProxy has", vec![format!("echo 'show servers state' | socat - UNIX-CONNECT:{socket}")]),
         (
             "a fourth app, registered by hand: it leaves when its lease ends, after a minute",
