@@ -35,6 +35,8 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Say who is registered, and what the balancers make of it.
     List(ListOptions),
+    /// Say what changes, a line each: records, wishes, and what balancers make of them. Ends with Ctrl-C.
+    Watch(ListOptions),
     /// Say all that stands in the registry about one instance. Exits with 1 if it is not registered.
     Show(ShowOptions),
     /// Take an instance out of rotation, by an override: sticky clients may stay their time (`--now`: not even they).

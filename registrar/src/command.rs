@@ -1,7 +1,7 @@
 //! The operator's commands: they speak to etcd alone, and end.
 //!
 //! [`read`] lists what stands in the registry, [`list`] and [`show`] tell it, [`wish`] writes overrides, [`wait`] follows
-//! until something is so. What they say is a [`Told`]: `main` prints it.
+//! until something is so, [`watch`] for as long as somebody reads. What they say is a [`Told`]: `main` prints it.
 
 mod list;
 mod options;
@@ -9,6 +9,7 @@ mod read;
 mod show;
 mod table;
 mod wait;
+mod watch;
 mod wish;
 
 pub use list::list;
@@ -18,6 +19,7 @@ pub use options::{
 };
 pub use show::show;
 pub use wait::wait;
+pub use watch::watch;
 pub use wish::{drain, resume, weight};
 
 use registry::session::{Class, EtcdError, OptionsError};

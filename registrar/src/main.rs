@@ -35,6 +35,9 @@ fn main() -> ExitCode {
             Command::Run(options) => run(&options).await,
             Command::Probe(options) => probe(&options).await,
             Command::List(options) => told(command::list(options).await),
+            Command::Watch(options) => {
+                told(command::watch(options, |line| writeln!(io::stdout(), "{line}").is_ok()).await)
+            }
             Command::Show(options) => told(command::show(options).await),
             Command::Drain(options) => told(command::drain(options).await),
             Command::Resume(options) => told(command::resume(options).await),

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use integration::{PerSecond as _, Stack, program};
 
@@ -34,7 +37,43 @@ impl Said {
     }
 }
 
-#[tokio::test]
+/// A running `registrar watch`; ends when it is dropped.
+struct Watching {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Watching {
+    fn start(stack: &Stack) -> Self {
+        let mut command = Command::new(program::ours("registrar").unwrap());
+        command.args([
+            "watch",
+            "--etcd-endpoints",
+            &stack.etcd().endpoint(),
+            "--prefix",
+            integration::PREFIX,
+        ]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (tell, lines) = channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Self { child, lines }
+    }
+
+    #[track_caller]
+    fn until(&self, part: &str) {
+        while !self.lines.recv_timeout(Duration::from_secs(10)).unwrap().contains(part) {}
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails() {
     let stack = Stack::native().await;
     registrar(&stack, &["list"]).await.is(0, &["nobody is registered"]);
@@ -45,6 +84,8 @@ async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails(
         .is(0, &["is serving"]);
     registrar(&stack, &["list"]).await.is(0, &["INSTANCE", "web/web-1", "web/web-3", "1 serving"]);
 
+    let watching = Watching::start(&stack);
+    watching.until("web/web-3  up at");
     registrar(&stack, &["weight", "web/web-1", "7", "--reason", "new disk"]).await.is(0, &["weight 7"]);
     stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 7)).await;
     registrar(&stack, &["drain", "web/web-1", "--reason", "kernel"]).await.is(0, &["to be drained"]);
@@ -55,6 +96,8 @@ async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails(
     assert!(!seen.up("web").contains(&"web-1"), "drained means out: {seen}");
     let shown = registrar(&stack, &["show", "web/web-1"]).await;
     shown.is(0, &["drain weight 7, by kim", "kernel", "lb: drained"]);
+    watching.until("web/web-1  kim wants drain, weight 7: kernel");
+    watching.until("web/web-1  lb: drained");
     registrar(&stack, &["resume", "web/web-1"]).await.is(0, &["in rotation again"]);
     registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "10s"]).await.is(0, &[]);
     // Who does not speak of the weight leaves it.
