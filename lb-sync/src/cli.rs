@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use proto::health::ProbeTlsOptions;
 use proto::port::PortTlsOptions;
 use registry::name::BalancerName;
@@ -37,6 +38,16 @@ pub enum Verb {
     /// Ask a running lb-sync for its health; exits as `grpc_health_probe` does (0 serving, 1 bad arguments, 2 cannot
     /// connect, 3 no answer, 4 not serving).
     Probe(ProbeOptions),
+    /// Print the script that completes commands and options in a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print a manual page, for `man -l -`.
+    Man {
+        /// Of this command; of the whole without.
+        command: Option<String>,
+    },
 }
 
 /// Options of `run`.

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod command;
 pub mod files;
 pub mod haproxy;
+pub mod help;
 pub mod notify;
 pub mod pass;
 pub mod plan;

@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         Verb::Plan(options) => told(runtime.block_on(command::plan(options, &host_name()))),
         Verb::Check(options) => told(Ok(runtime.block_on(command::check(options, &host_name())))),
         Verb::Explain(options) => told(runtime.block_on(command::explain(options, &host_name()))),
+        Verb::Completions { shell } => help(Ok(Some(lb_sync::help::completions(shell)))),
+        Verb::Man { command } => help(lb_sync::help::manual(command.as_deref())),
         Verb::Probe(options) => runtime.block_on(probe(options)),
     }
 }
@@ -67,6 +69,18 @@ fn told(told: Result<Told, CommandError>) -> ExitCode {
             ExitCode::from(code)
         }
         Err(error) => failed(error.exit_code(), &error.to_string()),
+    }
+}
+
+fn help(page: std::io::Result<Option<Vec<u8>>>) -> ExitCode {
+    match page {
+        Ok(Some(page)) => {
+            // With the output closed there is nobody left to tell.
+            let _ = std::io::stdout().write_all(&page);
+            ExitCode::SUCCESS
+        }
+        Ok(None) => failed(USAGE, "there is no such command; lb-sync --help names them"),
+        Err(error) => failed(FAILED, &error.to_string()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use registry::name::{InstanceName, ServiceName};
 use registry::record::Weight;
 use registry::session::EtcdOptions;
@@ -50,6 +51,16 @@ pub enum Command {
     Wait(WaitOptions),
     /// Ask a running registrar how it is. Exits as `grpc_health_probe` does: 0, 1, 2, 3, 4.
     Probe(ProbeOptions),
+    /// Print the script that completes commands and options in a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print a manual page, for `man -l -`.
+    Man {
+        /// Of this command; of the whole without.
+        command: Option<String>,
+    },
 }
 
 /// Options of `run`. Each can be given in the environment instead; a flag wins.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 mod health;
+pub mod help;
 pub mod member;
 mod metrics;
 pub mod probe;

@@ -35,6 +35,8 @@ fn main() -> ExitCode {
             Command::Run(options) => run(&options).await,
             Command::Probe(options) => probe(&options).await,
             Command::List(options) => told(command::list(options).await),
+            Command::Completions { shell } => help(Ok(Some(registrar::help::completions(shell)))),
+            Command::Man { command } => help(registrar::help::manual(command.as_deref())),
             Command::Watch(options) => {
                 told(command::watch(options, |line| writeln!(io::stdout(), "{line}").is_ok()).await)
             }
@@ -75,6 +77,18 @@ async fn run(options: &RunOptions) -> Ended {
     match registrar::run(config, requests).await {
         Ok(code) => (None, code),
         Err(error) => failed(&error, error.exit_code()),
+    }
+}
+
+fn help(page: io::Result<Option<Vec<u8>>>) -> Ended {
+    match page {
+        Ok(Some(page)) => {
+            // As above.
+            let _ = io::stdout().write_all(&page);
+            (None, 0)
+        }
+        Ok(None) => (Some("error: there is no such command; registrar --help names them".into()), EXIT_USAGE),
+        Err(error) => (Some(format!("error: {error}")), 1),
     }
 }
 
