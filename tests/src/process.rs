@@ -19,6 +19,10 @@ use crate::wait;
 /// Longest that a process may take to end after TERM, unless it has something to wait for.
 pub const END_MAX: Duration = Duration::from_secs(10);
 
+/// How often, and how many times it is looked whether a process has stopped, which takes a scheduler's turn or two.
+const STOP_LOOK_EVERY: Duration = Duration::from_millis(1);
+const STOP_LOOKS_MAX: u32 = 5_000;
+
 /// A running (or ended) process in its own process group. Dropped, the whole group is killed and it is reaped.
 #[derive(Debug)]
 pub struct Process {
@@ -121,7 +125,30 @@ impl Process {
         if self.ended().is_some() {
             bail!("{} has ended and takes no {signal}", self.name);
         }
-        kill(raw(self.pid), signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+        kill(raw(self.pid), signal).with_context(|| format!("cannot send {signal} to {}", self.name))?;
+        if signal == Signal::SIGSTOP { self.stopped() } else { Ok(()) }
+    }
+
+    /// Returns once none of its threads runs: they stop one after the other, and the last may still have answered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the pause between two looks of a bounded wait, of a millisecond"
+    )]
+    fn stopped(&self) -> Result<()> {
+        let tasks = format!("/proc/{}/task", self.pid);
+        let stops = |task: &fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The name in brackets may hold anything; the state comes after it. A thread that has gone runs no more.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+        };
+        for _ in 0..STOP_LOOKS_MAX {
+            let running = fs::read_dir(&tasks)?.flatten().any(|task| !stops(&task));
+            if !running {
+                return Ok(());
+            }
+            std::thread::sleep(STOP_LOOK_EVERY);
+        }
+        bail!("{} was stopped, and still runs", self.name)
     }
 
     /// Waits for its end.
