@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime};
 
-use integration::{Clock, Stack};
+use integration::{Clock, PerSecond as _, Stack};
 
 /// Longest until a foreign program answers: a browser takes seconds to start on a busy machine.
 const ANSWER_MAX: Duration = Duration::from_mins(1);
@@ -80,6 +80,51 @@ async fn grpcs_own_clients_check_list_watch_and_reflect() {
     assert_eq!(said[7], "watch 'web': SERVING");
     web.instance(1).terminate().await;
     assert_eq!(python.line(), "watch 'web': NOT_SERVING");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_joins_and_leaves_by_the_python_example_without_a_failed_request() {
+    let stack = Stack::native().await;
+    stack.service("web").instances(1).serving().await;
+    let app = stack.app("by-python").await;
+    let example = |name: &str| {
+        let mut command = Command::new("python3");
+        command.arg(project().join("docs/examples/register.py")).args(["--etcd", &stack.etcd().endpoint()]);
+        command.args(["--service", "web", "--instance", name, "--address", "127.0.0.1"]);
+        command.args(["--port", &app.record()["port"].to_string()]);
+        Killed(command.spawn().unwrap())
+    };
+    let load = stack.load(200.per_second());
+    let running = example("by-python");
+    stack.until(|s| s.up("web") == ["by-python", "web-1"]).await;
+    stack.until_served(&load, &["by-python", "web-1"], 20).await;
+    nix::sys::signal::kill(running.pid(), nix::sys::signal::Signal::SIGTERM).unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut running = running;
+        running.0.wait().unwrap()
+    })
+    .await
+    .unwrap();
+    assert!(ended.success());
+    stack.until(|s| s.servers("web") == ["web-1"]).await;
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+}
+
+/// A process that does not outlive the test.
+struct Killed(Child);
+
+impl Killed {
+    fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap())
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs promtool; what it says, if it is content.
