@@ -170,6 +170,8 @@ async fn look_on(port: u16, plan: &Plan) -> Result<JoinSet<()>> {
     }
     for _ in 0..ASKERS {
         let mut stream = BufReader::new(TcpStream::connect(loopback(port)).await?);
+        // Answered once before anything is measured.
+        scrape(&mut stream).await?;
         let pause = Duration::from_secs(1) * ASKERS / plan.rate;
         lookers.spawn(async move {
             let mut ticks = tokio::time::interval(pause);
@@ -181,8 +183,6 @@ async fn look_on(port: u16, plan: &Plan) -> Result<JoinSet<()>> {
             }
         });
     }
-    // Those who have just come are still being told of what there is.
-    tokio::time::sleep(Duration::from_secs(1)).await;
     ensure!(lookers.try_join_next().is_none(), "somebody who looks on was sent away");
     Ok(lookers)
 }

@@ -10,7 +10,7 @@ mod options;
 mod plan;
 mod read;
 mod running;
-pub(crate) mod words;
+mod words;
 
 pub use check::check;
 pub use explain::explain;

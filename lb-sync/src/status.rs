@@ -131,12 +131,6 @@ impl Hub {
         last.clone()
     }
 
-    /// What has happened lately, the latest first.
-    #[must_use]
-    pub fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
     fn reloads(&self) -> files::Report {
         self.files.as_ref().map(|report| report.borrow().clone()).unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use registry::name::InstanceId;
 use serde_json::json;
 
 use super::foresee::{Foreseen, foresee};
-use super::{CommandError, LookOptions, Output, SOMETHING_TO_DO, Told, configured, read, running, words};
+use super::{CommandError, LookOptions, Output, SOMETHING_TO_DO, Told, configured, read, running};
 use crate::haproxy::answer::info::Info;
 use crate::plan::Why;
 use crate::view::Scope;
@@ -33,7 +33,7 @@ fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
     let mut text = String::new();
     for step in &foreseen.steps {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}: {}: {}", step.id, words::why(step), words::lines(step).join("; "));
+        let _ = writeln!(text, "{}: {}: {}", step.id, step.why.text(), step.lines().join("; "));
     }
     for (why, commands) in &foreseen.others {
         let lines: Vec<String> = commands.iter().map(ToString::to_string).collect();
@@ -66,8 +66,8 @@ fn json(foreseen: &Foreseen, revision: i64, info: &Info, unasked: Option<&str>) 
         .map(|step| {
             json!({
                 "instance": step.id.to_string(),
-                "why": words::why_code(step),
-                "commands": words::lines(step),
+                "why": step.why.code(),
+                "commands": step.lines(),
             })
         })
         .collect();

@@ -1,40 +1,5 @@
 //! Words that several commands use.
 
-use crate::plan::{Step, Why};
-
-/// Why a step is made, for people.
-pub(crate) fn why(step: &Step) -> &'static str {
-    match step.why {
-        Why::Up => "registered and up",
-        Why::Down => "says that it is unhealthy",
-        Why::Leaving => "leaving, or drained by an operator",
-        Why::Maintenance => "taken out by an operator",
-        Why::Gone => "not registered, or its address is another's",
-        Why::Suspect => "expired with much of its service, and that is not believed yet",
-        Why::SuspectDown => "expired, and HAProxy's own check of it fails",
-        Why::TimeUp => "had its time to finish",
-    }
-}
-
-/// The same, for machines.
-pub(super) fn why_code(step: &Step) -> &'static str {
-    match step.why {
-        Why::Up => "up",
-        Why::Down => "down",
-        Why::Leaving => "leaving",
-        Why::Maintenance => "maintenance",
-        Why::Gone => "gone",
-        Why::Suspect => "suspect",
-        Why::SuspectDown => "suspect_down",
-        Why::TimeUp => "time_up",
-    }
-}
-
-/// The lines for HAProxy's socket.
-pub(crate) fn lines(step: &Step) -> Vec<String> {
-    step.commands.iter().map(ToString::to_string).collect()
-}
-
 /// `1 instance`, `2 instances`.
 pub(super) fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })

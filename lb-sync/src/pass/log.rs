@@ -7,7 +7,6 @@ use registry::name::InstanceId;
 use registry::time::{Clock, Tick};
 
 use super::apply::{Outcome, deed};
-use crate::command::words;
 use crate::haproxy::{Command, ServerState};
 use crate::plan::{Step, Why};
 use crate::status::{Effect, Happening, Journal, Totals};
@@ -45,7 +44,7 @@ pub(super) fn note(
             why: why(view, step),
             revision: revision(view, &step.id),
             took_us: Some(micros(*took)),
-            commands: words::lines(step),
+            commands: step.lines(),
             refused: refused.clone(),
         });
     }
@@ -53,7 +52,7 @@ pub(super) fn note(
 
 /// Why, and where an operator wants it so, who and what for.
 fn why(view: &View, step: &Step) -> String {
-    let text = words::why(step);
+    let text = step.why.text();
     let asked = matches!(step.why, Why::Leaving | Why::Maintenance);
     match view.override_of(&step.id).filter(|wish| asked && wish.mode.is_some()) {
         None => text.into(),

@@ -51,6 +51,38 @@ pub enum Why {
     TimeUp,
 }
 
+impl Why {
+    /// For people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Up => "registered and up",
+            Self::Down => "says that it is unhealthy",
+            Self::Leaving => "leaving, or drained by an operator",
+            Self::Maintenance => "taken out by an operator",
+            Self::Gone => "not registered, or its address is another's",
+            Self::Suspect => "expired with much of its service, and that is not believed yet",
+            Self::SuspectDown => "expired, and HAProxy's own check of it fails",
+            Self::TimeUp => "had its time to finish",
+        }
+    }
+
+    /// For machines.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Leaving => "leaving",
+            Self::Maintenance => "maintenance",
+            Self::Gone => "gone",
+            Self::Suspect => "suspect",
+            Self::SuspectDown => "suspect_down",
+            Self::TimeUp => "time_up",
+        }
+    }
+}
+
 /// What the registry is to be told of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {

@@ -62,6 +62,14 @@ pub struct Step {
     pub commands: Vec<Command>,
 }
 
+impl Step {
+    /// The lines for HAProxy's socket.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.commands.iter().map(ToString::to_string).collect()
+    }
+}
+
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {

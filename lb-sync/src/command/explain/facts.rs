@@ -6,7 +6,6 @@ use registry::name::InstanceId;
 use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 use serde_json::{Value, json};
 
-use super::super::words;
 use super::traffic::traffic;
 use crate::haproxy::ServerAddr;
 use crate::haproxy::answer::info::Version;
@@ -177,8 +176,8 @@ impl Facts<'_> {
             return if self.waiting { wait.into() } else { "There is nothing to do.".into() };
         };
         let lines: Vec<String> =
-            self.steps.iter().flat_map(words::lines).map(|line| format!("`{line}`")).collect();
-        format!("Next ({}): {}.", words::why(first), lines.join(", "))
+            self.steps.iter().flat_map(Step::lines).map(|line| format!("`{line}`")).collect();
+        format!("Next ({}): {}.", first.why.text(), lines.join(", "))
     }
 
     /// For machines.
@@ -211,7 +210,7 @@ impl Facts<'_> {
             })),
             "traffic": traffic.amount.word(),
             "reason": traffic.why,
-            "next": self.steps.iter().flat_map(words::lines).collect::<Vec<_>>(),
+            "next": self.steps.iter().flat_map(Step::lines).collect::<Vec<_>>(),
         })
     }
 }

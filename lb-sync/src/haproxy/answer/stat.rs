@@ -77,14 +77,9 @@ impl From<&str> for Status {
 impl StatRow {
     /// Reads the answer to `show stat` for one server: `None` when HAProxy has no such server.
     pub fn parse(text: &str) -> Result<Option<Self>, AnswerError> {
-        let mut lines = text.lines().filter(|line| !line.is_empty());
-        let header = lines
-            .next()
-            .and_then(|line| line.strip_prefix("# "))
-            .filter(|line| line.starts_with("pxname,"))
-            .ok_or_else(|| AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) })?;
+        let (header, mut lines) = table(text)?;
         let Some(line) = lines.next() else { return Ok(None) };
-        Row { header: csv::fields(header), fields: csv::fields(line) }.read().map(Some)
+        Row { header, fields: csv::fields(line) }.read().map(Some)
     }
 }
 
@@ -100,13 +95,7 @@ pub struct Counters {
 /// Reads the answer to `show stat -1 4 -1`: all servers, in HAProxy's order. What has no name that lb-sync could have
 /// given is left out.
 pub fn counters(text: &str) -> Result<Vec<(ServerPath, Counters)>, AnswerError> {
-    let mut lines = text.lines().filter(|line| !line.is_empty());
-    let header = lines
-        .next()
-        .and_then(|line| line.strip_prefix("# "))
-        .filter(|line| line.starts_with("pxname,"))
-        .ok_or_else(|| AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) })?;
-    let header = csv::fields(header);
+    let (header, lines) = table(text)?;
     let at = |name: &'static str| {
         header.iter().position(|column| column == name).ok_or(AnswerError::Missing { asked: ASKED, name })
     };
@@ -119,6 +108,17 @@ pub fn counters(text: &str) -> Result<Vec<(ServerPath, Counters)>, AnswerError> 
         Some((path, Counters { in_hand: number(scur).saturating_add(number(qcur)), rate: number(rate) }))
     };
     Ok(lines.filter_map(row).collect())
+}
+
+/// The columns, and the rows below them.
+fn table(text: &str) -> Result<(Vec<String>, impl Iterator<Item = &str>), AnswerError> {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let header = lines
+        .next()
+        .and_then(|line| line.strip_prefix("# "))
+        .filter(|line| line.starts_with("pxname,"))
+        .ok_or_else(|| AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) })?;
+    Ok((csv::fields(header), lines))
 }
 
 /// One line beside its header: columns go by name, since their number and order differ between versions.
