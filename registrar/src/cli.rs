@@ -3,17 +3,23 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use registry::name::{InstanceName, ServiceName};
-use registry::record::Weight;
+use registry::name::ServiceName;
 use registry::session::EtcdOptions;
 
-use crate::command::{DrainOptions, ListOptions, ResumeOptions, ShowOptions, WaitOptions, WeightOptions};
-use crate::member::AddressChoice;
-use crate::probe::Check;
+use crate::command::{
+    DrainOptions, ExplainOptions, ListOptions, ResumeOptions, ShowOptions, WaitOptions, WeightOptions,
+};
+use crate::supervise::output::Form;
+use crate::supervise::program::Restart;
+
+mod service;
+
+pub use service::{NamingOption, ServiceOptions};
 
 /// Exit code for a command line that cannot be read (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
@@ -40,6 +46,9 @@ pub enum Command {
     Watch(ListOptions),
     /// Say all that stands in the registry about one instance. Exits with 1 if it is not registered.
     Show(ShowOptions),
+    /// Say why an instance gets traffic, or none: its record, operators' wishes, and what every balancer says about it, each
+    /// asked by itself.
+    Explain(ExplainOptions),
     /// Take an instance out of rotation, by an override: sticky clients may stay their time (`--now`: not even they).
     Drain(DrainOptions),
     /// Take a drain back.
@@ -66,63 +75,48 @@ pub enum Command {
 /// Options of `run`. Each can be given in the environment instead; a flag wins.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// The service that the app is an instance of.
-    #[arg(long, env = "LEASEHOLD_SERVICE", value_name = "SERVICE")]
-    pub service: ServiceName,
-    /// The TCP port that the app listens on.
-    #[arg(long, env = "LEASEHOLD_PORT", value_parser = port, value_name = "PORT")]
-    pub port: NonZeroU16,
-    /// Where balancers reach the app: an IP address, or `auto` for the local address of the route to etcd.
-    #[arg(long, env = "LEASEHOLD_ADDRESS", default_value = "auto", value_name = "auto|IP")]
-    pub address: AddressChoice,
-    /// The instance's name within the service [default: the host's name].
-    #[arg(long, env = "LEASEHOLD_INSTANCE", value_name = "NAME", value_parser = instance)]
-    pub instance: Option<InstanceName>,
-    /// How to find out whether the app is healthy: a GET that answers 200 to 399, a TCP connect, the
-    /// standard gRPC health service (of the whole, or of SERVICE), a shell command that ends with 0, or nothing.
+    /// A TOML file for what flags cannot say: several services, and processes beside the app.
+    #[arg(long, env = "LEASEHOLD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The service that the app is an instance of. Those in the file come on top.
     #[arg(
         long,
-        env = "LEASEHOLD_CHECK",
-        default_value = "tcp",
-        value_name = "http:/PATH|tcp|grpc[:SERVICE]|exec:COMMAND|none"
+        env = "LEASEHOLD_SERVICE",
+        value_name = "SERVICE",
+        required_unless_present = "config",
+        requires = "port"
     )]
-    pub check: Check,
-    /// Time between two checks. Until the app is first healthy, it is checked every 100 ms.
-    #[arg(long, env = "LEASEHOLD_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = duration)]
-    pub interval: Duration,
-    /// Longest a check may take; longer is a failure.
-    #[arg(long, env = "LEASEHOLD_CHECK_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
-    pub check_timeout: Duration,
-    /// Checks in a row that must pass before the app is taken for healthy.
-    #[arg(long, env = "LEASEHOLD_RISE", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub rise: u32,
-    /// Checks in a row that must fail before the app is taken for unhealthy.
-    #[arg(long, env = "LEASEHOLD_FALL", default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub fall: u32,
+    pub service: Option<ServiceName>,
+    /// The TCP port that the app listens on.
+    #[arg(long, env = "LEASEHOLD_PORT", value_parser = port, value_name = "PORT", requires = "service")]
+    pub port: Option<NonZeroU16>,
+    /// Of the instance, and its check. Services of the file take from here what the file does not say.
+    #[command(flatten)]
+    pub instance: ServiceOptions,
     /// How long the registration outlives a registrar that dies, in whole seconds.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub ttl: Duration,
-    /// Share of the traffic, 1 to 256.
-    #[arg(long, env = "LEASEHOLD_WEIGHT", default_value = "100", value_name = "N")]
-    pub weight: Weight,
-    /// A label such as `version=1.2` or `zone=a`; may be given several times, or separated by commas.
-    #[arg(long = "label", env = "LEASEHOLD_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
-    pub labels: Vec<(String, String)>,
-    /// When leaving: how long sticky clients may stay.
-    #[arg(long, env = "LEASEHOLD_STICKY", default_value = "0s", value_name = "TIME", value_parser = duration)]
-    pub sticky: Duration,
-    /// When leaving: how long requests in flight may take, after the sticky time.
-    #[arg(long, env = "LEASEHOLD_INFLIGHT", default_value = "30s", value_name = "TIME", value_parser = duration)]
-    pub inflight: Duration,
-    /// When joining: how long the traffic takes to ramp up.
-    #[arg(long, env = "LEASEHOLD_SLOW_START", default_value = "0s", value_name = "TIME", value_parser = duration)]
-    pub slow_start: Duration,
     /// When leaving: longest wait for the balancers to say that they are done; then the app is stopped all the same.
     #[arg(long, env = "LEASEHOLD_LEAVE_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = duration)]
     pub leave_timeout: Duration,
     /// Time the app has to end after TERM, before it is killed.
     #[arg(long, env = "LEASEHOLD_STOP_GRACE", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub stop_grace: Duration,
+    /// When the app is started again after it has ended; not after exit code 125. It keeps its name meanwhile, and gets no
+    /// traffic. With `no` the registrar ends as the app did.
+    #[arg(long, env = "LEASEHOLD_RESTART", default_value = "no", value_name = "no|on-failure|always")]
+    pub restart: Restart,
+    /// How many times in a row it is started again, each less than a minute after the last; then the registrar ends.
+    #[arg(long, env = "LEASEHOLD_RESTARTS_MAX", default_value_t = 5, value_name = "N")]
+    pub restarts_max: u32,
+    /// How the app's output, and that of those beside it, is handed on: as they write it, by whole lines, or as a JSON
+    /// object a line with service, instance and process [default: inherit, and lines with processes beside the app].
+    #[arg(long, env = "LEASEHOLD_APP_OUTPUT", value_enum, value_name = "FORM")]
+    pub app_output: Option<Form>,
+    /// A FIFO that gets a copy of it, for a log forwarder; made if nothing stands there. Nobody waits for who reads it:
+    /// lines that do not fit are dropped, and counted.
+    #[arg(long, env = "LEASEHOLD_APP_OUTPUT_COPY", value_name = "FIFO")]
+    pub app_output_copy: Option<PathBuf>,
     /// Where to serve gRPC health and `/healthz`; port 0 takes a free one.
     #[arg(long, env = "LEASEHOLD_LISTEN", default_value = "127.0.0.1:7101", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
@@ -181,24 +175,9 @@ fn port(text: &str) -> Result<NonZeroU16, String> {
     text.parse().map_err(|_| "a port is a number from 1 to 65535".into())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "write a number and its unit, for example 500ms, 10s or 2m".into())
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("write KEY=VALUE, for example zone=a".into()),
-    }
-}
-
-/// `auto` is a legal name, but it is kept for the numbered names: who writes it does not mean it as one.
-fn instance(text: &str) -> Result<InstanceName, String> {
-    if text == "auto" {
-        return Err("numbered names (`auto`) are not given out yet: write a name".into());
-    }
-    text.parse::<InstanceName>().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -225,15 +204,19 @@ mod tests {
     fn the_documented_defaults_hold() {
         let options = parse(&[]).unwrap();
         assert_eq!(
-            (options.interval, options.check_timeout),
+            (options.instance.interval, options.instance.check_timeout),
             (Duration::from_secs(2), Duration::from_secs(1))
         );
-        assert_eq!((options.rise, options.fall, options.ttl), (2, 3, Duration::from_secs(10)));
+        assert_eq!((options.instance.rise, options.instance.fall), (2, 3));
+        assert_eq!((options.ttl, options.restart), (Duration::from_secs(10), Restart::No));
         assert_eq!(
             (options.leave_timeout, options.stop_grace),
             (Duration::from_mins(1), Duration::from_secs(10))
         );
-        assert_eq!((options.sticky, options.inflight), (Duration::ZERO, Duration::from_secs(30)));
+        assert_eq!(
+            (options.instance.sticky, options.instance.inflight),
+            (Duration::ZERO, Duration::from_secs(30))
+        );
         assert_eq!(options.listen, "127.0.0.1:7101".parse().unwrap());
         assert!(options.command.is_empty());
     }
@@ -242,7 +225,7 @@ mod tests {
     fn the_command_is_everything_after_the_dashes() {
         let options = parse(&["--label", "zone=a,v=1=2", "--", "sh", "-c", "exit 1"]).unwrap();
         assert_eq!(options.command, ["sh", "-c", "exit 1"]);
-        assert_eq!(options.labels, [("zone".into(), "a".into()), ("v".into(), "1=2".into())]);
+        assert_eq!(options.instance.labels, [("zone".into(), "a".into()), ("v".into(), "1=2".into())]);
     }
 
     #[test]
@@ -251,11 +234,10 @@ mod tests {
             ("--service=a b --port=1", "1 to 64 of the characters"),
             ("--service=web --port=0", "1 to 65535"),
             ("--service=web --port=1 --instance=-x", "1 to 64 of the characters"),
-            ("--service=web --port=1 --instance=auto", "write a name"),
             ("--service=web --port=1 --interval=2", "500ms"),
             ("--service=web --port=1 --label=zone", "KEY=VALUE"),
             ("--service=web --port=1 --check=ping", "http:/PATH"),
-            ("--service=web --port=1 --address=localhost", "IP address"),
+            ("--service=web --port=1 --address=10.0.0.0/40", "IP address"),
             ("--service=web --port=1 --weight=0", "1 to 256"),
             ("--service=web", "--port"),
         ] {

@@ -1,8 +1,9 @@
 //! The operator's commands: they speak to etcd alone, and end.
 //!
-//! [`read`] lists what stands in the registry, [`list`] and [`show`] tell it, [`wish`] writes overrides, [`wait`] follows
+//! [`read`] lists what stands in the registry, [`list`], [`show`] and [`explain`] tell it, [`wish`] writes overrides, [`wait`] follows
 //! until something is so, [`watch`] for as long as somebody reads. What they say is a [`Told`]: `main` prints it.
 
+mod explain;
 mod list;
 mod options;
 mod read;
@@ -12,10 +13,11 @@ mod wait;
 mod watch;
 mod wish;
 
+pub use explain::explain;
 pub use list::list;
 pub use options::{
-    DrainOptions, ListOptions, LookOptions, Output, Reached, ResumeOptions, ShowOptions, WaitOptions,
-    WeightOptions, WeightWish, WishOptions,
+    DrainOptions, ExplainOptions, ListOptions, LookOptions, Output, Reached, ResumeOptions, ShowOptions,
+    WaitOptions, WeightOptions, WeightWish, WishOptions,
 };
 pub use show::show;
 pub use wait::wait;

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
                 told(command::watch(options, |line| writeln!(io::stdout(), "{line}").is_ok()).await)
             }
             Command::Show(options) => told(command::show(options).await),
+            Command::Explain(options) => told(command::explain(options).await),
             Command::Drain(options) => told(command::drain(options).await),
             Command::Resume(options) => told(command::resume(options).await),
             Command::Weight(options) => told(command::weight(options).await),

@@ -1,20 +1,54 @@
 //! One instance's membership: the record that stands for it, and how it leaves.
 //!
-//! [`machine`] decides, [`leave`] knows which balancers are still awaited, `address` finds out where the app can be
+//! [`machine`] decides, `claim` finds a numbered name for who has none, [`leave`] knows which balancers are still awaited, `address` finds out where the app can be
 //! reached, `task` performs.
 
 mod address;
+mod claim;
 pub mod leave;
 pub mod machine;
 mod report;
 mod task;
 
 pub use address::{AddressChoice, AddressError, find};
+pub use claim::Claim;
+pub(crate) use claim::DIGITS_MAX;
 pub use report::Report;
 pub use task::{Member, SharedLease};
 
 use registry::key::{Key, Prefix};
-use registry::name::InstanceId;
+use registry::name::{InstanceId, InstanceName, ServiceName};
+
+/// What an instance is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// This, whoever has it now.
+    Is(InstanceName),
+    /// `<service>-<n>`, with the lowest free number.
+    Auto,
+}
+
+/// Who wants to be a member.
+#[derive(Clone, Debug)]
+pub struct Applicant {
+    /// Of this service.
+    pub service: ServiceName,
+    /// Under this name.
+    pub naming: Naming,
+    /// The random id of this process: its record, and acks for it, carry it.
+    pub owner: String,
+    /// Where the registry stands.
+    pub prefix: Prefix,
+}
+
+impl Applicant {
+    /// Who it is under `name`.
+    #[must_use]
+    pub fn named(&self, name: InstanceName) -> Identity {
+        let id = InstanceId { service: self.service.clone(), instance: name };
+        Identity { id, owner: self.owner.clone(), prefix: self.prefix.clone() }
+    }
+}
 
 /// Who a member is, and how others tell.
 #[derive(Clone, Debug)]
@@ -36,15 +70,19 @@ impl Identity {
 }
 
 /// How a member is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four answers to four independent questions")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "five answers to five independent questions")]
 pub struct Status {
+    /// What it is called; `None` as long as it has claimed no name.
+    pub name: Option<InstanceName>,
     /// It should get traffic.
     pub wants_traffic: bool,
     /// The app's checks pass.
     pub healthy: bool,
     /// Its record stands, as far as is known, under a lease that is held.
     pub registered: bool,
+    /// Somebody newer has its name, or none was left for it.
+    pub stood_down: bool,
     /// It has left: no balancer is awaited any more.
     pub left: bool,
 }

@@ -1,6 +1,7 @@
 //! `/metrics`, in Prometheus' text format, drawn up when somebody asks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -9,18 +10,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Error, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use registry::lease::{Counts, Standing};
-use registry::name::InstanceId;
+use registry::name::ServiceName;
 use tokio::sync::watch;
 
 use crate::member::Status;
+use crate::supervise::Restarts;
 
 /// What the metrics are drawn from.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
-    pub(crate) id: InstanceId,
-    pub(crate) member: watch::Receiver<Status>,
-    pub(crate) standing: watch::Receiver<Standing>,
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) members: Vec<(ServiceName, watch::Receiver<Status>)>,
+    /// `None` where nothing is registered.
+    pub(crate) lease: Option<(watch::Receiver<Standing>, Arc<Counts>)>,
+    pub(crate) restarts: Restarts,
 }
 
 /// The page, for the port.
@@ -38,30 +40,56 @@ async fn scrape(State(sources): State<Sources>) -> Response {
 }
 
 fn text(sources: &Sources) -> Result<String, Error> {
-    let (member, standing) = (*sources.member.borrow(), sources.standing.borrow().clone());
     let registry = Registry::new();
-    let named = |name: &str, help: &str| {
-        let InstanceId { service, instance } = &sources.id;
-        // Not `instance`: Prometheus has that label for where it scrapes.
-        Opts::new(name, help).const_label("service", service.as_str()).const_label("name", instance.as_str())
-    };
+    if let Some((standing, counts)) = &sources.lease {
+        let held = standing.borrow().lease.is_some();
+        for (service, status) in &sources.members {
+            // Not `instance`: Prometheus has that label for where it scrapes.
+            let status = status.borrow().clone();
+            let name = status.name.as_ref().map_or("", |name| name.as_str());
+            let labelled =
+                |opts: Opts| opts.const_label("service", service.as_str()).const_label("name", name);
+            member(&registry, &labelled, &status, held)?;
+            lease(&registry, &labelled, counts)?;
+        }
+    }
+    for (process, restarts) in sources.restarts.iter() {
+        let help = "How often a process was started again after it had ended.";
+        let opts = Opts::new("leasehold_registrar_restarts_total", help).const_label("process", process);
+        let counter = IntCounter::with_opts(opts)?;
+        counter.inc_by(restarts.load(Ordering::Relaxed));
+        registry.register(Box::new(counter))?;
+    }
+    TextEncoder::new().encode_to_string(&registry.gather())
+}
+
+fn member(
+    registry: &Registry,
+    labelled: &impl Fn(Opts) -> Opts,
+    status: &Status,
+    held: bool,
+) -> Result<(), Error> {
     let flags = [
-        ("leasehold_registrar_app_healthy", "Whether the app's own check passes.", member.healthy),
-        ("leasehold_registrar_registered", "Whether the record stands in etcd.", member.registered),
-        ("leasehold_registrar_wants_traffic", "Whether it should get traffic.", member.wants_traffic),
-        ("leasehold_registrar_lease_held", "Whether a lease is held.", standing.lease.is_some()),
+        ("leasehold_registrar_app_healthy", "Whether the app's own check passes.", status.healthy),
+        ("leasehold_registrar_registered", "Whether the record stands in etcd.", status.registered),
+        ("leasehold_registrar_wants_traffic", "Whether it should get traffic.", status.wants_traffic),
+        ("leasehold_registrar_lease_held", "Whether a lease is held.", held),
         (
             "leasehold_registrar_superseded",
             "Whether somebody newer has its name: it stands down.",
-            !standing.superseded.is_empty(),
+            status.stood_down,
         ),
     ];
     for (name, help, set) in flags {
-        let gauge = IntGauge::with_opts(named(name, help))?;
+        let gauge = IntGauge::with_opts(labelled(Opts::new(name, help)))?;
         gauge.set(set.into());
         registry.register(Box::new(gauge))?;
     }
-    let counts = &sources.counts;
+    Ok(())
+}
+
+/// The process has one lease; it is told of for each of its members.
+fn lease(registry: &Registry, labelled: &impl Fn(Opts) -> Opts, counts: &Counts) -> Result<(), Error> {
     let counters = [
         ("leasehold_registrar_beats_total", "Beats of the lease that etcd acknowledged.", counts.beats()),
         (
@@ -72,9 +100,9 @@ fn text(sources: &Sources) -> Result<String, Error> {
         ("leasehold_registrar_leases_lost_total", "Leases that ran out or were gone.", counts.leases_lost()),
     ];
     for (name, help, count) in counters {
-        let counter = IntCounter::with_opts(named(name, help))?;
+        let counter = IntCounter::with_opts(labelled(Opts::new(name, help)))?;
         counter.inc_by(count);
         registry.register(Box::new(counter))?;
     }
-    TextEncoder::new().encode_to_string(&registry.gather())
+    Ok(())
 }

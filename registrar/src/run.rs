@@ -1,32 +1,35 @@
 //! Wires everything up, and performs what [`Life`] decides.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use proto::health::Statuses;
 use proto::port::{self, Beside, ListenError, Tls, TlsError};
-use registry::lease::{self, Standing};
-use registry::session::Session;
 use registry::time::Clock;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, ServiceConfig};
 use crate::health;
-use crate::member::{self, Identity, Member, SharedLease, Status};
+use crate::member::{self, Status};
+use crate::members::Members;
 use crate::metrics::{self, Sources};
 use crate::probe::{self, AppHealth};
 use crate::service_manager::{self, Pulse};
 use crate::supervise::life::{Action, Input, Life};
-use crate::supervise::{self, Child, Exit, Processes, Request, SpawnError};
+use crate::supervise::output::{Origin, Output, OutputError};
+use crate::supervise::{self, AppLife, Children, Exit, Processes, Request, SpawnError};
 
-/// Longest wait for what is left of the app's process group, which was killed.
+/// Longest wait for what is left of the programs, which were killed, and for their last words.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// What a shell says of a program that cannot be run.
+const EXIT_NOT_RUN: u8 = 127;
 
 /// Why nothing could be started.
 #[derive(Debug, thiserror::Error)]
@@ -37,23 +40,34 @@ pub enum RunError {
     /// TLS on it cannot be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The app cannot be started.
+    /// The app, or one beside it, cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// Their output cannot be handed on.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The kernel refuses what supervising needs.
     #[error("cannot take over the waiting for child processes: {0}")]
     Reaper(io::Error),
+    /// The kernel refuses a thread.
+    #[error("cannot start the thread that keeps the lease: {0}")]
+    Thread(io::Error),
 }
 
 impl RunError {
-    /// The exit code that says so: a shell's for a command that cannot be run, 78 for a certificate, 1 for the rest.
+    /// The exit code that says so: a shell's for a command that cannot be run, 78 for a certificate or a FIFO, 1 for the
+    /// rest.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Spawn(SpawnError::NotFound { .. }) => 127,
+            Self::Spawn(SpawnError::NotFound { .. }) => EXIT_NOT_RUN,
             Self::Spawn(SpawnError::NotExecutable { .. }) => 126,
-            Self::Tls(_) => 78,
-            Self::Spawn(SpawnError::Refused { .. }) | Self::Listen(_) | Self::Reaper(_) => 1,
+            Self::Tls(_) | Self::Output(OutputError::NoFifo(_) | OutputError::Fifo { .. }) => 78,
+            Self::Spawn(SpawnError::Refused { .. })
+            | Self::Output(OutputError::Thread(_))
+            | Self::Listen(_)
+            | Self::Reaper(_)
+            | Self::Thread(_) => 1,
         }
     }
 }
@@ -67,19 +81,19 @@ pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8
     let (processes, reaping) = supervise::start().map_err(RunError::Reaper)?;
     let mut parts = JoinSet::new();
     parts.spawn(reaping);
-    let app = match &config.command {
-        Some((program, args)) => {
-            let mut command = Command::new(program);
-            command.args(args);
-            service_manager::keep_from(&mut command);
-            Some(processes.spawn(command).await?)
+    let origin = FirstMember::of(&config);
+    let output = Output::start(&config.output, origin.clone())?;
+    let mut children = Children::new(config.programs.clone(), processes.clone(), output);
+    let mut life = Life::new(children.programs(), config.app);
+    for action in life.step(Clock.now(), Input::Start) {
+        let Action::Spawn(number) = action else { continue };
+        if let Err(error) = children.spawn(number).await {
+            children.abandon(SETTLE_MAX).await;
+            return Err(error.into());
         }
-        None => None,
-    };
-    if let Some(app) = &app {
-        tracing::info!(pid = app.pid.as_raw(), "the app is started");
     }
-    let supervised = Supervised::start(config, (listener, tls), processes, app, parts).await;
+    let supervised = Supervised::start(config, (listener, tls), processes, children, life, parts).await?;
+    origin.is(supervised.members.watches());
     let pulse = Pulse::ready(Clock.now());
     Ok(supervised.run(requests, pulse).await)
 }
@@ -87,72 +101,50 @@ pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8
 /// Everything that runs.
 struct Supervised {
     life: Life,
-    app: Option<Child>,
-    processes: Processes,
-    lease: SharedLease,
-    standing: watch::Receiver<Standing>,
-    member: watch::Receiver<Status>,
-    leaving: CancellationToken,
+    children: Children,
+    /// The number of the app.
+    app: Option<usize>,
+    app_life: watch::Sender<AppLife>,
+    members: Members,
     statuses: watch::Sender<Statuses>,
-    service: registry::name::ServiceName,
     /// The tasks; none may end before the process does.
     parts: JoinSet<()>,
     shutdown: CancellationToken,
 }
 
-/// One of the things that are waited for.
-enum Happened {
-    Request(Request),
-    Input(Input),
-    /// Something to look at anew.
-    Changed,
-}
-
 impl Supervised {
     async fn start(
         config: Config,
-        (listener, tls): (tokio::net::TcpListener, Option<Tls>),
+        (listener, tls): (TcpListener, Option<Tls>),
         processes: Processes,
-        app: Option<Child>,
+        children: Children,
+        life: Life,
         mut parts: JoinSet<()>,
-    ) -> Self {
+    ) -> Result<Self, RunError> {
         let shutdown = CancellationToken::new();
-        let session = Session::new(config.etcd.clone());
-        let (lease, holding) = lease::hold(session.clone(), config.ttl, shutdown.clone());
-        let (standing, counts) = (lease.standing(), lease.counts());
-        let lease = Arc::new(Mutex::new(lease));
-        parts.spawn(holding);
+        announce(&config, listener.local_addr().ok());
+        let (app_life, known_life) = watch::channel(AppLife { starts: 1, ended: None });
+        let mut candidates = vec![];
+        for service in &config.services {
+            let (publish, health) = watch::channel(AppHealth::default());
+            let endpoints = config.etcd.endpoints().to_vec();
+            let app = (processes.clone(), known_life.clone());
+            parts.spawn(watch_app(service.clone(), endpoints, app, publish));
+            candidates.push((service.member.clone(), health));
+        }
+        let members = Members::start(candidates, &config.etcd, config.ttl, &shutdown, &mut parts)
+            .await
+            .map_err(RunError::Thread)?;
 
-        let (app_health, known_health) = watch::channel(AppHealth::default());
-        parts.spawn(watch_app(config.clone(), session.clone(), processes.clone(), app_health));
-
-        let leaving = shutdown.child_token();
-        let id = config.member.id.clone();
-        let service = id.service.clone();
-        let identity = identity(&config);
-        announce(&config, listener.local_addr().ok(), &identity);
-        let (member, status) =
-            Member::new(config.member, identity, session, Arc::clone(&lease), known_health, leaving.clone())
-                .await;
-        parts.spawn(member.run());
-
-        let (statuses, served) = watch::channel(health::statuses(&service, Status::default(), true));
-        let sources = Sources { id, member: status.clone(), standing: standing.clone(), counts };
+        let (statuses, served) = watch::channel(health::statuses(&members.statuses(), true));
+        let sources = Sources {
+            members: members.watches().to_vec(),
+            lease: members.lease(),
+            restarts: children.restarts(),
+        };
         let beside = Beside { pages: metrics::pages(sources), tls, ..Beside::default() };
         parts.spawn(port::serve(listener, served, beside, shutdown.clone()));
-        Self {
-            life: Life::new(app.is_some(), config.stop_grace),
-            app,
-            processes,
-            lease,
-            standing,
-            member: status,
-            leaving,
-            statuses,
-            service,
-            parts,
-            shutdown,
-        }
+        Ok(Self { life, children, app: config.app, app_life, members, statuses, parts, shutdown })
     }
 
     async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut pulse: Pulse) -> u8 {
@@ -160,39 +152,38 @@ impl Supervised {
         loop {
             pulse.beat(clock.now());
             let wake_at = [self.life.wake_at(), pulse.wake_at()].into_iter().flatten().min();
-            let happened = tokio::select! {
+            let input = tokio::select! {
                 biased;
-                exit = ended(&mut self.app) => Happened::Input(self.app_ended(exit)),
-                Some(request) = requests.recv() => Happened::Request(request),
-                Ok(()) = self.member.changed() => Happened::Changed,
-                Ok(()) = self.standing.changed() => Happened::Changed,
-                Some(_) = self.parts.join_next() => Happened::Input(self.part_ended()),
-                () = clock.until(wake_at) => Happened::Input(Input::Woke),
+                (number, exit) = self.children.ended() => Some(self.exited(number, exit)),
+                Some(request) = requests.recv() => self.request(request).await,
+                () = self.members.changed() => self.look(),
+                Some(_) = self.parts.join_next() => Some(self.part_ended()),
+                () = clock.until(wake_at) => Some(Input::Woke),
             };
-            let input = match happened {
-                Happened::Input(input) => Some(input),
-                Happened::Request(request) => self.request(request).await,
-                Happened::Changed => self.look(),
-            };
-            for action in input.map_or_else(Vec::new, |input| self.life.step(clock.now(), input)) {
-                if let Action::End(code) = action {
-                    return self.end(code).await;
+            let mut inputs: VecDeque<Input> = input.into_iter().collect();
+            while let Some(input) = inputs.pop_front() {
+                for action in self.life.step(clock.now(), input) {
+                    if let Action::End(code) = action {
+                        return self.end(code).await;
+                    }
+                    inputs.extend(self.perform(action).await);
                 }
-                self.perform(action).await;
             }
             self.tell();
         }
     }
 
-    fn app_ended(&mut self, exit: Exit) -> Input {
-        tracing::info!("the app {exit}");
-        self.app = None;
-        Input::AppEnded(exit)
+    /// That the app has ended needs no check to be found out.
+    fn exited(&self, number: usize, exit: Exit) -> Input {
+        if self.app == Some(number) {
+            self.app_life.send_modify(|life| life.ended = Some(exit));
+        }
+        Input::Exited(number, exit)
     }
 
     fn part_ended(&self) -> Input {
-        // The lease's task ends when it is released, which is looked at as a change.
-        if self.standing.borrow().released {
+        // The lease's task ends when it is released.
+        if self.members.are_released() {
             return Input::Released;
         }
         tracing::error!("a part of the registrar ended that should not have: stopping; please report this");
@@ -207,45 +198,70 @@ impl Supervised {
                 Some(Input::Stop)
             }
             Request::Forward(signal) => {
-                self.signal_app(signal).await;
+                if let Some(app) = self.app {
+                    self.children.signal(app, signal).await;
+                }
                 None
             }
         }
     }
 
-    fn look(&mut self) -> Option<Input> {
-        if self.standing.borrow_and_update().released {
+    fn look(&self) -> Option<Input> {
+        if self.members.are_released() {
             return Some(Input::Released);
         }
-        self.member.borrow_and_update().left.then_some(Input::Left)
+        self.members.have_left().then_some(Input::Left)
     }
 
-    async fn perform(&mut self, action: Action) {
+    /// What has come of it, if anything.
+    async fn perform(&mut self, action: Action) -> Option<Input> {
         match action {
-            Action::Leave => self.leaving.cancel(),
-            Action::Term => {
-                tracing::info!("stopping the app");
-                self.signal_app(Signal::SIGTERM).await;
+            Action::Spawn(number) => return self.spawn_again(number).await,
+            Action::Term(number) => {
+                tracing::info!(process = self.children.name(number), "stopping");
+                self.children.signal(number, Signal::SIGTERM).await;
             }
-            Action::Kill => {
-                tracing::warn!("killing the app: it did not end in time, or was not to be waited for");
-                self.signal_app(Signal::SIGKILL).await;
+            Action::Kill(number) => {
+                let process = self.children.name(number);
+                tracing::warn!(process, "killing: it did not end in time, or was not to be waited for");
+                self.children.signal(number, Signal::SIGKILL).await;
             }
-            Action::Release => {
-                self.lease.lock().await.release().await;
+            Action::Again(number, exit, wait) => {
+                self.children.count_restart(number);
+                let (process, ms) = (self.children.name(number), wait.as_millis());
+                tracing::warn!(process, "{exit}; it is started again in {ms} ms");
             }
+            Action::GaveUp(number) => {
+                let process = self.children.name(number);
+                tracing::error!(process, "it ends again and again: giving up, and stopping everything");
+            }
+            Action::Leave => self.members.leave(),
+            Action::Release => self.members.release().await,
             Action::End(_) => {}
         }
+        None
     }
 
-    async fn signal_app(&self, signal: Signal) {
-        if let Some(app) = &self.app {
-            self.processes.signal(app.pid, signal).await;
+    async fn spawn_again(&mut self, number: usize) -> Option<Input> {
+        match self.children.spawn(number).await {
+            Ok(()) => {
+                if self.app == Some(number) {
+                    self.app_life.send_modify(|life| {
+                        life.starts = life.starts.wrapping_add(1);
+                        life.ended = None;
+                    });
+                }
+                None
+            }
+            Err(error) => {
+                tracing::error!(process = self.children.name(number), "{error}");
+                Some(Input::Exited(number, Exit::Code(EXIT_NOT_RUN)))
+            }
         }
     }
 
     fn tell(&self) {
-        let statuses = health::statuses(&self.service, *self.member.borrow(), self.life.is_running());
+        let statuses = health::statuses(&self.members.statuses(), self.life.is_running());
         self.statuses.send_if_modified(|told| {
             let changed = *told != statuses;
             *told = statuses;
@@ -254,52 +270,61 @@ impl Supervised {
     }
 
     async fn end(self, code: u8) -> u8 {
-        self.processes.settled(SETTLE_MAX).await;
+        self.children.finish(SETTLE_MAX).await;
         self.shutdown.cancel();
         tracing::info!(code, "ended");
         code
     }
 }
 
-/// How the app ended, once it has; never, where there is none.
-async fn ended(app: &mut Option<Child>) -> Exit {
-    match app {
-        // A reaper that ended without an answer is told of by its own task; the app's end is then unknown.
-        Some(app) => match (&mut app.exit).await {
-            Ok(exit) => exit,
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
 /// Finds out where the app is, then watches it there.
 async fn watch_app(
-    config: Config,
-    session: Session,
-    processes: Processes,
+    config: ServiceConfig,
+    endpoints: Vec<String>,
+    (processes, life): (Processes, watch::Receiver<AppLife>),
     publish: watch::Sender<AppHealth>,
 ) {
     let seed = fastrand::u64(..);
-    let address = member::find(config.member.address, session.endpoints(), seed).await;
+    let address = member::find(&config.member.address, &endpoints, seed).await;
     let target = SocketAddr::new(address, config.member.record.port.get());
-    tracing::info!(check = %config.probe.check, at = %target, "watching the app");
-    probe::watch(config.probe, target, seed, processes, publish).await;
+    tracing::info!(service = %config.member.service, check = %config.probe.check, at = %target, "watching the app");
+    probe::watch(config.probe, target, seed, processes, life, publish).await;
 }
 
-fn identity(config: &Config) -> Identity {
-    Identity {
-        id: config.member.id.clone(),
-        owner: format!("{:016x}", fastrand::u64(..)),
-        prefix: config.etcd.prefix().clone(),
+fn announce(config: &Config, listen: Option<SocketAddr>) {
+    let listen = listen.unwrap_or(config.listen);
+    let services: Vec<_> = config.services.iter().map(|one| one.member.service.as_str()).collect();
+    tracing::info!(services = services.join(","), %listen, "registrar started");
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 
-fn announce(config: &Config, listen: Option<SocketAddr>, identity: &Identity) {
-    let listen = listen.unwrap_or(config.listen);
-    let Identity { id, owner, prefix } = identity;
-    tracing::info!(service = %id.service, instance = %id.instance, owner, %prefix, %listen, "registrar started");
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
+/// Whose output it is that the programs print: the first service's.
+#[derive(Clone)]
+struct FirstMember {
+    service: Option<String>,
+    status: Arc<OnceLock<watch::Receiver<Status>>>,
+}
+
+impl FirstMember {
+    fn of(config: &Config) -> Self {
+        let service = config.services.first().map(|one| one.member.service.to_string());
+        Self { service, status: Arc::default() }
+    }
+
+    fn is(&self, members: &[(registry::name::ServiceName, watch::Receiver<Status>)]) {
+        if let Some((_, status)) = members.first() {
+            // Set once.
+            let _ = self.status.set(status.clone());
+        }
+    }
+}
+
+impl Origin for FirstMember {
+    fn names(&self) -> (Option<String>, Option<String>) {
+        let name =
+            self.status.get().and_then(|status| status.borrow().name.as_ref().map(ToString::to_string));
+        (self.service.clone(), name)
     }
 }

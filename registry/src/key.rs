@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::name::{BalancerName, InstanceId, NameError};
+use crate::name::{BalancerName, InstanceId, NameError, ServiceName};
 
 /// Where everything of ours stands in etcd, `/leasehold/v1` unless told otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,12 @@ impl Prefix {
     #[must_use]
     pub fn instances(&self) -> String {
         format!("{}/instances/", self.0)
+    }
+
+    /// The records of one service's instances.
+    #[must_use]
+    pub fn instances_of(&self, service: &ServiceName) -> String {
+        format!("{}/instances/{service}/", self.0)
     }
 
     /// What lb-sync follows: operators' overrides.

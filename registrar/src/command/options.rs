@@ -50,6 +50,9 @@ pub struct ShowOptions {
     pub look: LookOptions,
 }
 
+/// Of `explain`.
+pub type ExplainOptions = ShowOptions;
+
 /// Of those that write an override.
 #[derive(Args, Clone, Debug)]
 pub struct WishOptions {

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use registry::follow::{Change, Entry, Event};
-use registry::name::BalancerName;
+use registry::name::{BalancerName, InstanceName};
 use registry::record::{InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
 use super::leave::View;
-use super::{Identity, Report, Status};
+use super::{Applicant, Claim, Identity, Naming, Report, Status};
 use crate::probe::AppHealth;
 
 /// How the record stands in etcd.
@@ -31,6 +31,8 @@ pub enum Input {
     Health(AppHealth),
     /// How the record stands.
     Standing(Standing),
+    /// What came of [`Action::Claim`]; `None`: no name is left.
+    Claimed(Option<Claim>),
     /// Something about our own key, after [`Action::FollowOwn`].
     Own(Event),
     /// Something about balancers' presence, after [`Action::FollowBalancers`].
@@ -52,6 +54,15 @@ pub enum Action {
         at: SocketAddr,
         /// What it says of itself.
         state: InstanceState,
+        /// Only if the key's `mod_revision` is this.
+        expected: Option<i64>,
+    },
+    /// Find a name for who listens there; asked again, only the last counts.
+    Claim {
+        /// Where the app is.
+        at: SocketAddr,
+        /// A name that is registered at this address was ours.
+        returns: bool,
     },
     /// Follow our own key.
     FollowOwn,
@@ -65,6 +76,8 @@ pub enum Action {
 enum State {
     /// Never healthy so far: there is no record.
     Starting,
+    /// Healthy, and looking for a name.
+    Claiming { at: SocketAddr, returns: bool },
     /// The record is to say `up` or `down`.
     Member { at: SocketAddr, up: bool },
     /// The record is to say `draining`; at `deadline` nobody is waited for any more.
@@ -78,7 +91,9 @@ enum State {
 /// The membership machine.
 #[derive(Debug)]
 pub struct Machine {
-    identity: Identity,
+    applicant: Applicant,
+    /// Who it is; `None` before a name is claimed.
+    identity: Option<Identity>,
     leave_max: Duration,
     state: State,
     healthy: bool,
@@ -93,8 +108,13 @@ pub struct Machine {
 impl Machine {
     /// Starts without a record. Leaving takes `leave_max` at most.
     #[must_use]
-    pub fn new(identity: Identity, leave_max: Duration) -> Self {
+    pub fn new(applicant: Applicant, leave_max: Duration) -> Self {
+        let identity = match &applicant.naming {
+            Naming::Is(name) => Some(applicant.named(name.clone())),
+            Naming::Auto => None,
+        };
         Self {
+            applicant,
             identity,
             leave_max,
             state: State::Starting,
@@ -110,8 +130,22 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Tick> {
         match self.state {
             State::Draining { deadline, .. } => Some(deadline),
-            State::Starting | State::Member { .. } | State::Left | State::StoodDown { .. } => None,
+            State::Starting
+            | State::Claiming { .. }
+            | State::Member { .. }
+            | State::Left
+            | State::StoodDown { .. } => None,
         }
+    }
+
+    /// Who it is, once it has a name.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    fn name(&self) -> Option<InstanceName> {
+        self.identity.as_ref().map(|identity| identity.id.instance.clone())
     }
 
     /// How it is.
@@ -119,9 +153,11 @@ impl Machine {
     pub fn status(&self) -> Status {
         let has_record = matches!(self.state, State::Member { .. } | State::Draining { .. } | State::Left);
         Status {
-            wants_traffic: matches!(self.state, State::Member { up: true, .. }),
+            name: self.name(),
+            wants_traffic: matches!(self.state, State::Member { up: true, .. } | State::Claiming { .. }),
             healthy: self.healthy,
             registered: has_record && self.standing.held && self.standing.settled && !self.gone,
+            stood_down: matches!(self.state, State::StoodDown { .. }),
             left: matches!(self.state, State::Left | State::StoodDown { left: true }),
         }
     }
@@ -131,6 +167,7 @@ impl Machine {
         match input {
             Input::Health(health) => self.health(health),
             Input::Standing(standing) => self.standing(standing),
+            Input::Claimed(claim) => self.claimed(claim),
             Input::Own(event) => self.own(event),
             Input::Presence(event) => {
                 if let State::Draining { view: Some(view), .. } = &mut self.state {
@@ -153,9 +190,18 @@ impl Machine {
         self.healthy = matches!(health, AppHealth::Up(_));
         match (&mut self.state, health) {
             (State::Starting, AppHealth::NotYet(cause)) => vec![Action::Report(Report::NotYet { cause })],
+            (State::Starting, AppHealth::Up(at)) if self.identity.is_none() => self.claim(at, true),
             (State::Starting, AppHealth::Up(at)) => {
                 self.state = State::Member { at, up: true };
                 self.put(at, InstanceState::Up, Report::Up { at })
+            }
+            (State::Claiming { at, returns }, AppHealth::Up(now_at)) if *at != now_at => {
+                let returns = *returns;
+                self.claim(now_at, returns)
+            }
+            (State::Claiming { .. }, AppHealth::Down(cause) | AppHealth::NotYet(cause)) => {
+                self.state = State::Starting;
+                vec![Action::Report(Report::Down { cause })]
             }
             (State::Member { at, up }, AppHealth::Up(now_at)) if !*up || *at != now_at => {
                 (*at, *up) = (now_at, true);
@@ -171,6 +217,30 @@ impl Machine {
         }
     }
 
+    fn claim(&mut self, at: SocketAddr, returns: bool) -> Vec<Action> {
+        self.state = State::Claiming { at, returns };
+        vec![Action::Report(Report::Up { at }), Action::Claim { at, returns }]
+    }
+
+    fn claimed(&mut self, claim: Option<Claim>) -> Vec<Action> {
+        let State::Claiming { at, .. } = self.state else {
+            return vec![]; // It is ill by now, or on its way out.
+        };
+        let Some(Claim { name, expected }) = claim else {
+            self.state = State::StoodDown { left: false };
+            return vec![Action::Report(Report::NoName)];
+        };
+        self.identity = Some(self.applicant.named(name.clone()));
+        self.standing = Standing::default();
+        self.own_followed = false;
+        self.gone = false;
+        self.state = State::Member { at, up: true };
+        vec![
+            Action::Report(Report::Claiming(name)),
+            Action::Put { at, state: InstanceState::Up, expected: Some(expected) },
+        ]
+    }
+
     fn standing(&mut self, standing: Standing) -> Vec<Action> {
         let was = std::mem::replace(&mut self.standing, standing);
         if standing.superseded {
@@ -181,7 +251,7 @@ impl Machine {
         match &mut self.state {
             State::Member { .. } if newly_settled => actions.push(Action::Report(Report::Registered)),
             State::Draining { view: view @ None, .. } if newly_settled => {
-                *view = Some(View::new(self.identity.clone()));
+                *view = self.identity.clone().map(View::new);
                 actions.push(Action::FollowBalancers);
             }
             _ => {}
@@ -197,7 +267,9 @@ impl Machine {
     }
 
     fn own(&mut self, event: Event) -> Vec<Action> {
-        let key = self.identity.key().into_bytes();
+        let Some(key) = self.identity.as_ref().map(|identity| identity.key().into_bytes()) else {
+            return vec![];
+        };
         let mut last = None;
         match event {
             Event::Listed { entries, .. } => {
@@ -234,7 +306,7 @@ impl Machine {
     /// somebody newer has the name, in one transaction with the writing.
     fn own_seen(&mut self, value: &[u8]) -> Vec<Action> {
         let ours = parse::<InstanceRecord>(value)
-            .is_ok_and(|record| record.owner.as_ref() == Some(&self.identity.owner));
+            .is_ok_and(|record| record.owner.as_ref() == Some(&self.applicant.owner));
         if ours {
             self.gone = false;
             return vec![];
@@ -243,13 +315,13 @@ impl Machine {
             State::Member { at, up: true } => self.put(at, InstanceState::Up, Report::WrittenOver),
             State::Member { at, up: false } => self.put(at, InstanceState::Down, Report::WrittenOver),
             State::Draining { at, .. } => self.put(at, InstanceState::Draining, Report::WrittenOver),
-            State::Starting | State::Left | State::StoodDown { .. } => vec![],
+            State::Starting | State::Claiming { .. } | State::Left | State::StoodDown { .. } => vec![],
         }
     }
 
     fn leave(&mut self, now: Tick) -> Vec<Action> {
         match &mut self.state {
-            State::Starting => {
+            State::Starting | State::Claiming { .. } => {
                 self.state = State::Left;
                 vec![]
             }
@@ -298,19 +370,39 @@ impl Machine {
     }
 
     fn stand_down(&mut self) -> Vec<Action> {
+        if self.applicant.naming == Naming::Auto
+            && let State::Member { at, up } = self.state
+        {
+            return self.take_another(at, up);
+        }
         let left = match self.state {
             State::StoodDown { .. } => return vec![],
             // Its record is not there any more to be drained.
             State::Draining { .. } | State::Left => true,
-            State::Starting | State::Member { .. } => false,
+            State::Starting | State::Claiming { .. } | State::Member { .. } => false,
         };
         self.state = State::StoodDown { left };
         vec![Action::Report(Report::Superseded)]
     }
 
+    /// The name is somebody else's by now, and none of ours was asked for: another does as well.
+    fn take_another(&mut self, at: SocketAddr, up: bool) -> Vec<Action> {
+        let lost = self.name().map(|name| Action::Report(Report::NameLost(name)));
+        self.identity = None;
+        self.standing = Standing::default();
+        let mut actions: Vec<Action> = lost.into_iter().collect();
+        if up {
+            self.state = State::Claiming { at, returns: false };
+            actions.push(Action::Claim { at, returns: false });
+        } else {
+            self.state = State::Starting;
+        }
+        actions
+    }
+
     fn put(&mut self, at: SocketAddr, state: InstanceState, report: Report) -> Vec<Action> {
         self.standing.settled = false;
-        vec![Action::Report(report), Action::Put { at, state }]
+        vec![Action::Report(report), Action::Put { at, state, expected: None }]
     }
 }
 

@@ -16,8 +16,17 @@ fn at() -> SocketAddr {
 }
 
 fn machine() -> Machine {
-    let id = "web/web-1".parse().unwrap();
-    Machine::new(Identity { id, owner: "me".into(), prefix: Prefix::default() }, LEAVE_MAX)
+    applicant(Naming::Is("web-1".parse().unwrap()))
+}
+
+fn applicant(naming: Naming) -> Machine {
+    let (service, owner) = ("web".parse().unwrap(), "me".into());
+    Machine::new(Applicant { service, naming, owner, prefix: Prefix::default() }, LEAVE_MAX)
+}
+
+/// A status of `web-1`.
+fn status() -> Status {
+    Status { name: Some("web-1".parse().unwrap()), ..Status::default() }
 }
 
 fn up() -> Input {
@@ -41,10 +50,7 @@ fn registered() -> Machine {
     let mut machine = machine();
     machine.step(NOW, up());
     machine.step(NOW, Input::Standing(STANDS));
-    assert_eq!(
-        machine.status(),
-        Status { wants_traffic: true, healthy: true, registered: true, left: false }
-    );
+    assert_eq!(machine.status(), Status { wants_traffic: true, healthy: true, registered: true, ..status() });
     machine
 }
 
@@ -68,10 +74,10 @@ fn nothing_is_registered_before_the_app_is_healthy() {
     let not_yet = machine.step(NOW, Input::Health(AppHealth::NotYet("refused".into())));
     assert_eq!(not_yet, [Action::Report(Report::NotYet { cause: "refused".into() })]);
     assert_eq!(machine.step(NOW, Input::Standing(Standing { held: true, ..Standing::default() })), []);
-    assert_eq!(machine.status(), Status::default());
+    assert_eq!(machine.status(), status());
 
     let actions = machine.step(NOW, up());
-    assert_eq!(actions[1], Action::Put { at: at(), state: InstanceState::Up });
+    assert_eq!(actions[1], Action::Put { at: at(), state: InstanceState::Up, expected: None });
     assert!(machine.status().wants_traffic && !machine.status().registered);
     let actions = machine.step(NOW, Input::Standing(STANDS));
     assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
@@ -82,7 +88,7 @@ fn nothing_is_registered_before_the_app_is_healthy() {
 fn a_sick_app_keeps_its_record_and_gets_no_traffic() {
     let mut machine = registered();
     assert_eq!(puts(&machine.step(NOW, down())), [InstanceState::Down]);
-    assert_eq!(machine.status(), Status::default());
+    assert_eq!(machine.status(), status());
     assert_eq!(machine.step(NOW, down()), []);
     machine.step(NOW, Input::Standing(STANDS));
     assert!(machine.status().registered && !machine.status().wants_traffic);
@@ -158,7 +164,7 @@ fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     assert_eq!(puts(&actions), [InstanceState::Up]);
 
     assert_eq!(machine.step(NOW, Input::Standing(SUPERSEDED)), [Action::Report(Report::Superseded)]);
-    assert_eq!(machine.status(), Status { healthy: true, ..Status::default() });
+    assert_eq!(machine.status(), Status { healthy: true, stood_down: true, ..status() });
     for input in [Input::Standing(SUPERSEDED), foreign, down(), up(), Input::Standing(STANDS)] {
         assert_eq!(machine.step(NOW, input), [], "it never writes again");
     }
@@ -178,6 +184,38 @@ fn a_neighbour_whose_name_begins_like_ours_is_no_news() {
     assert!(machine.status().registered);
 }
 
+fn claim(name: &str, expected: i64) -> Input {
+    Input::Claimed(Some(Claim { name: name.parse().unwrap(), expected }))
+}
+
+#[test]
+fn who_has_no_name_claims_one_when_healthy_and_another_when_it_is_lost() {
+    let mut machine = applicant(Naming::Auto);
+    let actions = machine.step(NOW, up());
+    assert_eq!(actions[1], Action::Claim { at: at(), returns: true });
+    assert_eq!(machine.status().name, None);
+    let put = |expected| Action::Put { at: at(), state: InstanceState::Up, expected: Some(expected) };
+    assert_eq!(machine.step(NOW, claim("web-1", 0))[1], put(0));
+    // Somebody else was quicker.
+    let actions = machine.step(NOW, Input::Standing(SUPERSEDED));
+    assert_eq!(actions[1], Action::Claim { at: at(), returns: false });
+    assert_eq!(machine.step(NOW, claim("web-2", 0))[1], put(0));
+    let actions = machine.step(NOW, Input::Standing(STANDS));
+    assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
+    assert_eq!(machine.status().name, Some("web-2".parse().unwrap()));
+
+    // The lease was lost during a pause, and the name with it.
+    let actions = machine.step(NOW, Input::Standing(SUPERSEDED));
+    assert_eq!(actions[0], Action::Report(Report::NameLost("web-2".parse().unwrap())));
+    machine.step(NOW, down());
+    assert_eq!(machine.step(NOW, claim("web-3", 0)), [], "it is ill: there is nothing to register");
+    assert!(!machine.status().wants_traffic);
+    assert_eq!(machine.step(NOW, up())[1], Action::Claim { at: at(), returns: true });
+    machine.step(NOW, Input::Leave);
+    assert!(machine.status().left, "who has no record leaves at once");
+    assert_eq!(machine.step(NOW, claim("web-3", 0)), []);
+}
+
 fn inputs() -> impl Strategy<Value = Input> {
     let standing = (any::<bool>(), any::<bool>(), proptest::bool::weighted(0.1));
     prop_oneof![
@@ -193,6 +231,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         2 => Just(Input::Acks(listed(vec![]))),
         2 => Just(Input::Acks(Event::InSync)),
         1 => Just(Input::Acks(Event::OutOfSync)),
+        1 => Just(claim("web-7", 0)),
         1 => Just(Input::Leave),
         1 => Just(Input::Woke),
     ]
@@ -201,14 +240,14 @@ fn inputs() -> impl Strategy<Value = Input> {
 proptest! {
     #[test]
     fn whatever_happens_the_record_never_comes_back_from_draining(
-        inputs in proptest::collection::vec((0..5_000_u64, inputs()), 0..120),
+        auto in any::<bool>(), inputs in proptest::collection::vec((0..5_000_u64, inputs()), 0..120),
     ) {
-        let mut machine = machine();
+        let mut machine = if auto { applicant(Naming::Auto) } else { machine() };
         let (mut now, mut draining, mut superseded) = (NOW, false, false);
         for (ms, input) in inputs {
             now = now.plus(Duration::from_millis(ms));
             let leave = input == Input::Leave;
-            superseded |= matches!(input, Input::Standing(Standing { superseded: true, .. }));
+            superseded |= !auto && matches!(input, Input::Standing(Standing { superseded: true, .. }));
             let written = puts(&machine.step(now, input));
             prop_assert!(written.len() <= 1);
             for state in written {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
-use registry::name::BalancerName;
+use registry::name::{BalancerName, InstanceName};
 
 /// One change of a member, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub enum Report {
         /// The last failure.
         cause: String,
     },
+    /// It claims this name.
+    Claiming(InstanceName),
+    /// Somebody else has the name that it had, or was quicker; it claims another.
+    NameLost(InstanceName),
+    /// No number is left to be claimed.
+    NoName,
     /// Its record stands in etcd.
     Registered,
     /// Its record is gone from etcd, and not by us.
@@ -49,16 +55,20 @@ impl Report {
     #[must_use]
     pub fn level(&self) -> tracing::Level {
         match self {
-            Self::Superseded => tracing::Level::ERROR,
+            Self::Superseded | Self::NoName => tracing::Level::ERROR,
             Self::NotYet { .. }
             | Self::Down { .. }
             | Self::Gone
             | Self::WrittenOver
             | Self::LeavingBlind
             | Self::TimedOut(_) => tracing::Level::WARN,
-            Self::Up { .. } | Self::Registered | Self::Leaving | Self::Awaiting(_) | Self::Left => {
-                tracing::Level::INFO
-            }
+            Self::Up { .. }
+            | Self::Claiming(_)
+            | Self::NameLost(_)
+            | Self::Registered
+            | Self::Leaving
+            | Self::Awaiting(_)
+            | Self::Left => tracing::Level::INFO,
         }
     }
 }
@@ -71,6 +81,11 @@ impl fmt::Display for Report {
             }
             Self::Up { at } => write!(f, "healthy at {at}"),
             Self::Down { cause } => write!(f, "down: {cause}"),
+            Self::Claiming(name) => write!(f, "claiming the name {name}"),
+            Self::NameLost(name) => write!(f, "somebody else has the name {name}: claiming another"),
+            Self::NoName => f.write_str(
+                "all numbered names of the service are taken\n  give the instance a name of its own with --instance NAME",
+            ),
             Self::Registered => f.write_str("the record stands"),
             Self::Gone => {
                 f.write_str("the record is gone from etcd: its lease ended, or somebody deleted it; it returns with the next lease")

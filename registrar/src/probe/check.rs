@@ -14,12 +14,23 @@ const PATH_LEN_MAX: usize = 1_024;
 /// A check, as `--check` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// `http:/path`: a GET that is answered with a status of 200 to 399.
-    Http(PathAndQuery),
+    /// `http:/path`, `https:/path`: a GET that is answered as [`super::Expected`].
+    Http {
+        /// What is asked for.
+        path: PathAndQuery,
+        /// Over TLS.
+        tls: bool,
+    },
     /// `tcp`: the port takes connections.
     Tcp,
-    /// `grpc`, `grpc:SERVICE`: the standard health service answers SERVING for that name, or for the whole.
-    Grpc(String),
+    /// `grpc`, `grpc:SERVICE`, and `grpcs` over TLS: the standard health service answers SERVING for that name, or for the
+    /// whole.
+    Grpc {
+        /// The name; empty for the whole.
+        service: String,
+        /// Over TLS.
+        tls: bool,
+    },
     /// `exec:COMMAND`: a shell runs it, and it ends with 0.
     Exec(String),
     /// `none`: the app is taken for healthy from the start.
@@ -29,7 +40,7 @@ pub enum Check {
 /// Text that names no check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a check: write http:/PATH (for example http:/healthz), tcp, grpc, grpc:SERVICE, exec:COMMAND or none"
+    "{0:?} is not a check: write http:/PATH (for example http:/healthz), https:/PATH, tcp, grpc, grpc:SERVICE, grpcs, grpcs:SERVICE, exec:COMMAND or none"
 )]
 pub struct CheckError(String);
 
@@ -41,14 +52,17 @@ impl FromStr for Check {
         match text {
             "tcp" => Ok(Self::Tcp),
             "none" => Ok(Self::None),
-            "grpc" => Ok(Self::Grpc(String::new())),
-            _ if text.starts_with("grpc:") => grpc(text).ok_or_else(error),
+            "grpc" | "grpcs" => Ok(Self::Grpc { service: String::new(), tls: text == "grpcs" }),
+            _ if text.starts_with("grpc") => grpc(text).ok_or_else(error),
             _ if text.starts_with("exec:") => exec(text).ok_or_else(error),
             _ => {
-                let path = text.strip_prefix("http:").ok_or_else(error)?;
+                let (scheme, path) = text.split_once(':').ok_or_else(error)?;
+                if !matches!(scheme, "http" | "https") {
+                    return Err(error());
+                }
                 let fits = path.starts_with('/') && path.len() <= PATH_LEN_MAX;
                 let path = PathAndQuery::from_str(path).ok().filter(|_| fits).ok_or_else(error)?;
-                Ok(Self::Http(path))
+                Ok(Self::Http { path, tls: scheme == "https" })
             }
         }
     }
@@ -56,10 +70,11 @@ impl FromStr for Check {
 
 /// Health names are printed in logs, and sent as they are.
 fn grpc(text: &str) -> Option<Check> {
-    let service = text.strip_prefix("grpc:")?;
+    let (scheme, service) = text.split_once(':')?;
+    let tls = scheme == "grpcs";
     let legal = |c: char| c.is_ascii_graphic();
     let fits = !service.is_empty() && service.len() <= SERVICE_LEN_MAX && service.chars().all(legal);
-    fits.then(|| Check::Grpc(service.to_owned()))
+    (fits && (tls || scheme == "grpc")).then(|| Check::Grpc { service: service.to_owned(), tls })
 }
 
 fn exec(text: &str) -> Option<Check> {
@@ -71,10 +86,12 @@ fn exec(text: &str) -> Option<Check> {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(path) => write!(f, "http:{path}"),
+            Self::Http { path, tls } => write!(f, "{}:{path}", if *tls { "https" } else { "http" }),
             Self::Tcp => f.write_str("tcp"),
-            Self::Grpc(service) if service.is_empty() => f.write_str("grpc"),
-            Self::Grpc(service) => write!(f, "grpc:{service}"),
+            Self::Grpc { service, tls } => {
+                f.write_str(if *tls { "grpcs" } else { "grpc" })?;
+                if service.is_empty() { Ok(()) } else { write!(f, ":{service}") }
+            }
             Self::Exec(script) => write!(f, "exec:{script}"),
             Self::None => f.write_str("none"),
         }
@@ -93,7 +110,10 @@ mod tests {
             "http:/",
             "http:/healthz?deep=1",
             "grpc",
+            "https:/healthz",
             "grpc:my.Service",
+            "grpcs",
+            "grpcs:x",
             "exec:test -e /run/ok",
         ] {
             assert_eq!(text.parse::<Check>().unwrap().to_string(), text);
@@ -112,6 +132,8 @@ mod tests {
             "http:/a b",
             "http://host/path\n",
             "grpc:",
+            "grpcx:a",
+            "ftp:/a",
             "grpc:a b",
             "exec:",
             "exec: ",

@@ -5,9 +5,21 @@ use std::time::Duration;
 
 use proto::health::{ProbeOutcome, ProbeTlsOptions, probe};
 
+use super::tls::CheckTls;
+
 /// Asks for `service`; empty for the server as a whole.
-pub(super) async fn perform(target: SocketAddr, service: &str, timeout: Duration) -> Result<(), String> {
-    match probe(&target.to_string(), service, timeout, &ProbeTlsOptions::default()).await {
+pub(super) async fn perform(
+    target: SocketAddr,
+    service: &str,
+    tls: Option<&CheckTls>,
+    timeout: Duration,
+) -> Result<(), String> {
+    let options = tls.map_or_else(ProbeTlsOptions::default, |tls| ProbeTlsOptions {
+        cacert: tls.cacert.clone(),
+        server_name: tls.name(),
+        ..ProbeTlsOptions::default()
+    });
+    match probe(&target.to_string(), service, timeout, &options).await {
         ProbeOutcome::Serving => Ok(()),
         other => Err(format!("grpc at {target}: {other}")),
     }

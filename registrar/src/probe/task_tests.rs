@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::probe::{AppHealth, CheckTls, Expected};
+use crate::supervise::{AppLife, Exit};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -13,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn config(check: &str, timeout: Duration) -> ProbeConfig {
     ProbeConfig {
         check: check.parse().unwrap(),
+        expected: Expected::default(),
+        tls: None,
+        start_grace: Duration::ZERO,
         interval: Duration::from_millis(10),
         timeout,
         rise: 2,
@@ -56,7 +61,7 @@ async fn a_status_of_200_to_399_passes_and_no_other() {
         (b"HTTP/1.1 503 No\r\n\r\n", "503"),
     ] {
         let error = http(Some(answer)).await.unwrap_err();
-        assert_eq!(error, format!("GET /healthz answered {status}, not 200 to 399"));
+        assert_eq!(error, format!("GET /healthz answered {status}, not 200-399"));
     }
 }
 
@@ -110,7 +115,8 @@ async fn the_watch_tells_of_an_app_that_comes_goes_and_returns() {
     let addr = listener.local_addr().unwrap();
     drop(listener);
     let (publish, mut told) = watch::channel(AppHealth::default());
-    tokio::spawn(watch(config("tcp", PATIENCE), addr, 1, Processes::none(), publish));
+    let (tell, life) = watch::channel(AppLife { starts: 1, ended: None });
+    tokio::spawn(watch(config("tcp", PATIENCE), addr, 1, Processes::none(), life, publish));
     let mut until = async |wanted: fn(&AppHealth) -> bool| {
         let seen = tokio::time::timeout(PATIENCE, told.wait_for(wanted)).await;
         drop(seen.expect("it is told in time").unwrap());
@@ -123,6 +129,109 @@ async fn the_watch_tells_of_an_app_that_comes_goes_and_returns() {
     until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("refused"))).await;
     let _listener = TcpListener::bind(addr).await.unwrap();
     until(|health| matches!(health, AppHealth::Up(_))).await;
+
+    // The port still takes connections (somebody inherited it, say), and yet the app is gone.
+    tell.send_replace(AppLife { starts: 1, ended: Some(Exit::Signal(9)) });
+    until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("SIGKILL"))).await;
+    tell.send_replace(AppLife { starts: 2, ended: None });
+    until(|health| matches!(health, AppHealth::Up(_))).await;
+    // Both at once, before anybody looked.
+    tell.send_modify(|life| life.starts = 3);
+    until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("started again"))).await;
+    until(|health| matches!(health, AppHealth::Up(_))).await;
+}
+
+#[tokio::test]
+async fn without_a_check_the_app_is_well_as_long_as_it_is_there() {
+    let addr = "127.0.0.1:9".parse().unwrap();
+    let (publish, mut told) = watch::channel(AppHealth::default());
+    let (tell, life) = watch::channel(AppLife { starts: 1, ended: None });
+    tokio::spawn(watch(config("none", PATIENCE), addr, 1, Processes::none(), life, publish));
+    let mut until = async |wanted: fn(&AppHealth) -> bool| {
+        let seen = tokio::time::timeout(PATIENCE, told.wait_for(wanted)).await;
+        drop(seen.expect("it is told in time").unwrap());
+    };
+    until(|health| matches!(health, AppHealth::Up(_))).await;
+    tell.send_replace(AppLife { starts: 1, ended: Some(Exit::Code(1)) });
+    until(|health| matches!(health, AppHealth::Down(_))).await;
+    tell.send_replace(AppLife { starts: 2, ended: None });
+    until(|health| matches!(health, AppHealth::Up(_))).await;
+}
+
+#[tokio::test]
+async fn a_body_without_the_text_fails_and_a_header_is_sent() {
+    let addr = server(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nstarting")).await;
+    let mut asked = config("http:/healthz", PATIENCE);
+    asked.expected.body = Some("start".parse().unwrap());
+    assert_eq!(performed(&asked, addr).await, Ok(()));
+    asked.expected.body = Some("ready".parse().unwrap());
+    let error = performed(&asked, addr).await.unwrap_err();
+    assert_eq!(error, "GET /healthz answered 200 without \"ready\" in its body");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let seen = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 1024];
+        let len = stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8_lossy(&request[..len]).into_owned()
+    });
+    let mut asked = config("http:/", PATIENCE);
+    asked.expected.headers = ["Host: example.com", "X-Check: 1"].map(|text| text.parse().unwrap()).into();
+    assert_eq!(performed(&asked, addr).await, Ok(()));
+    let request = seen.await.unwrap();
+    assert!(request.contains("host: example.com\r\n") && request.contains("x-check: 1\r\n"), "{request}");
+    assert_eq!(request.matches("host:").count(), 1, "{request}");
+}
+
+/// A CA and a certificate of it for 127.0.0.1, made by the `openssl` command.
+fn certificates(dir: &std::path::Path) {
+    for args in [
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=other -keyout other.key -out other.pem",
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=app -CA ca.pem -CAkey ca.key \
+         -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout app.key -out app.pem",
+    ] {
+        let made =
+            std::process::Command::new("openssl").args(args.split_whitespace()).current_dir(dir).output();
+        let made = made.expect("openssl is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+}
+
+#[tokio::test]
+async fn over_tls_the_certificate_counts_only_where_there_is_a_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let tls = proto::port::PortTlsOptions {
+        listen_cert: Some(dir.path().join("app.pem")),
+        listen_key: Some(dir.path().join("app.key")),
+        listen_client_ca: None,
+    };
+    let listener = proto::port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let well = [(String::new(), proto::health::Status::from(true))];
+    let (_tell, served) = watch::channel(std::sync::Arc::new(std::collections::BTreeMap::from(well)));
+    let beside = proto::port::Beside { tls: tls.checked().unwrap(), ..proto::port::Beside::default() };
+    tokio::spawn(proto::port::serve(listener, served, beside, tokio_util::sync::CancellationToken::new()));
+
+    let checked = async |check: &str, ca: Option<&str>| {
+        let ca = ca.map(|name| dir.path().join(name));
+        let mut asked = config(check, PATIENCE);
+        asked.tls = Some(CheckTls::new(ca.as_deref(), None).unwrap());
+        performed(&asked, addr).await
+    };
+    for (check, ca) in
+        [("https:/healthz", None), ("https:/healthz", Some("ca.pem")), ("grpcs", Some("ca.pem"))]
+    {
+        assert_eq!(checked(check, ca).await, Ok(()), "{check} {ca:?}");
+    }
+    for check in ["https:/healthz", "grpcs"] {
+        let error = checked(check, Some("other.pem")).await.unwrap_err();
+        assert!(error.contains("certificate") || error.contains("connect"), "{error}");
+    }
+    assert!(checked("http:/healthz", None).await.is_err(), "plain text to a TLS port");
 }
 
 #[tokio::test]

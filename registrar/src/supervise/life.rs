@@ -1,13 +1,13 @@
-//! The life of the whole process: it runs, leaves the registry, stops the app, releases the lease, ends.
+//! The life of the whole process: it starts its programs in order, leaves the registry, stops them in reverse, releases
+//! the lease, ends.
 
 use std::time::Duration;
 
 use registry::time::Tick;
 
 use super::Exit;
+use super::program::{self, Program};
 
-/// Longest wait for an app that was killed: only one stuck in the kernel takes longer.
-const KILLED_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the lease to be revoked; after that it ends by itself within its ttl.
 const RELEASE_MAX: Duration = Duration::from_secs(3);
 /// Exit code of a process that ended because of a failure of its own.
@@ -16,10 +16,12 @@ const EXIT_FAILED: u8 = 1;
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// Everything is to run.
+    Start,
     /// We are asked to stop; again and again by who cannot wait.
     Stop,
-    /// The app has ended.
-    AppEnded(Exit),
+    /// The program of this number has ended, or could not be started again.
+    Exited(usize, Exit),
     /// Every member has left, or has waited long enough.
     Left,
     /// The lease is revoked, or given up.
@@ -30,15 +32,21 @@ pub enum Input {
     Woke,
 }
 
-/// What to do.
+/// What to do. Programs are named by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Start it.
+    Spawn(usize),
+    /// Ask it to end.
+    Term(usize),
+    /// End it.
+    Kill(usize),
+    /// Tell people: it has ended, and is started again after this time.
+    Again(usize, Exit, Duration),
+    /// Tell people: it has been started again too often, and everything is stopped for it.
+    GaveUp(usize),
     /// Take every member out of rotation.
     Leave,
-    /// Ask the app to end.
-    Term,
-    /// End the app.
-    Kill,
     /// Revoke the lease: whatever still stands is gone.
     Release,
     /// End this process, with this code.
@@ -46,147 +54,174 @@ pub enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Phase {
     Running,
     /// Members are leaving; the app still serves.
     Leaving,
-    /// The app was asked to end, and is killed at `kill_at`.
-    Stopping {
-        kill_at: Tick,
-    },
-    /// The app was killed; it is not waited for after `until`.
-    Killed {
-        until: Tick,
-    },
-    /// The lease is being revoked; that is not waited for after `until`.
+    /// The programs are stopped one after the other, the one started last first.
+    Stopping,
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lease {
+    Held,
+    /// It is not waited for after `until`.
     Releasing {
         until: Tick,
     },
-    Ended,
+    Released,
 }
 
 /// The machine of the process's life.
 #[derive(Clone, Debug)]
 pub struct Life {
-    state: State,
-    /// There is an app of ours, and it has not ended.
-    app_lives: bool,
-    stop_grace: Duration,
+    phase: Phase,
+    lease: Lease,
+    /// In the order of their start.
+    programs: Vec<Program>,
+    /// The number of the app among them; its end is ours. `None`: a sidecar.
+    app: Option<usize>,
     code: u8,
 }
 
 impl Life {
-    /// Starts running, with an app of ours or as a sidecar.
+    /// Starts with `programs` in the order of their start; `app` is the number of the one whose end is ours.
     #[must_use]
-    pub fn new(has_app: bool, stop_grace: Duration) -> Self {
-        Self { state: State::Running, app_lives: has_app, stop_grace, code: 0 }
+    pub fn new(programs: Vec<Program>, app: Option<usize>) -> Self {
+        Self { phase: Phase::Running, lease: Lease::Held, programs, app, code: 0 }
     }
 
     /// Whether members may want traffic.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.phase == Phase::Running
     }
 
     /// When [`Input::Woke`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        match self.state {
-            State::Stopping { kill_at } => Some(kill_at),
-            State::Killed { until } | State::Releasing { until } => Some(until),
-            State::Running | State::Leaving | State::Ended => None,
-        }
+        let release = match self.lease {
+            Lease::Releasing { until } => Some(until),
+            Lease::Held | Lease::Released => None,
+        };
+        self.programs.iter().filter_map(Program::wake_at).chain(release).min()
     }
 
     /// The next actions.
     pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+        let mut actions = vec![];
         match input {
-            Input::Stop => self.stop(now),
-            Input::AppEnded(exit) => self.app_ended(now, exit),
-            Input::Left => match self.state {
-                State::Leaving => self.stop_app(now),
-                _ => vec![],
-            },
-            Input::Released => match self.state {
-                State::Releasing { .. } => self.end(),
-                _ => vec![],
-            },
-            Input::Broken => self.broken(now),
-            Input::Woke => self.woke(now),
-        }
-    }
-
-    fn stop(&mut self, now: Tick) -> Vec<Action> {
-        match self.state {
-            State::Running => {
-                self.state = State::Leaving;
-                vec![Action::Leave]
+            Input::Start => {
+                for number in 0..self.programs.len() {
+                    self.tell(now, number, program::Input::Start, &mut actions);
+                }
             }
-            State::Leaving => self.stop_app(now),
-            State::Stopping { .. } => self.kill(now),
-            State::Killed { .. } | State::Ended => vec![],
-            State::Releasing { .. } => self.end(),
-        }
-    }
-
-    /// A dead app cannot drain: its lease goes at once, and takes it out of rotation.
-    fn app_ended(&mut self, now: Tick, exit: Exit) -> Vec<Action> {
-        if !self.app_lives {
-            return vec![];
-        }
-        self.app_lives = false;
-        if self.code == 0 {
-            self.code = exit.code();
-        }
-        self.release(now)
-    }
-
-    fn broken(&mut self, now: Tick) -> Vec<Action> {
-        match self.state {
-            State::Running | State::Leaving => {
-                self.code = EXIT_FAILED;
-                self.stop_app(now)
+            Input::Stop => self.stop(now, &mut actions),
+            Input::Exited(number, exit) => {
+                self.tell(now, number, program::Input::Exited(exit), &mut actions);
             }
-            State::Stopping { .. } | State::Killed { .. } | State::Releasing { .. } | State::Ended => vec![],
-        }
-    }
-
-    fn woke(&mut self, now: Tick) -> Vec<Action> {
-        match self.state {
-            State::Stopping { kill_at } if now >= kill_at => self.kill(now),
-            State::Killed { until } if now >= until => {
-                self.code = Exit::Signal(9).code();
-                self.release(now)
+            Input::Left => {
+                if self.phase == Phase::Leaving {
+                    self.phase = Phase::Stopping;
+                }
             }
-            State::Releasing { until } if now >= until => self.end(),
-            _ => vec![],
+            Input::Released => {
+                if self.lease != Lease::Held {
+                    self.lease = Lease::Released;
+                }
+            }
+            Input::Broken => {
+                if matches!(self.phase, Phase::Running | Phase::Leaving) {
+                    self.code = EXIT_FAILED;
+                    self.phase = Phase::Stopping;
+                }
+            }
+            Input::Woke => {
+                for number in 0..self.programs.len() {
+                    self.tell(now, number, program::Input::Woke, &mut actions);
+                }
+                if matches!(self.lease, Lease::Releasing { until } if now >= until) {
+                    self.lease = Lease::Released;
+                }
+            }
+        }
+        self.advance(now, &mut actions);
+        actions
+    }
+
+    fn stop(&mut self, now: Tick, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Running => {
+                self.phase = Phase::Leaving;
+                actions.push(Action::Leave);
+            }
+            Phase::Leaving => self.phase = Phase::Stopping,
+            Phase::Stopping => {
+                if self.programs.iter().all(Program::is_over) {
+                    self.lease = Lease::Released;
+                }
+                for number in 0..self.programs.len() {
+                    self.tell(now, number, program::Input::Kill, actions);
+                }
+            }
+            Phase::Ended => {}
         }
     }
 
-    fn stop_app(&mut self, now: Tick) -> Vec<Action> {
-        if !self.app_lives {
-            return self.release(now);
+    /// Hands `input` to one program and takes in what comes of it.
+    fn tell(&mut self, now: Tick, number: usize, input: program::Input, actions: &mut Vec<Action>) {
+        let Some(action) = self.programs.get_mut(number).and_then(|one| one.step(now, input)) else { return };
+        match action {
+            program::Action::Spawn => actions.push(Action::Spawn(number)),
+            program::Action::Term => actions.push(Action::Term(number)),
+            program::Action::Kill => actions.push(Action::Kill(number)),
+            program::Action::Again(exit, wait) => actions.push(Action::Again(number, exit, wait)),
+            program::Action::Over { exit, gave_up } => {
+                if gave_up {
+                    actions.push(Action::GaveUp(number));
+                }
+                self.over(number, exit, gave_up, actions);
+            }
         }
-        self.state = State::Stopping { kill_at: now.plus(self.stop_grace) };
-        vec![Action::Term]
     }
 
-    fn kill(&mut self, now: Tick) -> Vec<Action> {
-        self.state = State::Killed { until: now.plus(KILLED_MAX) };
-        vec![Action::Kill]
-    }
-
-    fn release(&mut self, now: Tick) -> Vec<Action> {
-        if matches!(self.state, State::Releasing { .. } | State::Ended) {
-            return vec![];
+    fn over(&mut self, number: usize, exit: Exit, gave_up: bool, actions: &mut Vec<Action>) {
+        let is_app = self.app == Some(number);
+        if (is_app || gave_up) && self.code == 0 {
+            self.code = if gave_up { exit.code().max(EXIT_FAILED) } else { exit.code() };
         }
-        self.state = State::Releasing { until: now.plus(RELEASE_MAX) };
-        vec![Action::Release]
+        if is_app {
+            // A dead app cannot drain: its lease goes at once, and takes it out of rotation.
+            if matches!(self.phase, Phase::Running | Phase::Leaving) {
+                self.phase = Phase::Stopping;
+            }
+        } else if gave_up && self.phase == Phase::Running {
+            self.phase = Phase::Leaving;
+            actions.push(Action::Leave);
+        }
     }
 
-    fn end(&mut self) -> Vec<Action> {
-        self.state = State::Ended;
-        vec![Action::End(self.code)]
+    /// Goes on with what the phase wants next.
+    fn advance(&mut self, now: Tick, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Stopping {
+            return;
+        }
+        self.programs.iter_mut().for_each(Program::let_go);
+        let last = self.programs.iter().rposition(|one| !one.is_over());
+        if let Some(last) = last {
+            self.tell(now, last, program::Input::Stop, actions);
+        }
+        let served =
+            self.app.or(last).is_some_and(|number| !self.programs.get(number).is_none_or(Program::is_over));
+        if self.lease == Lease::Held && !served {
+            self.lease = Lease::Releasing { until: now.plus(RELEASE_MAX) };
+            actions.push(Action::Release);
+        }
+        if last.is_none() && self.lease == Lease::Released {
+            self.phase = Phase::Ended;
+            actions.push(Action::End(self.code));
+        }
     }
 }
 

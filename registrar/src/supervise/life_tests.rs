@@ -3,51 +3,66 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::supervise::program::{Policy, Restart};
 
 const NOW: Tick = Tick::from_ms(1_000);
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Programs of these policies, started; the app is the one at `app`.
+fn life(restarts: &[Restart], app: Option<usize>) -> Life {
+    let policy = |restart: &Restart| Policy { restart: *restart, restarts_max: Some(2), stop_grace: GRACE };
+    let programs = restarts.iter().map(|restart| Program::new(policy(restart), 1)).collect();
+    let mut life = Life::new(programs, app);
+    let started: Vec<_> = (0..restarts.len()).map(Action::Spawn).collect();
+    assert_eq!(life.step(NOW, Input::Start), started);
+    life
+}
+
+fn app() -> Life {
+    life(&[Restart::No], Some(0))
+}
+
 #[test]
 fn a_stop_leaves_then_stops_the_app_then_releases() {
-    let mut life = Life::new(true, GRACE);
+    let mut life = app();
     assert_eq!(life.step(NOW, Input::Stop), [Action::Leave]);
     assert_eq!(life.wake_at(), None, "the members bound their leaving themselves");
-    assert_eq!(life.step(NOW, Input::Left), [Action::Term]);
+    assert_eq!(life.step(NOW, Input::Left), [Action::Term(0)]);
     assert_eq!(life.wake_at(), Some(NOW.plus(GRACE)));
-    assert_eq!(life.step(NOW, Input::AppEnded(Exit::Code(3))), [Action::Release]);
+    assert_eq!(life.step(NOW, Input::Exited(0, Exit::Code(3))), [Action::Release]);
     assert_eq!(life.step(NOW, Input::Released), [Action::End(3)]);
 }
 
 #[test]
 fn an_app_that_ignores_term_is_killed_after_its_grace() {
-    let mut life = Life::new(true, GRACE);
+    let mut life = app();
     life.step(NOW, Input::Stop);
     life.step(NOW, Input::Left);
     assert_eq!(life.step(NOW.plus(GRACE / 2), Input::Woke), []);
-    assert_eq!(life.step(NOW.plus(GRACE), Input::Woke), [Action::Kill]);
-    assert_eq!(life.step(NOW, Input::AppEnded(Exit::Signal(9))), [Action::Release]);
+    assert_eq!(life.step(NOW.plus(GRACE), Input::Woke), [Action::Kill(0)]);
+    assert_eq!(life.step(NOW, Input::Exited(0, Exit::Signal(9))), [Action::Release]);
     assert_eq!(life.step(NOW, Input::Released), [Action::End(137)]);
 }
 
 #[test]
 fn each_further_stop_skips_a_wait() {
-    let mut life = Life::new(true, GRACE);
+    let mut life = app();
     assert_eq!(life.step(NOW, Input::Stop), [Action::Leave]);
-    assert_eq!(life.step(NOW, Input::Stop), [Action::Term]);
-    assert_eq!(life.step(NOW, Input::Stop), [Action::Kill]);
+    assert_eq!(life.step(NOW, Input::Stop), [Action::Term(0)]);
+    assert_eq!(life.step(NOW, Input::Stop), [Action::Kill(0)]);
     assert_eq!(life.step(NOW, Input::Stop), []);
-    assert_eq!(life.step(NOW, Input::AppEnded(Exit::Signal(9))), [Action::Release]);
+    assert_eq!(life.step(NOW, Input::Exited(0, Exit::Signal(9))), [Action::Release]);
     assert_eq!(life.step(NOW, Input::Stop), [Action::End(137)]);
 }
 
 #[test]
 fn an_app_that_ends_takes_its_registration_along_at_once() {
     for stops in 0..3 {
-        let mut life = Life::new(true, GRACE);
+        let mut life = app();
         for _ in 0..stops {
             life.step(NOW, Input::Stop);
         }
-        assert_eq!(life.step(NOW, Input::AppEnded(Exit::Code(7))), [Action::Release]);
+        assert_eq!(life.step(NOW, Input::Exited(0, Exit::Code(7))), [Action::Release]);
         assert!(!life.is_running());
         assert_eq!(life.step(NOW, Input::Left), []);
         assert_eq!(life.step(NOW.plus(RELEASE_MAX), Input::Woke), [Action::End(7)], "an etcd that is away");
@@ -55,8 +70,68 @@ fn an_app_that_ends_takes_its_registration_along_at_once() {
 }
 
 #[test]
+fn an_app_that_is_started_again_keeps_its_registration() {
+    let mut life = life(&[Restart::OnFailure], Some(0));
+    let mut now = NOW;
+    for _ in 0..2 {
+        let actions = life.step(now, Input::Exited(0, Exit::Code(1)));
+        assert!(matches!(actions[..], [Action::Again(0, Exit::Code(1), _)]), "{actions:?}");
+        assert!(life.is_running());
+        now = life.wake_at().unwrap();
+        assert_eq!(life.step(now, Input::Woke), [Action::Spawn(0)]);
+    }
+    assert_eq!(life.step(now, Input::Exited(0, Exit::Code(1))), [Action::GaveUp(0), Action::Release]);
+    assert_eq!(life.step(now, Input::Released), [Action::End(1)]);
+}
+
+#[test]
+fn those_beside_the_app_are_stopped_in_reverse_and_after_it() {
+    // One started before the app, one after it.
+    let mut life = life(&[Restart::Always, Restart::No, Restart::Always], Some(1));
+    life.step(NOW, Input::Stop);
+    assert_eq!(life.step(NOW, Input::Left), [Action::Term(2)]);
+    assert_eq!(life.step(NOW, Input::Exited(2, Exit::Signal(15))), [Action::Term(1)]);
+    let actions = life.step(NOW, Input::Exited(1, Exit::Code(0)));
+    assert_eq!(
+        actions,
+        [Action::Term(0), Action::Release],
+        "nobody waits for a forwarder to be out of rotation"
+    );
+    assert_eq!(life.step(NOW, Input::Released), []);
+    assert_eq!(life.step(NOW, Input::Exited(0, Exit::Code(9))), [Action::End(0)], "the code is the app's");
+}
+
+#[test]
+fn an_app_that_ends_stops_those_beside_it() {
+    let mut life = life(&[Restart::Always, Restart::No], Some(1));
+    assert_eq!(life.step(NOW, Input::Exited(1, Exit::Code(4))), [Action::Term(0), Action::Release]);
+    life.step(NOW, Input::Released);
+    assert_eq!(life.step(NOW, Input::Exited(0, Exit::Signal(15))), [Action::End(4)]);
+}
+
+#[test]
+fn one_beside_the_app_that_ends_is_no_business_of_the_app_s_until_it_is_given_up() {
+    let mut life = life(&[Restart::OnFailure, Restart::No], Some(1));
+    let mut now = NOW;
+    for _ in 0..2 {
+        life.step(now, Input::Exited(0, Exit::Code(3)));
+        assert!(life.is_running());
+        now = life.wake_at().unwrap();
+        life.step(now, Input::Woke);
+    }
+    let mut well = life.clone();
+    assert_eq!(well.step(now, Input::Exited(0, Exit::Code(0))), []);
+    assert!(well.is_running());
+
+    assert_eq!(life.step(now, Input::Exited(0, Exit::Code(3))), [Action::GaveUp(0), Action::Leave]);
+    assert_eq!(life.step(now, Input::Left), [Action::Term(1)]);
+    assert_eq!(life.step(now, Input::Exited(1, Exit::Code(0))), [Action::Release]);
+    assert_eq!(life.step(now, Input::Released), [Action::End(3)]);
+}
+
+#[test]
 fn a_sidecar_has_no_app_to_stop() {
-    let mut life = Life::new(false, GRACE);
+    let mut life = life(&[], None);
     assert_eq!(life.step(NOW, Input::Stop), [Action::Leave]);
     assert_eq!(life.step(NOW, Input::Left), [Action::Release]);
     assert_eq!(life.step(NOW, Input::Released), [Action::End(0)]);
@@ -64,16 +139,16 @@ fn a_sidecar_has_no_app_to_stop() {
 
 #[test]
 fn a_broken_part_ends_everything_in_order_and_says_so() {
-    let mut life = Life::new(true, GRACE);
-    assert_eq!(life.step(NOW, Input::Broken), [Action::Term]);
-    assert_eq!(life.step(NOW, Input::AppEnded(Exit::Code(0))), [Action::Release]);
+    let mut life = app();
+    assert_eq!(life.step(NOW, Input::Broken), [Action::Term(0)]);
+    assert_eq!(life.step(NOW, Input::Exited(0, Exit::Code(0))), [Action::Release]);
     assert_eq!(life.step(NOW, Input::Released), [Action::End(1)]);
 }
 
 fn inputs() -> impl Strategy<Value = Input> {
     prop_oneof![
         Just(Input::Stop),
-        (0..5_u8).prop_map(|code| Input::AppEnded(Exit::Code(code))),
+        (0..3_usize, 0..5_u8).prop_map(|(number, code)| Input::Exited(number, Exit::Code(code))),
         Just(Input::Left),
         Just(Input::Released),
         Just(Input::Broken),
@@ -81,46 +156,64 @@ fn inputs() -> impl Strategy<Value = Input> {
     ]
 }
 
+const ALL: [Restart; 3] = [Restart::Always, Restart::OnFailure, Restart::No];
+
 proptest! {
     #[test]
     fn every_action_is_taken_once_and_in_order(
-        has_app in any::<bool>(),
-        inputs in proptest::collection::vec((0..4_000_u64, inputs()), 0..60),
+        app in 0..3_usize, inputs in proptest::collection::vec((0..4_000_u64, inputs()), 0..80),
     ) {
-        let rank = |action: &Action| match action {
-            Action::Leave => 0,
-            Action::Term => 1,
-            Action::Kill => 2,
-            Action::Release => 3,
-            Action::End(_) => 4,
-        };
-        let mut life = Life::new(has_app, GRACE);
-        let (mut now, mut taken) = (NOW, vec![]);
+        let mut life = life(&ALL, Some(app));
+        let (mut now, mut lives) = (NOW, [true; 3]);
+        let (mut leaves, mut releases, mut ended, mut stopping) = (0, 0, false, false);
         for (ms, input) in inputs {
             now = now.plus(Duration::from_millis(ms));
-            taken.extend(life.step(now, input));
+            if let Input::Exited(number, _) = input {
+                if !lives[number] {
+                    continue; // Only who lives can end.
+                }
+                lives[number] = false;
+            }
+            for action in life.step(now, input) {
+                prop_assert!(!ended, "{action:?} after the end");
+                match action {
+                    Action::Spawn(number) => {
+                        prop_assert!(!lives[number] && !stopping);
+                        lives[number] = true;
+                    }
+                    Action::Term(number) => {
+                        prop_assert!(lives[number]);
+                        stopping = true;
+                    }
+                    Action::Kill(number) => prop_assert!(lives[number]),
+                    Action::Leave => leaves += 1,
+                    Action::Release => {
+                        releases += 1;
+                        stopping = true;
+                    }
+                    Action::End(_) => ended = true,
+                    Action::Again(..) | Action::GaveUp(_) => {}
+                }
+            }
         }
-        prop_assert!(taken.is_sorted_by(|a, b| rank(a) < rank(b)), "{:?}", taken);
-        prop_assert!(has_app || !taken.contains(&Action::Term));
-        // A kill is never the first the app hears.
-        prop_assert!(!taken.contains(&Action::Kill) || taken.contains(&Action::Term));
-        let ended = matches!(taken.last(), Some(Action::End(_)));
-        prop_assert_eq!(ended, life.state == State::Ended);
+        prop_assert!(leaves <= 1 && releases <= 1);
+        prop_assert!(!ended || releases == 1);
+        prop_assert_eq!(ended, life.phase == Phase::Ended);
     }
 
     #[test]
     fn once_it_stops_the_passing_of_time_ends_it(inputs in proptest::collection::vec(inputs(), 0..20)) {
-        let mut life = Life::new(true, GRACE);
+        let mut life = life(&ALL, Some(1));
         for input in inputs {
             life.step(NOW, input);
         }
         life.step(NOW, Input::Stop);
         life.step(NOW, Input::Left);
-        for _ in 0..4 {
+        for _ in 0..12 {
             if let Some(due) = life.wake_at() {
                 life.step(due, Input::Woke);
             }
         }
-        prop_assert_eq!(life.state, State::Ended);
+        prop_assert_eq!(life.phase, Phase::Ended);
     }
 }

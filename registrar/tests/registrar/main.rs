@@ -10,9 +10,12 @@
 
 mod etcd;
 mod leaving;
+mod leftovers;
 mod membership;
+mod naming;
 mod program;
 mod starting;
+mod supervising;
 
 use std::time::{Duration, Instant};
 

@@ -31,12 +31,17 @@ pub(crate) fn app_port() -> (TcpListener, String) {
 impl Registrar {
     /// `registrar run` for `web/web-1`, with quick checks, and `args` more.
     pub(crate) fn run(endpoint: &str, port: &str, args: &[&str]) -> Self {
-        let quick = ["--interval", "50ms", "--ttl", "5s", "--listen", "127.0.0.1:0", "--log-format", "json"];
+        let of_web_1 = ["--service", "web", "--instance", "web-1", "--port", port, "--interval", "50ms"];
+        Self::run_as(endpoint, &[&of_web_1[..], args].concat(), Stdio::inherit())
+    }
+
+    /// `registrar run` with `args`, its output to `stdout`.
+    pub(crate) fn run_as(endpoint: &str, args: &[&str], stdout: Stdio) -> Self {
         let mut child = Command::new(REGISTRAR)
-            .args(["run", "--service", "web", "--instance", "web-1", "--port", port])
+            .args(["run", "--ttl", "5s", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(["--etcd-endpoints", endpoint])
-            .args(quick)
             .args(args)
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -75,6 +80,12 @@ impl Registrar {
         until(&format!("the registrar ends; its log: {:#?}", log.lock().unwrap()), || {
             child.try_wait().unwrap()
         })
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Whether it still runs.

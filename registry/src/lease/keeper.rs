@@ -11,7 +11,10 @@ const GRANT_RETRY_FIRST: Duration = Duration::from_millis(50);
 const GRANT_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Waits after a beat that failed. Short: the lease runs out meanwhile.
 const BEAT_RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Within a second, or a sixth of the ttl where that is more: thousands that beat again after an etcd was away are spread
+/// over that, and each still tries several times before its lease could run out.
 const BEAT_RETRY_MAX: Duration = Duration::from_secs(1);
+const BEAT_RETRIES_PER_TTL: u32 = 6;
 /// Beats within one ttl, so that two may be lost.
 const BEATS_PER_TTL: u32 = 3;
 /// Attempts to revoke; after that the lease ends by itself within its ttl.
@@ -84,6 +87,7 @@ pub(super) struct Keeper {
     state: State,
     grants: Backoff,
     beats: Backoff,
+    seed: u64,
 }
 
 impl Keeper {
@@ -93,6 +97,7 @@ impl Keeper {
             state: State::Granting { retry_at: Some(now) },
             grants: Backoff::new(GRANT_RETRY_FIRST, GRANT_RETRY_MAX, seed),
             beats: Backoff::new(BEAT_RETRY_FIRST, BEAT_RETRY_MAX, seed.rotate_left(32)),
+            seed,
         }
     }
 
@@ -150,7 +155,9 @@ impl Keeper {
         match self.state {
             State::Granting { .. } => {
                 self.grants.reset();
-                self.beats.reset();
+                let most = BEAT_RETRY_MAX.max(ttl / BEAT_RETRIES_PER_TTL);
+                self.seed = self.seed.rotate_left(7);
+                self.beats = Backoff::new(BEAT_RETRY_FIRST, most, self.seed);
                 let beat = Beat::Due(sent.plus(self.beats.jittered(ttl / BEATS_PER_TTL)));
                 self.state = State::Held { lease, ttl, expires: sent.plus(ttl), believed: true, beat };
                 vec![Action::Tell(Some(lease))]

@@ -118,6 +118,35 @@ fn release_revokes_even_a_grant_under_way_and_gives_up_after_three_tries() {
     assert_eq!(keeper.step(at(5), Input::RevokeFailed), [Action::Tell(None), Action::Done]);
 }
 
+/// A thousand keepers that beat in vain for a minute: when etcd answers again, at most a fifth of them does so within any
+/// tenth of the spread.
+#[test]
+fn after_an_outage_the_many_do_not_come_back_in_one_instant() {
+    let back = at(60_000);
+    let first_beat_after = |seed: u64| {
+        let mut keeper = Keeper::new(at(0), seed);
+        keeper.step(at(0), Input::Woke);
+        keeper.step(at(1), Input::Granted { lease: 1, ttl: TTL, sent: at(0) });
+        loop {
+            let (now, actions) = wake(&mut keeper);
+            if !actions.iter().any(|action| matches!(action, Action::Beat { .. })) {
+                continue;
+            }
+            if now >= back {
+                return now.since(back);
+            }
+            // Refused at once, as by a port where nobody listens.
+            keeper.step(now, Input::BeatFailed { lease: 1 });
+        }
+    };
+    let beats: Vec<Duration> = (0..1_000).map(first_beat_after).collect();
+    let spread = TTL / BEAT_RETRIES_PER_TTL;
+    assert!(beats.iter().all(|beat| *beat <= spread), "{:?}", beats.iter().max());
+    let tenth = |beat: &Duration| beat.as_micros() * 10 / spread.as_micros();
+    let most = (0..10).map(|n| beats.iter().filter(|beat| tenth(beat) == n).count()).max().unwrap();
+    assert!(most <= 200, "{most} of 1000 within a tenth");
+}
+
 fn inputs() -> impl Strategy<Value = Input> {
     let lease = 1..4_i64;
     let sent = 0..200_000_u64;

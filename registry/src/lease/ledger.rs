@@ -21,6 +21,14 @@ pub enum Fence {
     /// An instance's key, ours by this `owner` id. Our first write takes it over from whoever had it; later
     /// writes happen only while it is still ours, or absent.
     Owner(String),
+    /// The same, but the first write happens only if the key's `mod_revision` is this; 0: if it is absent. Whoever else
+    /// was quicker keeps it, and the key is told of as superseded.
+    Claim {
+        /// The id that our record carries.
+        owner: String,
+        /// What was seen.
+        expected: i64,
+    },
 }
 
 /// What happened.
@@ -151,9 +159,16 @@ impl Ledger {
     }
 
     fn put(&mut self, key: String, value: Vec<u8>, fence: Fence) {
-        if self.superseded.contains(&key) {
-            return; // Asked for before the news had reached who asks: taking it back would be a fight.
+        let (fence, expected) = match fence {
+            Fence::Claim { owner, expected } => (Fence::Owner(owner), Some(expected)),
+            other => (other, None),
+        };
+        // A claim was made after a look at what stands there. Everything else was asked for before the news had reached
+        // who asks: taking it back would be a fight.
+        if expected.is_none() && self.superseded.contains(&key) {
+            return;
         }
+        self.superseded.remove(&key);
         self.to_delete.remove(&key);
         match self.slots.get_mut(&key) {
             Some(slot) if slot.value == value && slot.fence == fence => {}
@@ -163,7 +178,7 @@ impl Ledger {
                 slot.stands = None;
             }
             None => {
-                self.slots.insert(key, Slot { value, fence, stands: None, revision: None });
+                self.slots.insert(key, Slot { value, fence, stands: None, revision: expected });
             }
         }
     }

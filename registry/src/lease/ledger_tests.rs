@@ -56,6 +56,32 @@ fn the_older_of_two_stands_down_and_never_fights() {
 }
 
 #[test]
+fn a_claim_is_written_only_on_what_was_seen_and_may_be_made_again() {
+    let claim = |expected| Input::Put {
+        key: "i".into(),
+        value: record("me"),
+        fence: Fence::Claim { owner: "me".into(), expected },
+    };
+    let mut ledger = Ledger::new(1);
+    ledger.step(NOW, Input::Lease(Some(1)));
+    let first = ledger.step(NOW, claim(0));
+    assert!(matches!(&first[..], [Action::WriteFenced { expected: 0, .. }]), "{first:?}");
+    let found = Some(Found { value: record("quicker"), mod_revision: 4 });
+    assert_eq!(ledger.step(NOW, Input::Occupied { found }), []);
+    assert!(ledger.superseded().contains("i"));
+    // Seen to be free later on.
+    let again = ledger.step(NOW, claim(0));
+    assert!(matches!(&again[..], [Action::WriteFenced { expected: 0, .. }]), "{again:?}");
+    assert!(ledger.superseded().is_empty());
+    ledger.step(NOW, Input::Written { revision: 9 });
+    let later = ledger.step(NOW, fenced_put(b"changed"));
+    assert!(
+        matches!(&later[..], [Action::WriteFenced { expected: 9, .. }]),
+        "from then on it is ours: {later:?}"
+    );
+}
+
+#[test]
 fn a_write_that_arrived_unanswered_is_known_as_ours() {
     let mut ledger = standing();
     ledger.step(NOW, fenced_put(b"changed"));

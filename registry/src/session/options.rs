@@ -122,6 +122,12 @@ impl EtcdConfig {
         &self.options.prefix
     }
 
+    /// etcd's endpoints, as they were given.
+    #[must_use]
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
     pub(crate) fn read_files(&self) -> Result<Files, OptionsError> {
         let options = &self.options;
         let mut tls = None;

@@ -38,8 +38,9 @@ impl Filter {
         report.instances.iter().filter_map(|(id, one)| {
             let wanted = &self.wanted;
             let service = wanted.service.is_empty() || wanted.service == id.service.as_str();
+            let instance = wanted.instance.is_empty() || wanted.instance == id.instance.as_str();
             let suspect = !wanted.suspects_only || one.suspect_for.is_some();
-            let record = &one.registered.as_ref().filter(|_| service && suspect)?.record;
+            let record = &one.registered.as_ref().filter(|_| service && instance && suspect)?.record;
             let labels = wanted.labels.iter().all(|(key, value)| record.labels.get(key) == Some(value));
             let state = self.states.is_empty() || self.states.contains(&convert::state(record.state).into());
             (labels && state).then(|| convert::instance(id, one)).flatten()

@@ -1,0 +1,144 @@
+//! All that one process is a member of, under its one lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry::lease::{self, Counts, Standing};
+use registry::name::ServiceName;
+use registry::session::{EtcdConfig, Session};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::MemberConfig;
+use crate::etcd_thread::EtcdThread;
+use crate::member::{Applicant, Member, SharedLease, Status};
+use crate::probe::AppHealth;
+
+/// One of them, and what is known of the app by its check.
+pub(crate) type Candidate = (MemberConfig, watch::Receiver<AppHealth>);
+
+/// The members of a process.
+pub(crate) struct Members {
+    /// `None` where there is nothing to register.
+    held: Option<Held>,
+    statuses: Vec<(ServiceName, watch::Receiver<Status>)>,
+    leaving: CancellationToken,
+    news: Arc<Notify>,
+    released: bool,
+}
+
+struct Held {
+    lease: SharedLease,
+    standing: watch::Receiver<Standing>,
+    counts: Arc<Counts>,
+}
+
+impl Members {
+    /// Starts them; their tasks, none of which may end before the lease is released, go into `parts`. The lease is kept
+    /// on etcd's thread. `abort` ends everything without order.
+    pub(crate) async fn start(
+        candidates: Vec<Candidate>,
+        etcd: &EtcdConfig,
+        ttl: Duration,
+        abort: &CancellationToken,
+        parts: &mut JoinSet<()>,
+    ) -> std::io::Result<Self> {
+        let leaving = abort.child_token();
+        let news = Arc::new(Notify::new());
+        if candidates.is_empty() {
+            return Ok(Self { held: None, statuses: vec![], leaving, news, released: false });
+        }
+        let thread = EtcdThread::start()?;
+        let session = Session::new(etcd.clone());
+        let (handle, holding) = lease::hold(session.clone(), ttl, abort.clone());
+        let (standing, counts) = (handle.standing(), handle.counts());
+        let lease: SharedLease = Arc::new(Mutex::new(handle));
+        let holding = thread.spawn(holding);
+        parts.spawn(async move { drop(holding.await) });
+        tell(parts, standing.clone(), &news);
+
+        let owner = format!("{:016x}", fastrand::u64(..));
+        tracing::info!(owner, prefix = %etcd.prefix(), "registering");
+        let mut statuses = vec![];
+        for (config, health) in candidates {
+            let service = config.service.clone();
+            let applicant = Applicant {
+                service: service.clone(),
+                naming: config.naming.clone(),
+                owner: owner.clone(),
+                prefix: etcd.prefix().clone(),
+            };
+            let reached = (session.clone(), thread.clone());
+            let (member, status) =
+                Member::new(config, applicant, reached, Arc::clone(&lease), health, leaving.clone()).await;
+            parts.spawn(member.run());
+            tell(parts, status.clone(), &news);
+            statuses.push((service, status));
+        }
+        Ok(Self { held: Some(Held { lease, standing, counts }), statuses, leaving, news, released: false })
+    }
+
+    /// Returns when something may have changed.
+    pub(crate) async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// How each is.
+    pub(crate) fn statuses(&self) -> Vec<(ServiceName, Status)> {
+        let status = |(service, status): &(ServiceName, watch::Receiver<Status>)| {
+            (service.clone(), status.borrow().clone())
+        };
+        self.statuses.iter().map(status).collect()
+    }
+
+    /// The same, to be looked at again and again.
+    pub(crate) fn watches(&self) -> &[(ServiceName, watch::Receiver<Status>)] {
+        &self.statuses
+    }
+
+    /// How the lease stands, and what its task counts; nothing without members.
+    pub(crate) fn lease(&self) -> Option<(watch::Receiver<Standing>, Arc<Counts>)> {
+        self.held.as_ref().map(|held| (held.standing.clone(), Arc::clone(&held.counts)))
+    }
+
+    /// Whether no balancer is awaited any more.
+    pub(crate) fn have_left(&self) -> bool {
+        self.statuses.iter().all(|(_, status)| status.borrow().left)
+    }
+
+    /// Whether the lease is revoked, or given up.
+    pub(crate) fn are_released(&self) -> bool {
+        match &self.held {
+            Some(held) => held.standing.borrow().released,
+            None => self.released,
+        }
+    }
+
+    /// Takes all of them out of rotation; [`Self::have_left`] says when that is done.
+    pub(crate) fn leave(&self) {
+        self.leaving.cancel();
+        self.news.notify_one();
+    }
+
+    /// Revokes the lease; [`Self::are_released`] says when that is done.
+    pub(crate) async fn release(&mut self) {
+        match &self.held {
+            Some(held) => drop(held.lease.lock().await.release().await),
+            None => self.released = true,
+        }
+        self.news.notify_one();
+    }
+}
+
+/// Wakes who waits for news, at each change. It ends with who tells, which is told of by that one's own task.
+fn tell<T: Send + Sync + 'static>(parts: &mut JoinSet<()>, mut of: watch::Receiver<T>, news: &Arc<Notify>) {
+    let news = Arc::clone(news);
+    parts.spawn(async move {
+        while of.changed().await.is_ok() {
+            news.notify_one();
+        }
+        news.notify_one();
+        std::future::pending::<()>().await;
+    });
+}
