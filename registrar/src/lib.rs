@@ -12,6 +12,7 @@ pub mod etcd_thread;
 pub mod file;
 mod health;
 pub mod help;
+pub mod join;
 pub mod member;
 mod members;
 mod metrics;
@@ -20,4 +21,5 @@ mod run;
 mod service_manager;
 pub mod supervise;
 
+pub use join::{Join, Place};
 pub use run::{RunError, run};

@@ -36,20 +36,20 @@ struct Held {
 
 impl Members {
     /// Starts them; their tasks, none of which may end before the lease is released, go into `parts`. The lease is kept
-    /// on etcd's thread. `abort` ends everything without order.
+    /// on `thread`, and all that speaks with etcd. `abort` ends everything without order.
     pub(crate) async fn start(
         candidates: Vec<Candidate>,
         etcd: &EtcdConfig,
         ttl: Duration,
+        thread: &EtcdThread,
         abort: &CancellationToken,
         parts: &mut JoinSet<()>,
-    ) -> std::io::Result<Self> {
+    ) -> Self {
         let leaving = abort.child_token();
         let news = Arc::new(Notify::new());
         if candidates.is_empty() {
-            return Ok(Self { held: None, statuses: vec![], leaving, news, released: false });
+            return Self { held: None, statuses: vec![], leaving, news, released: false };
         }
-        let thread = EtcdThread::start()?;
         let session = Session::new(etcd.clone());
         let (handle, holding) = lease::hold(session.clone(), ttl, abort.clone());
         let (standing, counts) = (handle.standing(), handle.counts());
@@ -76,7 +76,7 @@ impl Members {
             tell(parts, status.clone(), &news);
             statuses.push((service, status));
         }
-        Ok(Self { held: Some(Held { lease, standing, counts }), statuses, leaving, news, released: false })
+        Self { held: Some(Held { lease, standing, counts }), statuses, leaving, news, released: false }
     }
 
     /// Returns when something may have changed.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ServiceConfig};
+use crate::etcd_thread::EtcdThread;
 use crate::health;
 use crate::member::{self, Status};
 use crate::members::Members;
@@ -132,9 +133,9 @@ impl Supervised {
             parts.spawn(watch_app(service.clone(), endpoints, app, publish));
             candidates.push((service.member.clone(), health));
         }
-        let members = Members::start(candidates, &config.etcd, config.ttl, &shutdown, &mut parts)
-            .await
-            .map_err(RunError::Thread)?;
+        let thread = EtcdThread::start().map_err(RunError::Thread)?;
+        let members =
+            Members::start(candidates, &config.etcd, config.ttl, &thread, &shutdown, &mut parts).await;
 
         let (statuses, served) = watch::channel(health::statuses(&members.statuses(), true));
         let sources = Sources {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use integration::service::TTL_S;
 use integration::{PerSecond as _, Stack};
 
 const NAMES: [&str; 3] = ["web-1", "web-2", "web-3"];
@@ -107,6 +108,7 @@ async fn a_registrar_that_slept_through_its_lease_registers_again_under_its_name
 
     sleeper.pause_registrar();
     stack.until_key(&key, false).await;
+    tokio::time::sleep(Duration::from_secs(2 * u64::from(TTL_S))).await;
     sleeper.resume_registrar();
 
     stack.until_key(&key, true).await;

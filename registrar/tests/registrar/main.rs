@@ -11,6 +11,7 @@
 mod etcd;
 mod leaving;
 mod leftovers;
+mod library;
 mod membership;
 mod naming;
 mod program;

@@ -47,6 +47,21 @@ pub struct EtcdOptions {
     pub prefix: Prefix,
 }
 
+impl Default for EtcdOptions {
+    /// An etcd on this host, in plain text.
+    fn default() -> Self {
+        Self {
+            etcd_endpoints: vec!["http://127.0.0.1:2379".into()],
+            etcd_cacert: None,
+            etcd_cert: None,
+            etcd_key: None,
+            etcd_user: None,
+            etcd_password_file: None,
+            prefix: Prefix::default(),
+        }
+    }
+}
+
 /// Options that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {

@@ -1,0 +1,104 @@
+//! An app that registers itself, by the crate: in the test's own process, and the example.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use registrar::member::Naming;
+use registrar::{Join, Place};
+use serde_json::json;
+
+use crate::PATIENCE;
+use crate::etcd::{Etcd, free_url};
+use crate::program::REGISTRAR;
+use crate::until;
+
+const KEY: &str = "instances/web/web-1";
+
+fn join(endpoint: &str) -> Join {
+    let mut join = Join::new("web".parse().unwrap(), 3_000.try_into().unwrap());
+    join.naming = Some(Naming::Is("web-1".parse().unwrap()));
+    join.etcd.etcd_endpoints = vec![endpoint.into()];
+    join.ttl = Duration::from_secs(2);
+    join
+}
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it ends in time")
+}
+
+async fn registered(endpoint: &str) -> Place {
+    let mut place = join(endpoint).start().unwrap();
+    in_time(place.registered()).await;
+    place
+}
+
+#[tokio::test]
+async fn a_place_stands_while_the_app_is_well_and_is_left_in_order() {
+    let etcd = Etcd::start();
+    etcd.put("balancers/lb-1", &json!({"services": ["web"]}));
+    let place = registered(&etcd.endpoint).await;
+    let owner = etcd.record(KEY).unwrap()["owner"].clone();
+    assert!(place.status().wants_traffic);
+    place.ill("out of memory");
+    etcd.until_state(KEY, "down");
+    place.healthy();
+    etcd.until_state(KEY, "up");
+
+    let leaving = tokio::spawn(place.leave());
+    tokio::task::spawn_blocking(move || {
+        etcd.until_state(KEY, "draining");
+        etcd.put("acks/web/web-1/lb-1", &json!({"owner": owner, "state": "drained", "at": ""}));
+        etcd.until_gone(KEY);
+        assert_eq!(etcd.leases(), [""; 0]);
+    })
+    .await
+    .unwrap();
+    in_time(leaving).await.unwrap();
+}
+
+/// The runtime of the app does nothing but compute, for three ttls: the lease is kept all the same.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a runtime that is kept busy is what is tested")]
+async fn a_busy_runtime_costs_no_lease() {
+    let etcd = Etcd::start();
+    let place = registered(&etcd.endpoint).await;
+    let lease = etcd.only_lease();
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(etcd.only_lease(), lease);
+    drop(place);
+    etcd.until_gone(KEY);
+}
+
+#[tokio::test]
+async fn a_leave_without_an_etcd_is_bounded() {
+    let mut join = join(&free_url());
+    join.leave_max = Duration::from_millis(100);
+    let place = join.start().unwrap();
+    in_time(place.leave()).await;
+}
+
+struct Example(Child);
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_example_joins_and_leaves() {
+    let etcd = Etcd::start();
+    let example = Path::new(REGISTRAR).with_file_name("examples").join("self_registering");
+    let port = free_url().rsplit_once(':').unwrap().1.to_owned();
+    let mut example = Example(Command::new(example).args([&port, &etcd.endpoint]).spawn().unwrap());
+    etcd.until_state(KEY, "up");
+    assert_eq!(etcd.record(KEY).unwrap()["port"].to_string(), port);
+    kill(Pid::from_raw(example.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let status = until("the example ends", || example.0.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    assert_eq!((etcd.record(KEY), etcd.leases()), (None, vec![]));
+}
