@@ -1,10 +1,13 @@
 //! Leasehold beside the limit, measured in one run on real processes.
 
 mod app;
+mod beats;
 mod churn;
+mod crash;
 mod latency;
 mod machine;
 mod poller;
+mod process;
 mod registrant;
 mod scale;
 mod screen;
@@ -31,6 +34,10 @@ struct Args {
 enum Measure {
     /// From a key in etcd to the first request served, and from its end to the last one.
     Latency(latency::Plan),
+    /// How long what has died still gets traffic, and what that costs.
+    Crash(crash::Plan),
+    /// What many registrars cost: memory, beats, etcd's processor.
+    Beats(beats::Plan),
     /// What clients notice while instances are replaced, moved and weighed; fails if it is anything.
     Churn(churn::Plan),
     /// What thousands of instances cost, beside the same commands on HAProxy alone.
@@ -53,6 +60,8 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<()> {
     match args.measure {
         Measure::Latency(plan) => Box::pin(latency::run(plan)).await,
+        Measure::Crash(plan) => Box::pin(crash::run(plan)).await,
+        Measure::Beats(plan) => Box::pin(beats::run(plan)).await,
         Measure::Churn(plan) => Box::pin(churn::run(plan)).await,
         Measure::Scale(plan) => Box::pin(scale::run(plan)).await,
         Measure::Status(plan) => Box::pin(status::run(plan)).await,

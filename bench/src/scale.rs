@@ -3,7 +3,6 @@
 mod alone;
 mod change;
 mod crowd;
-mod process;
 mod registered;
 
 use std::time::Duration;

@@ -15,12 +15,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const ANSWER_LEN_MAX: u64 = 1024 * 1024;
 
 /// The status and the body of `GET path` on `port` of loopback.
-pub(crate) async fn get(port: u16, path: &str) -> Result<(u16, String)> {
+pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
     exchange(port, "GET", path, "").await
 }
 
 /// The same of a `POST` with `body`.
-pub(crate) async fn post(port: u16, path: &str, body: &str) -> Result<(u16, String)> {
+pub async fn post(port: u16, path: &str, body: &str) -> Result<(u16, String)> {
     exchange(port, "POST", path, body).await
 }
 

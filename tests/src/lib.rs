@@ -13,7 +13,7 @@ pub mod etcd;
 mod fail;
 pub mod haproxy;
 pub mod home;
-mod http;
+pub mod http;
 pub mod instance;
 pub mod lb_sync;
 pub mod load;

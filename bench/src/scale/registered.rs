@@ -9,8 +9,8 @@ use stack::{Clock, Stack, Tick, wait};
 
 use super::change::{Changes, Hand, WEIGHT, WEIGHT_FIRST};
 use super::crowd::{Crowd, EXTRA};
-use super::process::{Cost, processor};
 use super::{SERVICE, rate};
+use crate::process::{Cost, processor};
 use crate::registrant::Registrant;
 use crate::socket::Socket;
 

@@ -15,20 +15,20 @@ const DEAREST: usize = 4;
 
 /// What it uses while it has nothing to do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cost {
+pub(crate) struct Cost {
     /// Memory that is in use.
-    pub(super) resident_kb: f64,
+    pub(crate) resident_kb: f64,
     /// The most that ever was.
-    pub(super) peak_kb: f64,
+    pub(crate) peak_kb: f64,
     /// Of one core, audits apart.
-    pub(super) idle_share: f64,
+    pub(crate) idle_share: f64,
     /// One audit's processor time.
-    pub(super) audit: Duration,
+    pub(crate) audit: Duration,
 }
 
 impl Cost {
     /// Looks at an idle lb-sync for half a minute.
-    pub(super) async fn of_idle(pid: u32) -> Result<Self> {
+    pub(crate) async fn of_idle(pid: u32) -> Result<Self> {
         let mut samples = Vec::new();
         let (start, mut used) = (Clock.now(), processor(pid)?);
         while Clock.now().since(start) < LOOKED_AT {
@@ -44,7 +44,7 @@ impl Cost {
 }
 
 /// Processor time of all threads that `pid` has now.
-pub(super) fn processor(pid: u32) -> Result<Duration> {
+pub(crate) fn processor(pid: u32) -> Result<Duration> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).context("the process is gone")?;
     let times = threads.flatten().filter_map(|thread| {
         let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
@@ -66,10 +66,17 @@ fn judge(samples: &[Duration]) -> (f64, Duration) {
     (share, pairs.max().unwrap_or_default().saturating_sub(2 * median))
 }
 
-fn status_kb(pid: u32, field: &str) -> Result<f64> {
+/// A figure of `/proc/PID/status`, in kB.
+pub(crate) fn status_kb(pid: u32, field: &str) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
     let value = text.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"));
     value.and_then(|kb| kb.parse().ok()).with_context(|| format!("no {field} of process {pid}"))
+}
+
+/// Sends the signal of this name to a process that is ours.
+pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
+    let signal = format!("SIG{name}").parse().with_context(|| format!("no signal {name}"))?;
+    stack::process::signal(pid, signal)
 }
 
 #[cfg(test)]

@@ -1,0 +1,150 @@
+//! How long what has died still gets traffic, and what that costs the clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::value_parser;
+use stack::PerSecond as _;
+use stack::instance::{Instance, Spec};
+use stack::{Clock, Stack, wait};
+
+use crate::machine;
+use crate::process::signal;
+use crate::screen::say;
+use crate::table::{self, Times};
+
+/// The service.
+const SERVICE: &str = "web";
+/// Instances that stay, so that there is somebody to go to.
+const STEADY: usize = 2;
+/// Longest that anything may take.
+const SEEN_MAX: Duration = Duration::from_mins(1);
+/// The ttl that `registrar run` has by default, in seconds.
+const TTL_S: u32 = 10;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// How many apps are killed.
+    #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=1_000))]
+    apps: u32,
+    /// How many apps are stopped in mid-air, registrars killed, and both at once: each takes seconds.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(0..=100))]
+    slow: u32,
+    /// Requests a second meanwhile.
+    #[arg(long, default_value_t = 500, value_parser = value_parser!(u32).range(1..=5_000))]
+    rate: u32,
+}
+
+/// What dies.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    /// `kill -9` to the app.
+    App,
+    /// SIGSTOP to the app: it takes connections and answers none.
+    AppHangs,
+    /// `kill -9` to the registrar; the app goes on.
+    Registrar,
+    /// `kill -9` to both.
+    Both,
+}
+
+/// Measures and prints.
+pub(crate) async fn run(plan: Plan) -> Result<()> {
+    let stack = Stack::native().with_services(&[SERVICE]).start().await?;
+    say(machine::describe(&stack).await?);
+    for n in 1..=STEADY {
+        launch(&stack, &format!("steady-{n}")).await?;
+    }
+    say("");
+    for (death, rounds) in [
+        (Death::App, plan.apps),
+        (Death::AppHangs, plan.slow),
+        (Death::Registrar, plan.slow),
+        (Death::Both, plan.slow),
+    ] {
+        measure(&stack, death, rounds, plan.rate).await?;
+    }
+    stack.end().await
+}
+
+async fn measure(stack: &Stack, death: Death, rounds: u32, rate: u32) -> Result<()> {
+    let load = stack.start_load(SERVICE, rate.per_second(), 0)?;
+    let mut times = Times::default();
+    for _ in 0..rounds {
+        times.push(round(stack, death).await?);
+    }
+    let report = load.stop().await;
+    say(table::one(death.title(), &times));
+    say(format_args!("    failed: {} of {} requests", report.failed, report.sent));
+    for failure in report.failures.iter().take(3) {
+        say(format_args!("    {failure:?}"));
+    }
+    Ok(())
+}
+
+/// From a death until HAProxy has nobody of that name in rotation.
+async fn round(stack: &Stack, death: Death) -> Result<Duration> {
+    let victim = launch(stack, "victim").await?;
+    let (registrar, apps) = (victim.registrar().process()?, victim.app_pids()?);
+    ensure!(!apps.is_empty(), "the victim has no app");
+    registrar.let_go();
+    let died = Clock.now();
+    match death {
+        Death::App => apps.iter().try_for_each(|pid| signal(*pid, "KILL"))?,
+        Death::AppHangs => apps.iter().try_for_each(|pid| signal(*pid, "STOP"))?,
+        Death::Registrar => signal(registrar.pid(), "KILL")?,
+        Death::Both => {
+            signal(registrar.pid(), "KILL")?;
+            apps.iter().try_for_each(|pid| signal(*pid, "KILL"))?;
+        }
+    }
+    // Look after look, without a pause: a look is what the time is known by.
+    let took = loop {
+        let seen = stack.haproxy().seen().await?;
+        let took = Clock.now().since(died);
+        if !seen.up(SERVICE).contains(&"victim") {
+            break took;
+        }
+        ensure!(took < SEEN_MAX, "{death:?}: still in rotation after {took:?}");
+    };
+    for pid in &apps {
+        // Ended already, where it was that what died.
+        let _ = signal(*pid, "KILL");
+    }
+    let _ = signal(registrar.pid(), "KILL");
+    let gone = async || {
+        let seen = stack.haproxy().seen().await?;
+        Ok((!seen.servers(SERVICE).contains(&"victim")).then_some(()))
+    };
+    wait::until(SEEN_MAX, "the victim's server deleted", gone).await?;
+    Ok(took)
+}
+
+async fn launch(stack: &Stack, name: &str) -> Result<Arc<Instance>> {
+    let ports = stack::port::Ports::claim()?;
+    let instance = stack.launch(Spec {
+        service: SERVICE.into(),
+        name: name.into(),
+        app_port: ports.free()?,
+        registrar_port: ports.free()?,
+        ttl_s: TTL_S,
+        notes_its_stop: false,
+        flags: vec![],
+    })?;
+    let up = async || Ok(stack.haproxy().seen().await?.up(SERVICE).contains(&name).then_some(()));
+    wait::until(SEEN_MAX, format!("{name} in rotation"), up).await.context("it does not serve")?;
+    Ok(instance)
+}
+
+impl Death {
+    fn title(self) -> &'static str {
+        match self {
+            Self::App => "app killed → out",
+            Self::AppHangs => "app hangs → out",
+            Self::Registrar => "registrar killed → out",
+            Self::Both => "both killed → out",
+        }
+    }
+}
