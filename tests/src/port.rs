@@ -10,10 +10,10 @@ use anyhow::{Result, bail};
 
 /// First port of the first block. Linux takes outgoing ports from 32768 up (`ip_local_port_range`).
 const FIRST: u16 = 20_000;
-/// Ports in a block: a stack with a dozen instances, each restarted, takes some 60.
-const BLOCK_LEN: u16 = 100;
+/// Ports in a block: a stack with fifty instances, each started three times, takes some 300.
+const BLOCK_LEN: u16 = 400;
 /// Blocks in all.
-const BLOCKS: u16 = 120;
+const BLOCKS: u16 = 30;
 
 /// A block of ports, ours until it is dropped.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ pub struct Service<'s> {
     stack: &'s Stack,
     name: String,
     notes_stops: bool,
+    ttl_s: u32,
     flags: Vec<String>,
 }
 
@@ -41,13 +42,20 @@ pub struct Member<'s> {
 
 impl<'s> Service<'s> {
     pub(crate) fn new(stack: &'s Stack, name: &str) -> Self {
-        Self { stack, name: name.into(), notes_stops: false, flags: Vec::new() }
+        Self { stack, name: name.into(), notes_stops: false, ttl_s: TTL_S, flags: Vec::new() }
     }
 
     /// From now on its instances note what HAProxy says when their app is told to stop.
     #[must_use]
     pub fn noting_stops(mut self) -> Self {
         self.notes_stops = true;
+        self
+    }
+
+    /// From now on its instances' leases have this ttl, in seconds.
+    #[must_use]
+    pub fn with_ttl_s(mut self, ttl_s: u32) -> Self {
+        self.ttl_s = ttl_s;
         self
     }
 
@@ -97,7 +105,7 @@ impl<'s> Service<'s> {
             name: name.into(),
             app_port: self.stack.ports().free()?,
             registrar_port: self.stack.ports().free()?,
-            ttl_s: TTL_S,
+            ttl_s: self.ttl_s,
             notes_its_stop: self.notes_stops,
             flags: self.flags.clone(),
         })

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use integration::{PerSecond as _, Stack, program};
+use integration::{PerSecond as _, Stack, program, wait};
 
 /// What a command said, and how it ended.
 #[derive(Debug)]
@@ -141,6 +141,41 @@ async fn a_wish_that_ends_by_itself_and_answers_to_what_is_not_so() {
     ] {
         registrar(&stack, args).await.is(64, &[part]);
     }
+    let two = registrar(&stack, &["explain", "web/web-2"]).await;
+    two.is(
+        0,
+        &["gets traffic on 1 of 1 balancers: it is registered, and says that it is up", "lb: up, weight 100"],
+    );
+    registrar(&stack, &["drain", "web/web-2", "--reason", "new disk"]).await.is(0, &[]);
+    stack.until(|s| s.up("web").is_empty()).await;
+    // What lb-sync answers is up to 100 ms old.
+    let out = async || {
+        let two = registrar(&stack, &["explain", "web/web-2"]).await;
+        Ok(two.out.contains("gets no traffic").then_some(two))
+    };
+    let (two, _) = wait::until(Duration::from_secs(5), "explained as out", out).await.unwrap();
+    two.is(
+        0,
+        &[
+            "gets no traffic on any of 1 balancers: an operator drains it (override by kim",
+            ": new disk).",
+            "lb: ",
+        ],
+    );
+    let json = registrar(&stack, &["explain", "web/web-2", "--output", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(
+        (&json["balancers"][0]["balancer"], &json["balancers"][0]["not_asked"]),
+        (&"lb".into(), &().into())
+    );
+    assert_ne!(json["balancers"][0]["server"]["view"]["state"], "up");
+    // Its lb-sync away and its ack still there: told so.
+    stack.lb_sync().kill().await;
+    let two = registrar(&stack, &["explain", "web/web-2"]).await;
+    two.is(0, &["lb: cannot be asked at 127.0.0.1", "acked: drain"]);
+    stack.lb_sync().start().await;
+    registrar(&stack, &["explain", "web/web-1"]).await.is(1, &["web/web-1 is not registered"]);
+
     stack.etcd().kill().await;
     registrar(&stack, &["list"]).await.is(69, &["is etcd running"]);
 }

@@ -156,6 +156,48 @@ async fn a_newer_registrar_takes_the_name_and_the_older_leaves_its_app_alone() {
     assert_eq!(report.failed, 0, "{report}");
 }
 
+/// Fifty containers replaced in one go: first each beside its successor, then all killed and back elsewhere.
+#[tokio::test]
+async fn fifty_are_replaced_at_once_while_their_old_leases_live() {
+    const COUNT: usize = 50;
+    const LONG_TTL_S: u32 = 60;
+    let stack = Stack::native().await;
+    let web = stack.service("web").with_ttl_s(LONG_TTL_S).instances(COUNT).serving().await;
+    let load = stack.load(200.per_second());
+    stack.until_served(&load, &["web-1", "web-50"], 5).await;
+
+    let old: Vec<_> = (1..=COUNT).map(|n| web.instance(n).now()).collect();
+    for n in 1..=COUNT {
+        web.instance(n).start_on_new_port();
+    }
+    for n in 1..=COUNT {
+        web.instance(n).serving().await;
+    }
+    for instance in old {
+        instance.terminate().await.unwrap();
+    }
+    stack.until_served(&load, &["web-1", "web-50"], 5).await;
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+
+    let killed = Clock.now();
+    for n in 1..=COUNT {
+        web.instance(n).kill_hard().await;
+    }
+    for n in 1..=COUNT {
+        web.instance(n).start_on_new_port();
+    }
+    for n in 1..=COUNT {
+        web.instance(n).serving().await;
+    }
+    let took = Clock.now().since(killed);
+    assert!(
+        took < Duration::from_secs(u64::from(LONG_TTL_S) / 2),
+        "they waited for their old leases: {took:?}"
+    );
+    println!("{COUNT} killed and back elsewhere: {took:?}");
+}
+
 #[tokio::test]
 async fn services_do_not_touch_each_other() {
     let stack = Stack::native().with_services(&["web", "api"]).await;

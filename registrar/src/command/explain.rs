@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use self::balancer::{Answer, ask};
-use super::list::{plain, value};
+use super::list::{acked, plain, value};
 use super::read::{Registered, Registry};
 use super::{CommandError, ExplainOptions, FAILED, Output, Told};
 
@@ -95,7 +95,7 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
 fn paragraph(side: &Side) -> String {
     let name = &side.name;
     let acked = match &side.acked {
-        Some((state, at)) => format!("{state:?} since {at}").to_lowercase(),
+        Some((state, at)) => format!("{} since {at}", acked(*state)),
         None => "nothing".into(),
     };
     let mut text = match &side.answer {

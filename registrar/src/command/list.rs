@@ -52,12 +52,10 @@ pub(super) fn plain(text: &str) -> String {
 fn acks(registry: &Registry, id: &InstanceId) -> String {
     let said: Vec<Option<AckState>> = registry.said_of(id).map(|(_, ack)| ack.map(|ack| ack.state)).collect();
     let count = |state| said.iter().filter(|it| **it == Some(state)).count();
-    let words =
-        [(AckState::Serving, "serving"), (AckState::Draining, "draining"), (AckState::Drained, "drained")];
-    let mut parts: Vec<String> = words
+    let mut parts: Vec<String> = [AckState::Serving, AckState::Draining, AckState::Drained]
         .into_iter()
-        .filter(|(state, _)| count(*state) > 0)
-        .map(|(state, word)| format!("{} {word}", count(state)))
+        .filter(|state| count(*state) > 0)
+        .map(|state| format!("{} {}", count(state), acked(state)))
         .collect();
     let silent = said.iter().filter(|it| it.is_none()).count();
     if silent > 0 {
@@ -72,6 +70,14 @@ fn wished(wish: &OverrideRecord) -> String {
     let by = if wish.by.is_empty() { String::new() } else { format!(" ({})", plain(&wish.by)) };
     let what: Vec<String> = mode.map(str::to_owned).into_iter().chain(weight).collect();
     if what.is_empty() { "-".into() } else { format!("{}{by}", what.join(", ")) }
+}
+
+pub(super) fn acked(state: AckState) -> &'static str {
+    match state {
+        AckState::Serving => "serving",
+        AckState::Draining => "draining",
+        AckState::Drained => "drained",
+    }
 }
 
 pub(super) fn mode(mode: OverrideMode) -> &'static str {

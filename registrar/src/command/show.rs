@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::list::{mode, plain, state, value};
+use super::list::{acked, mode, plain, state, value};
 use super::read::Registry;
 use super::{CommandError, FAILED, Output, ShowOptions, Told};
 
@@ -52,7 +52,7 @@ pub async fn show(options: ShowOptions) -> Result<Told, CommandError> {
     for (name, ack) in registry.said_of(id) {
         let said = ack.map_or_else(
             || "has nothing to say of it".into(),
-            |ack| format!("{:?} since {}", ack.state, plain(&ack.at)).to_lowercase(),
+            |ack| format!("{} since {}", acked(ack.state), plain(&ack.at)),
         );
         line("balancer", format!("{name}: {said}"));
     }
