@@ -11,7 +11,11 @@ use lb_sync::command::{self, CommandError, Told};
 use lb_sync::run::{RunConfig, RunError, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Exit codes of the contract (`sysexits.h` where it has one).
 const FAILED: u8 = 1;
@@ -109,16 +113,17 @@ fn stop_on_signals(shutdown: &CancellationToken) -> std::io::Result<()> {
 fn log_to_stderr(format: Option<LogFormat>) {
     let terminal = std::io::stderr().is_terminal();
     let json = format.map_or(!terminal, |format| format == LogFormat::Json);
-    let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let filter =
+        std::env::var_os("LEASEHOLD_LOG").and_then(|filter| filter.to_str()?.parse::<Targets>().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     // Who cannot be written to (a closed pipe) cannot be told so either; trying to would panic.
-    let log = log.log_internal_errors(false);
-    if json {
-        log.json().flatten_event(true).init();
+    let layer = layer().with_writer(std::io::stderr).with_ansi(terminal).log_internal_errors(false);
+    let layer = if json {
+        layer.json().flatten_event(true).with_filter(filter).boxed()
     } else {
-        log.with_target(false).init();
-    }
+        layer.with_target(false).with_filter(filter).boxed()
+    };
+    tracing_subscriber::registry().with(layer).init();
 }
 
 fn usage(error: &clap::Error) -> ExitCode {

@@ -10,6 +10,7 @@ use proto::port::{self, Beside, ListenError, PortTlsOptions};
 use registry::follow::follow;
 use registry::lease::hold;
 use registry::name::BalancerName;
+use registry::route::local_address_towards;
 use registry::session::{EtcdConfig, Session};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,6 +28,8 @@ use crate::tell::Teller;
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
 const CHECK_RISE: u16 = 1;
 const CHECK_FALL: u16 = 2;
+/// Longest that our own address may take to be found out, before the first pass.
+const FIND_ADDRESS_MAX: Duration = Duration::from_secs(1);
 
 /// The options, checked.
 #[derive(Clone, Debug)]
@@ -140,7 +143,8 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let (hub, desk, auditing) =
         status::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
     let beside = Beside { tls, ..status::beside(&hub, &end) };
-    let teller = Teller::new(prefix, config.balancer, listening.to_string(), lease, tell_health);
+    let told = reachable(listening, session.endpoints()).await;
+    let teller = Teller::new(prefix, config.balancer, told.to_string(), lease, tell_health);
     let pass = Pass::new(config.pass, session, teller, desk).keeping(files.files, files.ids);
 
     let mut tasks = JoinSet::new();
@@ -166,4 +170,21 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     };
     end.cancel();
     if shutdown.is_cancelled() { Ok(()) } else { Err(RunError::TaskEnded(ended)) }
+}
+
+/// Where others ask us: of a port that is open on all addresses, the one on the way to etcd. What cannot be found out in time is
+/// told as it is.
+async fn reachable(listening: SocketAddr, endpoints: &[String]) -> SocketAddr {
+    if !listening.ip().is_unspecified() {
+        return listening;
+    }
+    let find = async {
+        for endpoint in endpoints {
+            if let Ok(address) = local_address_towards(endpoint).await {
+                return Some(SocketAddr::new(address, listening.port()));
+            }
+        }
+        None
+    };
+    tokio::time::timeout(FIND_ADDRESS_MAX, find).await.ok().flatten().unwrap_or(listening)
 }

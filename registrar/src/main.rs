@@ -10,7 +10,11 @@ use registrar::cli::{
 use registrar::command::{self, CommandError, Told};
 use registrar::config::{Config, host_name};
 use registrar::supervise;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// A text for people, and the exit code.
 type Ended = (Option<String>, u8);
@@ -115,16 +119,19 @@ async fn probe(options: &ProbeOptions) -> Ended {
 }
 
 fn log(options: &LogOptions) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&options.filter)
+    // Without regular expressions, which a host with many registrars would pay for in memory.
+    let filter: Targets = options
+        .filter
+        .parse()
         .map_err(|error| format!("--log {:?} is not a filter: {error}", options.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // Who cannot be written to (a closed pipe) cannot be told so either; trying to would panic.
-    let builder = builder.log_internal_errors(false);
     let terminal = io::stderr().is_terminal();
     let default = if terminal { LogFormat::Text } else { LogFormat::Json };
-    match options.log_format.unwrap_or(default) {
-        LogFormat::Text => builder.with_ansi(terminal).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    // Who cannot be written to (a closed pipe) cannot be told so either; trying to would panic.
+    let layer = layer().with_writer(io::stderr).log_internal_errors(false);
+    let layer = match options.log_format.unwrap_or(default) {
+        LogFormat::Text => layer.with_ansi(terminal).with_filter(filter).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    tracing_subscriber::registry().with(layer).init();
     Ok(())
 }

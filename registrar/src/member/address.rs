@@ -1,18 +1,16 @@
 //! Where balancers reach the app.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use registry::backoff::Backoff;
+use registry::route::local_address_towards;
 use registry::time::Clock;
 
-/// Longest a name may take to resolve.
-const RESOLVE_MAX: Duration = Duration::from_secs(3);
 /// Waits between attempts: the network, or etcd's name, may come up after us.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -174,35 +172,10 @@ fn listed(ours: &[(String, IpAddr)]) -> String {
     all.join(", ")
 }
 
-/// The address from which this machine would talk to `endpoint` (`http://HOST:PORT`). Connecting a UDP socket looks
-/// up the route and sends nothing.
-async fn local_address_towards(endpoint: &str) -> io::Result<IpAddr> {
-    let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
-    let found = tokio::time::timeout(RESOLVE_MAX, tokio::net::lookup_host(host)).await;
-    let found =
-        found.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "its name did not resolve in time"))??;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    for target in found {
-        match route_to(target) {
-            Ok(address) => return Ok(address),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn route_to(target: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match target {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(target)?;
-    Ok(socket.local_addr()?.ip().to_canonical())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     #[test]
