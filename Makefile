@@ -1,13 +1,19 @@
 # The commands of the README. Each does all its own set-up.
 
 CARGO := cargo
-.PHONY: demo test lint deny bench fuzz matrix
+.PHONY: demo lab images test lint deny bench fuzz matrix
 
 # The main job on loopback; `make demo TOUR=1` plays it unattended under load and says how many requests failed.
 demo:
 	@scripts/setup demo
 	$(CARGO) build --locked --bins
 	@target/debug/demo $(if $(TOUR),--tour) $(DEMO_ARGS)
+
+# The images of the lab, and its tour in containers (docs/lab.md). Needs Docker.
+images:
+	@compose/build
+lab:
+	@compose/tour
 
 # Everything that CI runs. The test runner comes last.
 test: lint

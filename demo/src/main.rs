@@ -1,6 +1,8 @@
 //! The lab on loopback: etcd, HAProxy, lb-sync and three apps, to play with; or a tour through it that plays by itself.
 
+mod compose;
 mod lab;
+mod lab_tour;
 mod port;
 mod screen;
 mod table;
@@ -22,6 +24,9 @@ struct Args {
     /// Play every event of the lab unattended, under load, and say how many requests failed.
     #[arg(long)]
     tour: bool,
+    /// Play the lab in containers instead, from this compose file.
+    #[arg(long, value_name = "FILE")]
+    compose: Option<String>,
     #[command(flatten)]
     ports: Ports,
 }
@@ -48,6 +53,12 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<Ended> {
     let mut interrupt = Interrupt::new()?;
+    if let Some(file) = &args.compose {
+        return tokio::select! {
+            told = Box::pin(lab_tour::play(file)) => told.map(|()| Ended::Well),
+            () = interrupt.came() => Ok(Ended::Interrupted),
+        };
+    }
     // Wherever it is interrupted: what was started is owned by the future, and ends with it.
     let started = tokio::select! {
         lab = Box::pin(Lab::start(&args.ports)) => lab?,

@@ -5,6 +5,7 @@ mod seen;
 mod socket;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,13 @@ use crate::wait;
 
 /// Longest a start may take; it is a few milliseconds on an idle machine.
 const START_MAX: Duration = Duration::from_secs(10);
+
+/// What the HAProxy with an admin socket at `addr` says at this moment.
+pub async fn seen_over_tcp(addr: SocketAddr) -> Result<Seen> {
+    let info = socket::ask_over_tcp(addr, "show info").await?;
+    let stat = socket::ask_over_tcp(addr, "show stat").await?;
+    Seen::parse(&info, &stat)
+}
 
 /// An HAProxy process.
 #[derive(Debug)]

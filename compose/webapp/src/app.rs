@@ -1,6 +1,7 @@
 //! The app's routes.
 
 use std::{
+    io::{self, Write as _},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -30,6 +31,7 @@ struct App {
     host: String,
     tag: String,
     delay: Delay,
+    log_requests: bool,
     /// Held for a few map operations, never across an await.
     sessions: Mutex<Sessions>,
 }
@@ -47,9 +49,9 @@ struct Greeting<'a> {
 }
 
 /// The app as it starts: no sessions, no delay.
-pub(crate) fn router(host: String, tag: String) -> Router {
+pub(crate) fn router(host: String, tag: String, log_requests: bool) -> Router {
     let sessions = Mutex::new(Sessions::new(SESSIONS_MAX));
-    let app = App { host, tag, delay: Delay::default(), sessions };
+    let app = App { host, tag, delay: Delay::default(), log_requests, sessions };
     Router::new()
         .route("/", get(hello).head(healthy))
         .route("/delay", post(set_delay))
@@ -78,6 +80,10 @@ async fn hello(
         let mut sessions = app.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.visit(known, SessionId::random())
     };
+    if app.log_requests {
+        // Output that nobody reads any more is nothing to fail a request for.
+        let _ = writeln!(io::stdout(), "GET / 200 session={} views={}", visit.id, visit.views);
+    }
     let set_cookie = visit.is_new.then(|| (header::SET_COOKIE, visit.id.set_cookie()));
     let greeting = Greeting {
         hello: "world!",

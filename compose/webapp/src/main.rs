@@ -30,6 +30,9 @@ struct Args {
     /// What to answer in the field `tag`.
     #[arg(long, env = "TAG", default_value = "")]
     tag: String,
+    /// Print a line for each request.
+    #[arg(long, env = "WEBAPP_LOG_REQUESTS")]
+    log_requests: bool,
 }
 
 /// One thread: the app is as small as its work, and a host runs many of it.
@@ -55,7 +58,7 @@ async fn start(args: Args) -> Result<Ended> {
     let addr = listener.local_addr().context("the listening socket has no address")?;
     // As above: an app that nobody listens to still serves.
     let _ = writeln!(io::stdout(), "webapp listens on {addr}");
-    serve::run(listener, app::router(host::name(), args.tag), shutdown, FINISH_MAX).await
+    serve::run(listener, app::router(host::name(), args.tag, args.log_requests), shutdown, FINISH_MAX).await
 }
 
 /// Ends with the first TERM or INT.

@@ -36,7 +36,7 @@ impl Webapp {
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { stopped.await.unwrap_or_default() };
-        let app = app::router("box".to_owned(), "s1".to_owned());
+        let app = app::router("box".to_owned(), "s1".to_owned(), false);
         let ended = tokio::spawn(serve::run(listener, app, shutdown, finish_max));
         Self { addr, stop, ended }
     }
