@@ -1,7 +1,7 @@
 # The commands of the README. Each does all its own set-up.
 
 CARGO := cargo
-.PHONY: demo lab images test lint deny bench fuzz matrix
+.PHONY: demo lab images packages test lint deny bench fuzz matrix
 
 # The main job on loopback; `make demo TOUR=1` plays it unattended under load and says how many requests failed.
 demo:
@@ -14,6 +14,12 @@ images:
 	@compose/build
 lab:
 	@compose/tour
+
+# Debian packages of both binaries, and a try of them in a clean container. Needs Docker for the latter.
+packages:
+	@scripts/setup demo
+	@scripts/packages
+	@scripts/try-packages
 
 # Everything that CI runs. The test runner comes last.
 test: lint
