@@ -53,7 +53,7 @@ async fn run_verb(options: RunOptions) -> ExitCode {
     if let Err(error) = stop_on_signals(&shutdown) {
         return failed(FAILED, &format!("cannot wait for signals: {error}"));
     }
-    match run(config, shutdown).await {
+    match Box::pin(run(config, shutdown)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Config(_)) => failed(CONFIG, &error.to_string()),
         Err(error) => failed(FAILED, &error.to_string()),

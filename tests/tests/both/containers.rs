@@ -200,7 +200,7 @@ impl Scene for Containers {
 
     async fn join(&self, number: usize) {
         let name = name_of(number);
-        let webapp = GenericImage::new("leasehold/webapp", tag())
+        let webapp = GenericImage::new("leasehold/webapp", &tag())
             .with_network(network(&self.run, "traffic"))
             .with_env_var("LEASEHOLD_INSTANCE", &name)
             .with_env_var("TAG", &name)

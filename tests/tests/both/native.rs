@@ -26,7 +26,9 @@ impl Native {
                 let instance = self.0.service(SERVICE).instance(number).now();
                 let apps = instance.app_pids().unwrap();
                 instance.registrar().process().unwrap().signal(what).unwrap();
-                apps.into_iter().for_each(|app| signal(app, what).unwrap());
+                for app in apps {
+                    signal(app, what).unwrap();
+                }
             }
             Part::Etcd => self.0.etcd().daemon().process().unwrap().signal(what).unwrap(),
             Part::LbSync => self.0.lb_sync().daemon().process().unwrap().signal(what).unwrap(),
