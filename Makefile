@@ -43,7 +43,8 @@ FUZZ_S := 60
 fuzz:
 	@scripts/fuzz $(FUZZ_S)
 
-# What talks to HAProxy, on every HAProxy that Debian has; as root.
+# What talks to HAProxy, on every HAProxy that Debian has, as root; then whole containers of each Debian.
 matrix:
 	@scripts/setup test
 	@scripts/matrix
+	@scripts/matrix-containers

@@ -66,7 +66,7 @@ impl Tour {
         self.drains().await?;
         self.is_replaced().await?;
         self.slows_down().await?;
-        self.shrinks().await?;
+        self.grows_and_shrinks().await?;
         self.loses_its_balancer().await?;
         self.forwards_its_logs()
     }
@@ -146,14 +146,19 @@ impl Tour {
     }
 
     /// M3, M4.
-    async fn shrinks(&mut self) -> Result<()> {
-        begins("M3, M4", "two nodes are stopped: --scale webapp=3");
+    async fn grows_and_shrinks(&mut self) -> Result<()> {
+        begins("M3, M4", "many nodes: --scale webapp=20, then --scale webapp=3");
         let (before, had) = (self.load.so_far(), webapps()?);
+        self.lab.scale(20)?;
+        let seen = self.lab.until("twenty webapps", |seen| up(seen) == 20).await?;
+        say(format_args!("   {}", names(&seen)));
+        self.settle().await;
+        let many = webapps()?;
         self.lab.scale(3)?;
         let seen = self.lab.until("three webapps", |seen| up(seen) == 3).await?;
         let have = webapps()?;
-        let left =
-            had.into_iter().filter(|one| have.iter().all(|other| other.ip != one.ip)).collect::<Vec<_>>();
+        let stays = |one: &Webapp| have.iter().any(|other| other.ip == one.ip);
+        let left: Vec<_> = had.into_iter().chain(many).filter(|one| !stays(one)).collect();
         say(format_args!("   {}", names(&seen)));
         self.ends(&before, Price::Nothing, &left).await;
         Ok(())
