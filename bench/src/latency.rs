@@ -1,7 +1,8 @@
 //! From a put to the first request served, and from the end of its lease to the last one: Leasehold and the limit in
-//! turns, on the same etcd and the same HAProxy.
+//! turns, on the same etcd and the same HAProxy; and in some of the turns, a reload on each event.
 
 mod limit;
+mod reloading;
 mod way;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::machine;
 use crate::screen::say;
 use crate::table::{self, Times};
 use limit::Limit;
+use reloading::Reloading;
 pub(crate) use way::Way;
 
 /// Rounds before the first that counts: connections are made, code is loaded.
@@ -27,6 +29,9 @@ pub(crate) struct Plan {
     /// How many joins and leaves of each.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
+    /// How many of a reload on each event, which take longer; 0 leaves them out.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    reloads: u32,
     /// How the instance leaves.
     #[arg(long, value_enum, default_value_t = Leave::Revoke)]
     leave: Leave,
@@ -54,10 +59,13 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     let mut ours = Way::new(&stack, "leasehold", stack::PREFIX).await?;
     let mut limit = Way::new(&stack, "limit", limit::PREFIX).await?;
     let watcher = Limit::start(&stack).await?;
+    let reloading = Reloading::start(&stack).await?;
+    let mut reloads = Way::new(&stack, reloading::BACKEND, reloading::PREFIX).await?.at(reloading.port());
     say(machine::describe(&stack).await?);
     say(format_args!("{} rounds of each, in turns\n", plan.rounds));
 
-    let (mut by_us, mut by_limit) = (Taken::default(), Taken::default());
+    let (mut by_us, mut by_limit, mut by_reloads) = (Taken::default(), Taken::default(), Taken::default());
+    let every = (WARM_UP + plan.rounds).checked_div(plan.reloads).map(|every| every.max(1));
     for round in 0..WARM_UP + plan.rounds {
         let counts = round >= WARM_UP;
         // Whoever comes second finds warmer caches: they change places.
@@ -68,8 +76,11 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
             take(&mut limit, &mut by_limit, plan.leave, counts).await?;
             take(&mut ours, &mut by_us, plan.leave, counts).await?;
         }
-        if let Some(error) = watcher.failure() {
-            bail!("the limit's watcher has ended: {error}");
+        if every.is_some_and(|every| round.is_multiple_of(every)) {
+            take(&mut reloads, &mut by_reloads, plan.leave, counts).await?;
+        }
+        if let Some(error) = watcher.failure().or_else(|| reloading.failure()) {
+            bail!("who follows beside us has ended: {error}");
         }
     }
     let end = match plan.leave {
@@ -80,6 +91,13 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     say(table::of("put → first request served", (names.0, &by_us.join), (names.1, &by_limit.join)));
     say("");
     say(table::of(end, (names.0, &by_us.leave), (names.1, &by_limit.leave)));
+    if every.is_some() {
+        let reload = "a reload on each event";
+        say("");
+        say(table::of("put → first request served", (reload, &by_reloads.join), (names.0, &by_us.join)));
+        say("");
+        say(table::of(end, (reload, &by_reloads.leave), (names.0, &by_us.leave)));
+    }
     stack.end().await
 }
 

@@ -22,6 +22,10 @@ const SETTLED: u64 = 5;
 pub(crate) struct Way<'s> {
     stack: &'s Stack,
     service: &'static str,
+    /// Where traffic comes in.
+    port: u16,
+    /// Its servers are deleted from the stack's HAProxy at run time, which the next round waits for.
+    deletes: bool,
     key: String,
     app: App,
     etcd: Client,
@@ -33,6 +37,8 @@ impl<'s> Way<'s> {
         Ok(Self {
             stack,
             service,
+            port: stack.haproxy().layout().traffic_port,
+            deletes: true,
             key: format!("{prefix}/instances/{service}/one"),
             app: App::start(loopback(stack.ports().free()?), "one").await?,
             // One connection for all rounds: it is not what is measured.
@@ -40,10 +46,14 @@ impl<'s> Way<'s> {
         })
     }
 
+    /// The same through another HAProxy, at `port`.
+    pub(crate) fn at(self, port: u16) -> Self {
+        Self { port, deletes: false, ..self }
+    }
+
     /// An instance joins and leaves: how long until its first request was answered, and until its last came.
     pub(crate) async fn round(&mut self, how: Leave) -> Result<(Duration, Duration)> {
-        let port = self.stack.haproxy().layout().traffic_port;
-        let mut poller = Poller::start(Question::of(port, self.service));
+        let mut poller = Poller::start(Question::of(self.port, self.service));
         let lease = self.etcd.lease_grant(LEASE_TTL_S, None).await?.id();
         let record = serde_json::json!({ "address": "127.0.0.1", "port": self.app.port() }).to_string();
         poller.until("nobody served", |met| met.refused >= SETTLED).await?;
@@ -64,7 +74,9 @@ impl<'s> Way<'s> {
             }
         }
         poller.until("nobody served any more", |met| met.refused >= SETTLED).await?;
-        self.until_deleted().await?;
+        if self.deletes {
+            self.until_deleted().await?;
+        }
         drop(poller);
         if how == Leave::Delete {
             self.etcd.lease_revoke(lease).await?;

@@ -1,8 +1,5 @@
 //! Joining, staying, falling ill, and being taken over.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -129,12 +126,7 @@ fn healthz_says_the_same_as_health() {
     let (_listener, port) = app_port();
     let registrar = Registrar::run(&free_url(), &port, &[]);
     registrar.until_probe("", 0);
-    let addr = registrar.health_addr();
-    let mut stream = TcpStream::connect(addr).unwrap();
-    let request = format!("GET /healthz HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let answer = registrar.get("/healthz");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.ends_with("(all): serving\nregistry: not serving\nweb: serving\n"), "{answer}");
 }

@@ -90,6 +90,15 @@ fn two_services_stand_under_one_lease_and_leave_together() {
     registrar.until_probe("", 0);
     assert_eq!([registrar.probe("web"), registrar.probe("admin"), registrar.probe("registry")], [0, 0, 0]);
 
+    let metrics = registrar.get("/metrics");
+    for line in [
+        r#"leasehold_registrar_registered{name="a",service="web"} 1"#,
+        r#"leasehold_registrar_registered{name="admin-1",service="admin"} 1"#,
+        r#"leasehold_registrar_lease_held{name="admin-1",service="admin"} 1"#,
+    ] {
+        assert!(metrics.lines().any(|one| one == line), "{line} is not in {metrics}");
+    }
+
     registrar.signal(Signal::SIGTERM);
     assert_eq!(registrar.until_ended().code(), Some(0));
     assert_eq!(etcd.leases(), [""; 0]);

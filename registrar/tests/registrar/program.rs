@@ -1,7 +1,7 @@
 //! A running `registrar`, its log, and the scripts it runs as apps.
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -97,6 +97,17 @@ impl Registrar {
     pub(crate) fn health_addr(&self) -> SocketAddr {
         let started = self.until_logged("registrar started");
         started["listen"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// What it answers to a GET of `path` on its port, head and body.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let addr = self.health_addr();
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// The exit code of `registrar probe` for `service`.
