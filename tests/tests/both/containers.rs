@@ -190,12 +190,12 @@ impl Scene for Containers {
         seen_over_tcp(SocketAddr::new(self.traffic, ADMIN_PORT)).await
     }
 
-    async fn registered(&self) -> BTreeSet<String> {
+    async fn registered(&self) -> Result<BTreeSet<String>> {
         let listed =
-            docker(&["exec", self.balancers[0].id(), "registrar", "list", SERVICE, "--output", "json"]);
-        let listed: serde_json::Value = serde_json::from_str(&listed.unwrap()).unwrap();
-        let name = |one: &serde_json::Value| one["instance"].as_str().unwrap().to_owned();
-        listed.as_array().unwrap().iter().map(name).collect()
+            docker(&["exec", self.balancers[0].id(), "registrar", "list", SERVICE, "--output", "json"])?;
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+        let name = |one: &serde_json::Value| Some(one["instance"].as_str()?.to_owned());
+        Ok(listed.iter().filter_map(name).collect())
     }
 
     async fn join(&self, number: usize) {

@@ -45,10 +45,10 @@ impl Scene for Native {
         self.0.haproxy().seen().await
     }
 
-    async fn registered(&self) -> BTreeSet<String> {
+    async fn registered(&self) -> anyhow::Result<BTreeSet<String>> {
         let prefix = format!("{PREFIX}/instances/{SERVICE}/");
-        let keys = self.0.etcd().keys(&prefix).await.unwrap();
-        keys.into_iter().filter_map(|key| key.strip_prefix(&prefix).map(str::to_owned)).collect()
+        let keys = self.0.etcd().keys(&prefix).await?;
+        Ok(keys.into_iter().filter_map(|key| key.strip_prefix(&prefix).map(str::to_owned)).collect())
     }
 
     async fn join(&self, number: usize) {

@@ -34,8 +34,8 @@ pub(crate) trait Scene {
     fn traffic(&self) -> SocketAddr;
     /// What HAProxy says at this moment; an error while it does not answer.
     async fn look(&self) -> anyhow::Result<Seen>;
-    /// The instances that the registry has.
-    async fn registered(&self) -> BTreeSet<String>;
+    /// The instances that the registry has; an error while etcd does not answer.
+    async fn registered(&self) -> anyhow::Result<BTreeSet<String>>;
     /// Starts the instance of this number, at an address where none was; does not wait for it to serve.
     async fn join(&self, number: usize);
     /// TERM, and waits for its end; how long that took.
@@ -68,15 +68,23 @@ pub(crate) async fn until(scene: &impl Scene, what: &str, condition: impl Fn(&Se
     }
 }
 
-/// Waits until exactly these instances serve, by HAProxy and by the registry.
+/// Waits until exactly these instances serve, by HAProxy and by the registry. For a moment the two may differ: of an etcd that
+/// was stopped in mid-air a lease may be gone that the registrar is about to replace, and its instance stays as a suspect.
 pub(crate) async fn until_serving(scene: &impl Scene, numbers: impl IntoIterator<Item = usize>) {
     let names: BTreeSet<String> = numbers.into_iter().map(name_of).collect();
-    let serving = |seen: &Seen| {
+    let mut last = (Seen::default(), BTreeSet::new());
+    let look = async || {
+        if let (Ok(seen), Ok(registered)) = (scene.look().await, scene.registered().await) {
+            last = (seen, registered);
+        }
+        let (seen, registered) = &last;
         let all: BTreeSet<String> = seen.servers(SERVICE).into_iter().map(str::to_owned).collect();
-        all == names && seen.up(SERVICE).len() == names.len()
+        let so = all == names && seen.up(SERVICE).len() == names.len() && *registered == names;
+        Ok(so.then_some(()))
     };
-    until(scene, &format!("{names:?} serving, and no other"), serving).await;
-    assert_eq!(scene.registered().await, names);
+    if let Err(error) = wait::until(SEEN_MAX, format!("{names:?} serving, and no other"), look).await {
+        panic!("{error:#}: {}; registered are {:?}", last.0, last.1);
+    }
 }
 
 /// Starts those instances and waits until they serve.
