@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use registry::backoff::Backoff;
 use registry::follow::{Entry, list};
@@ -11,9 +12,8 @@ use registry::record::{InstanceRecord, parse};
 use registry::session::Session;
 use registry::time::Clock;
 
-use std::time::Duration;
-
-/// Longest number in digits: a service of more instances has other troubles.
+/// Largest number, and its digits: a service of more instances has other troubles.
+const NUMBER_MAX: u32 = 999_999;
 pub(crate) const DIGITS_MAX: usize = 6;
 /// Waits between two looks, where etcd does not answer.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ fn choose(
     }
     let (number, expected) = match ours.first_key_value() {
         Some((number, revision)) => (*number, *revision),
-        None => ((1..10_u32.pow(6)).find(|number| !taken.contains(number))?, 0),
+        None => ((1..=NUMBER_MAX).find(|number| !taken.contains(number))?, 0),
     };
     let name = format!("{service}-{number}").parse().ok()?;
     Some(Claim { name, expected })
