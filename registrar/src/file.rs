@@ -120,7 +120,7 @@ impl File {
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let failed = |cause: &dyn fmt::Display| FileError {
             path: path.display().to_string(),
-            cause: cause.to_string(),
+            cause: cause.to_string().trim_end().to_owned(),
         };
         let len = std::fs::metadata(path).map_err(|error| failed(&error))?.len();
         if len > FILE_LEN_MAX {
