@@ -57,7 +57,7 @@ pub struct View {
     instances: BTreeMap<InstanceId, Registered>,
     overrides: BTreeMap<InstanceId, OverrideRecord>,
     /// Who claims an address, so that a change of one finds the others.
-    claims: BTreeMap<SocketAddr, BTreeSet<InstanceId>>,
+    claims: BTreeMap<SocketAddr, Vec<InstanceId>>,
     instances_synced: bool,
     overrides_synced: bool,
     /// The etcd that the instances were listed from.
@@ -514,8 +514,10 @@ impl View {
 
     fn insert(&mut self, id: InstanceId, registered: Registered, changed: &mut BTreeSet<InstanceId>) {
         self.unclaim(&id, changed);
-        let claimants = self.claims.entry(registered.record.endpoint()).or_default();
-        claimants.insert(id.clone());
+        // Nearly always one: there are as many of these as instances.
+        let alone = || Vec::with_capacity(1);
+        let claimants = self.claims.entry(registered.record.endpoint()).or_insert_with(alone);
+        claimants.push(id.clone());
         changed.extend(claimants.iter().cloned());
         self.route_changes += u64::from(registered.record.labels.contains_key(routes::LABEL));
         if !self.instances.contains_key(&id) {
@@ -555,7 +557,7 @@ impl View {
         };
         let endpoint = present.record.endpoint();
         if let Some(claimants) = self.claims.get_mut(&endpoint) {
-            claimants.remove(id);
+            claimants.retain(|claimant| claimant != id);
             changed.extend(claimants.iter().cloned());
             if claimants.is_empty() {
                 self.claims.remove(&endpoint);

@@ -64,6 +64,15 @@ macro_rules! name {
             }
         }
 
+        /// Without a copy, where the text is shared already.
+        impl TryFrom<Arc<str>> for $type {
+            type Error = NameError;
+
+            fn try_from(text: Arc<str>) -> Result<Self, NameError> {
+                if is_legal(&text) { Ok(Self(text)) } else { text.parse() }
+            }
+        }
+
         impl From<$type> for String {
             fn from(name: $type) -> Self {
                 name.0.as_ref().into()

@@ -36,9 +36,9 @@ impl BackendMaker {
         self.made.clear();
     }
 
-    /// Whatever was refused may be tried again.
-    pub(super) fn again(&mut self) {
-        self.refused.clear();
+    /// Whatever was refused may be tried again. Whether anything was.
+    pub(super) fn again(&mut self) -> bool {
+        !std::mem::take(&mut self.refused).is_empty()
     }
 
     /// Makes those that are missing within `scope` from the section `defaults`, and reads them back.

@@ -324,14 +324,21 @@ impl Pass {
 
     async fn connect(&mut self) -> Result<(), PassError> {
         self.dialogue = Some(Dialogue::connect(&self.config.socket, ANSWER_MAX).await?);
-        self.read_all().await
+        self.read_all().await?;
+        self.dirty = Scope::All;
+        Ok(())
     }
 
-    /// Reads everything anew, and says what somebody else has changed; the pass puts it right where it is ours.
+    /// Reads everything anew, and says what somebody else has changed; the pass puts it right where it is ours. Where nothing
+    /// is other than it was known to be, there is nothing to plan.
     async fn audit(&mut self) -> Result<(), PassError> {
         // Where the reading fails the dialogue begins anew, and with it what is observed.
         let before = std::mem::take(&mut self.observed);
+        let refused_backends = self.backends.again();
         self.read_all().await?;
+        self.dirty.extend(if refused_backends { Scope::All } else { self.observed.news_since(&before) });
+        // The files may have been changed by hand as well.
+        self.files.note(&Scope::All);
         for id in self.observed.edited_since(&before) {
             tracing::warn!(instance = %id, "the audit found that somebody else has changed this server");
             self.totals.audit_findings += 1;
@@ -380,7 +387,6 @@ impl Pass {
         self.observed = observed;
         self.trouble.clear();
         self.rhythm.read_all(Clock.now());
-        self.dirty = Scope::All;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What HAProxy has, as last read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use registry::name::{InstanceId, InstanceName, ServiceName};
 use registry::time::Tick;
@@ -11,6 +12,7 @@ use crate::haproxy::answer::servers_state::{ServerRow, ServersState};
 use crate::haproxy::answer::stat::{StatRow, Status};
 use crate::haproxy::route::Route;
 use crate::haproxy::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerName, ServerWeight};
+use crate::view::Scope;
 
 /// The backends that can be a service's, and their servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,6 +190,31 @@ impl Observed {
         edited
     }
 
+    /// Which instances have to be looked at, now that everything has been read anew: those whose server is not what it was
+    /// `before`; all, if it is not a matter of servers alone. What is in flight is not compared: who waits for it reads it.
+    #[must_use]
+    pub fn news_since(&self, before: &Self) -> Scope {
+        let alike = |(service, backend): (&ServiceName, &Backend)| {
+            before.backends.get(service).is_some_and(|was| was.id == backend.id)
+        };
+        // A backend that has got its first server tells its number only then.
+        let same_backends = self.backends.len() == before.backends.len()
+            && self.backends.iter().filter(|(_, backend)| !backend.servers.is_empty()).all(alike)
+            && self.backends.keys().all(|service| before.backends.contains_key(service));
+        if !same_backends || self.restarting != before.restarting {
+            return Scope::All;
+        }
+        let state = |server: &Server| Server { sessions: None, ..server.clone() };
+        let mut news = self.those(|service, instance, server| {
+            let was = before.backends.get(service).and_then(|backend| backend.servers.get(instance));
+            was.map(state) != Some(state(server))
+        });
+        news.extend(before.those(|service, instance, _| {
+            self.backends.get(service).is_none_or(|backend| !backend.servers.contains_key(instance))
+        }));
+        Scope::Only(news.into_iter().collect())
+    }
+
     fn those(&self, wanted: impl Fn(&ServiceName, &InstanceName, &Server) -> bool) -> Vec<InstanceId> {
         let mut those = Vec::new();
         for (service, backend) in &self.backends {
@@ -215,8 +242,9 @@ impl Observed {
                 continue;
             };
             backend.id = Some(row.backend_id);
-            if let Ok(instance) = row.server.server.as_ref().parse() {
-                backend.servers.insert(instance, server(&row));
+            let server = server(&row);
+            if let Ok(instance) = Arc::<str>::from(row.server.server).try_into() {
+                backend.servers.insert(instance, server);
             }
         }
     }
@@ -317,10 +345,15 @@ mod tests {
     fn an_edit_is_an_order_not_a_check() {
         let before = observed(&[("same", 0), ("drained", 0), ("deleted", 0)]);
         let mut now = observed(&[("same", 0), ("drained", 8), ("added", 1)]);
+        assert_eq!(before.news_since(&before), Scope::none());
         let edited: Vec<String> = now.edited_since(&before).iter().map(ToString::to_string).collect();
         assert_eq!(edited, ["web/added", "web/drained", "web/deleted"]);
         let backend = now.backends.get_mut("web".parse::<ServiceName>().as_ref().unwrap()).unwrap();
         backend.servers.get_mut(&"same".parse().unwrap()).unwrap().op = OpState::Stopped;
         assert_eq!(now.edited_since(&before).len(), 3, "what a check has found is no edit");
+        let all = ["added", "deleted", "drained", "same"].map(|name| format!("web/{name}").parse().unwrap());
+        assert_eq!(now.news_since(&before), Scope::Only(all.into()), "but it is news");
+        now.backends.insert("api".parse().unwrap(), Backend::default());
+        assert_eq!(now.news_since(&before), Scope::All, "a backend has come");
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::AnswerError;
 use super::excerpt::Excerpt;
 use super::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{BackendId, ServerAddr, ServerId, ServerPath, ServerWeight};
+use crate::haproxy::{BackendId, BackendName, ServerAddr, ServerId, ServerPath, ServerWeight};
 
 const ASKED: &str = "show servers state";
 
@@ -74,8 +74,13 @@ impl ServersState {
         let header = lines.next().and_then(|line| line.strip_prefix("# ")).unwrap_or_default();
         let columns = Columns::find(&header.split(' ').collect::<Vec<_>>())?;
         let mut state = Self::default();
+        let mut fields = Vec::new();
         for line in lines {
-            match columns.read(&line.split(' ').collect::<Vec<_>>())? {
+            fields.clear();
+            fields.extend(line.split(' '));
+            // The rows of one backend stand together, and share its name.
+            let near = state.servers.last().map(|row| &row.server.backend);
+            match columns.read(&fields, near)? {
                 Some(row) => state.servers.push(row),
                 None => state.skipped += 1,
             }
@@ -153,10 +158,13 @@ impl Columns {
         })
     }
 
-    /// The row that `fields` hold; `None` if it goes by a name that no service or instance can have.
-    fn read(&self, fields: &[&str]) -> Result<Option<ServerRow>, AnswerError> {
-        let names = (self.backend.text(fields)?.parse(), self.server.text(fields)?.parse());
-        let (Ok(backend), Ok(server)) = names else {
+    /// The row that `fields` hold; `None` if it goes by a name that no service or instance can have. Its backend may be
+    /// called as the one `near` it.
+    fn read(&self, fields: &[&str], near: Option<&BackendName>) -> Result<Option<ServerRow>, AnswerError> {
+        let backend = self.backend.text(fields)?;
+        let backend =
+            near.filter(|near| near.as_ref() == backend).cloned().map_or_else(|| backend.parse(), Ok);
+        let (Ok(backend), Ok(server)) = (backend, self.server.text(fields)?.parse()) else {
             return Ok(None);
         };
         Ok(Some(ServerRow {
