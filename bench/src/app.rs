@@ -17,6 +17,12 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for the requests in flight: HAProxy's own bound for an answer (`timeout server`).
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
+/// Where a long answer is to be had.
+pub(crate) const STREAM: &str = "/stream";
+/// It comes in so many pieces, with a pause before each: 3 s in all.
+const PIECES: u32 = 10;
+const PIECE_EVERY: Duration = Duration::from_millis(300);
+
 /// An app that answers until it is stopped, or dropped.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -33,9 +39,19 @@ struct Shared {
     answer: String,
     /// To a HEAD, which is how HAProxy checks: no body follows.
     healthy: String,
+    /// The first piece of a long answer, with its head.
+    stream: String,
     last_hit: watch::Sender<Tick>,
     in_flight: watch::Sender<usize>,
     stop: CancellationToken,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Check,
+    Answer,
+    Stream,
 }
 
 /// A request in flight, from its connection or its head on until it is answered.
@@ -53,6 +69,10 @@ impl App {
         let shared = Arc::new(Shared {
             answer: format!("{healthy}{body}"),
             healthy,
+            stream: format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n",
+                body.len()
+            ),
             last_hit: note,
             in_flight: count,
             stop: stop.clone(),
@@ -134,31 +154,48 @@ async fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             asked = read_head(&mut stream) => asked?,
             () = shared.stop.cancelled(), if in_flight.is_none() => None,
         };
-        let Some(is_check) = asked else {
+        let Some(asked) = asked else {
             return Ok(());
         };
         in_flight.get_or_insert_with(|| shared.in_flight());
-        if is_check {
-            stream.write_all(shared.healthy.as_bytes()).await?;
-        } else {
+        if asked != Asked::Check {
             shared.last_hit.send_replace(Clock.now());
-            stream.write_all(shared.answer.as_bytes()).await?;
+        }
+        match asked {
+            Asked::Check => stream.write_all(shared.healthy.as_bytes()).await?,
+            Asked::Answer => stream.write_all(shared.answer.as_bytes()).await?,
+            Asked::Stream => tell_long(&mut stream, &shared.stream).await?,
         }
         in_flight = None;
     }
 }
 
-/// Reads over a request: whether it is a check, or `None` at the connection's end.
-async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Option<bool>> {
-    let (mut line, mut is_check) = (String::new(), None);
+/// The first piece, then spaces: JSON ends with any number of them.
+async fn tell_long(stream: &mut BufReader<TcpStream>, first: &str) -> io::Result<()> {
+    stream.write_all(first.as_bytes()).await?;
+    for _ in 1..PIECES {
+        tokio::time::sleep(PIECE_EVERY).await;
+        stream.write_all(b"1\r\n \r\n").await?;
+    }
+    tokio::time::sleep(PIECE_EVERY).await;
+    stream.write_all(b"0\r\n\r\n").await
+}
+
+/// Reads over a request: what it asks for, or `None` at the connection's end.
+async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Asked>> {
+    let (mut line, mut asked) = (String::new(), None);
     loop {
         line.clear();
         if stream.read_line(&mut line).await? == 0 {
             return Ok(None);
         }
         if line.trim().is_empty() {
-            return Ok(Some(is_check == Some(true)));
+            return Ok(Some(asked.unwrap_or(Asked::Answer)));
         }
-        is_check.get_or_insert_with(|| !line.starts_with("GET "));
+        asked.get_or_insert_with(|| match line.strip_prefix("GET ") {
+            None => Asked::Check,
+            Some(rest) if rest.starts_with(STREAM) => Asked::Stream,
+            Some(_) => Asked::Answer,
+        });
     }
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::value_parser;
 use etcd_client::{Client, GetOptions};
-use serde_json::Value;
+use serde_json::{Value, json};
 use stack::etcd::Etcd;
 use stack::home::Home;
 use stack::port::Ports;
 use stack::process::Daemon;
 use stack::{Clock, PREFIX, http, program, wait};
 
-use crate::process::{processor, status_kb};
+use crate::machine;
+use crate::process::{processor, share_kb, status_kb};
 use crate::screen::say;
 use crate::table::Rows;
 
@@ -42,7 +43,9 @@ pub(crate) struct Plan {
 }
 
 /// Measures and prints; fails if a lease was lost.
-pub(crate) async fn run(plan: Plan) -> Result<()> {
+pub(crate) async fn run(plan: Plan) -> Result<Value> {
+    let about = machine::describe()?;
+    say(&about);
     let home = Arc::new(Home::new()?);
     let ports = Ports::claim()?;
     let etcd = Etcd::launch(&home, &ports).await?;
@@ -73,10 +76,14 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     rows.push("late beats (half of the ttl gone)", [told.late.to_string()]);
     rows.push("leases lost, as told by the registrars", [told.lost.to_string()]);
     rows.push("leases replaced, as seen in etcd", [replaced.to_string()]);
-    memory(&registrars, &mut rows)?;
+    let memory = memory(&registrars, &mut rows)?;
     say(rows);
     ensure!(replaced == 0 && told.lost == 0, "a lease was lost");
-    Ok(())
+    Ok(
+        json!({ "on": machine::lines(&about), "registrars": registrars.len(), "ttl_s": plan.ttl, "seconds": seconds,
+        "beats_per_s": beats / seconds, "etcd_share": of_etcd, "registrars_share": of_registrars,
+        "late": told.late, "lost": told.lost, "replaced": replaced, "memory_mb": memory }),
+    )
 }
 
 async fn start(home: &Arc<Home>, etcd: &Etcd, plan: &Plan) -> Result<Vec<Daemon>> {
@@ -108,7 +115,7 @@ async fn start(home: &Arc<Home>, etcd: &Etcd, plan: &Plan) -> Result<Vec<Daemon>
     Ok(registrars)
 }
 
-async fn registered(etcd: &Etcd, count: usize) -> Result<()> {
+pub(crate) async fn registered(etcd: &Etcd, count: usize) -> Result<()> {
     let mut client = Box::pin(Client::connect([etcd.endpoint()], None)).await?;
     let all = async || {
         let options = GetOptions::new().with_prefix().with_count_only();
@@ -130,7 +137,7 @@ async fn leases(etcd: &Etcd, plan: &Plan) -> Result<BTreeMap<Vec<u8>, i64>> {
 }
 
 /// How many messages etcd has received on keepalive streams.
-async fn received(etcd: &Etcd) -> Result<f64> {
+pub(crate) async fn received(etcd: &Etcd) -> Result<f64> {
     let port = etcd.endpoint().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let (_, text) = http::get(port.context("etcd has no port")?, "/metrics").await?;
     let of_beats = |line: &&str| {
@@ -171,20 +178,20 @@ async fn counted(registrars: &[Daemon], home: &Home) -> Result<Told> {
 }
 
 /// Resident memory, and each one's share of what several have together (the program's own text).
-fn memory(registrars: &[Daemon], rows: &mut Rows) -> Result<()> {
+fn memory(registrars: &[Daemon], rows: &mut Rows) -> Result<Value> {
     let (mut resident, mut share) = (vec![], vec![]);
     for daemon in registrars {
         let pid = daemon.process()?.pid();
         resident.push(status_kb(pid, "VmRSS:")?);
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
-        share.push(line.context("no Pss")?.parse::<f64>()?);
+        share.push(share_kb(pid)?);
     }
+    let mut figures = json!({});
     for (name, mut kb) in [("resident each", resident), ("its share of all memory", share)] {
         kb.sort_by(f64::total_cmp);
         let mb = |at: usize| kb.get(at).map_or(0.0, |kb| kb / 1_024.0);
         let (median, most) = (mb(kb.len() / 2), mb(kb.len().saturating_sub(1)));
+        figures[name] = json!({ "median": median, "most": most });
         rows.push(&format!("{name}: median, most"), [format!("{median:.1}, {most:.1} MB")]);
     }
-    Ok(())
+    Ok(figures)
 }

@@ -1,13 +1,16 @@
 //! How long what has died still gets traffic, and what that costs the clients.
 
+mod host;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::value_parser;
+use serde_json::{Value, json};
 use stack::PerSecond as _;
 use stack::instance::{Instance, Spec};
-use stack::{Clock, Stack, wait};
+use stack::{Clock, Stack, Tick, wait};
 
 use crate::machine;
 use crate::process::signal;
@@ -16,6 +19,8 @@ use crate::table::{self, Times};
 
 /// The service.
 const SERVICE: &str = "web";
+/// Who dies.
+const VICTIM: &str = "victim";
 /// Instances that stay, so that there is somebody to go to.
 const STEADY: usize = 2;
 /// Longest that anything may take.
@@ -38,7 +43,7 @@ pub(crate) struct Plan {
 }
 
 /// What dies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
     /// `kill -9` to the app.
     App,
@@ -48,32 +53,43 @@ enum Death {
     Registrar,
     /// `kill -9` to both.
     Both,
+    /// Its host's cable is pulled: nothing comes from there any more, no reset either.
+    Host,
 }
 
 /// Measures and prints.
-pub(crate) async fn run(plan: Plan) -> Result<()> {
+pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let stack = Stack::native().with_services(&[SERVICE]).start().await?;
-    say(machine::describe(&stack).await?);
+    let about = machine::describe()?;
+    say(&about);
     for n in 1..=STEADY {
         launch(&stack, &format!("steady-{n}")).await?;
     }
     say("");
+    let mut deaths = Vec::new();
     for (death, rounds) in [
         (Death::App, plan.apps),
         (Death::AppHangs, plan.slow),
         (Death::Registrar, plan.slow),
         (Death::Both, plan.slow),
+        (Death::Host, plan.slow),
     ] {
-        measure(&stack, death, rounds, plan.rate).await?;
+        if death == Death::Host && !host::possible() {
+            say("host cut off → out: not measured, for it takes root and the program `ip`");
+            continue;
+        }
+        deaths.push(measure(&stack, death, rounds, plan.rate).await?);
     }
-    stack.end().await
+    stack.end().await?;
+    Ok(json!({ "on": machine::lines(&about), "rate": plan.rate, "deaths": deaths }))
 }
 
-async fn measure(stack: &Stack, death: Death, rounds: u32, rate: u32) -> Result<()> {
+async fn measure(stack: &Stack, death: Death, rounds: u32, rate: u32) -> Result<Value> {
     let load = stack.start_load(SERVICE, rate.per_second(), 0)?;
     let mut times = Times::default();
     for _ in 0..rounds {
-        times.push(round(stack, death).await?);
+        let took = if death == Death::Host { host::round(stack).await? } else { round(stack, death).await? };
+        times.push(took);
     }
     let report = load.stop().await;
     say(table::one(death.title(), &times));
@@ -81,12 +97,14 @@ async fn measure(stack: &Stack, death: Death, rounds: u32, rate: u32) -> Result<
     for failure in report.failures.iter().take(3) {
         say(format_args!("    {failure:?}"));
     }
-    Ok(())
+    Ok(
+        json!({ "what": death.title(), "out_ms": times.json(), "requests": report.sent, "failed": report.failed }),
+    )
 }
 
 /// From a death until HAProxy has nobody of that name in rotation.
 async fn round(stack: &Stack, death: Death) -> Result<Duration> {
-    let victim = launch(stack, "victim").await?;
+    let victim = launch(stack, VICTIM).await?;
     let (registrar, apps) = (victim.registrar().process()?, victim.app_pids()?);
     ensure!(!apps.is_empty(), "the victim has no app");
     registrar.let_go();
@@ -99,27 +117,37 @@ async fn round(stack: &Stack, death: Death) -> Result<Duration> {
             signal(registrar.pid(), "KILL")?;
             apps.iter().try_for_each(|pid| signal(*pid, "KILL"))?;
         }
+        Death::Host => {} // Has rounds of its own.
     }
-    // Look after look, without a pause: a look is what the time is known by.
-    let took = loop {
-        let seen = stack.haproxy().seen().await?;
-        let took = Clock.now().since(died);
-        if !seen.up(SERVICE).contains(&"victim") {
-            break took;
-        }
-        ensure!(took < SEEN_MAX, "{death:?}: still in rotation after {took:?}");
-    };
+    let took = until_out(stack, died).await?;
     for pid in &apps {
         // Ended already, where it was that what died.
         let _ = signal(*pid, "KILL");
     }
     let _ = signal(registrar.pid(), "KILL");
+    until_deleted(stack).await?;
+    Ok(took)
+}
+
+/// Looks, without a pause, until HAProxy has the victim in rotation no more: a look is what the time is known by.
+async fn until_out(stack: &Stack, died: Tick) -> Result<Duration> {
+    loop {
+        let seen = stack.haproxy().seen().await?;
+        let took = Clock.now().since(died);
+        if !seen.up(SERVICE).contains(&VICTIM) {
+            return Ok(took);
+        }
+        ensure!(took < SEEN_MAX, "still in rotation after {took:?}");
+    }
+}
+
+async fn until_deleted(stack: &Stack) -> Result<()> {
     let gone = async || {
         let seen = stack.haproxy().seen().await?;
-        Ok((!seen.servers(SERVICE).contains(&"victim")).then_some(()))
+        Ok((!seen.servers(SERVICE).contains(&VICTIM)).then_some(()))
     };
     wait::until(SEEN_MAX, "the victim's server deleted", gone).await?;
-    Ok(took)
+    Ok(())
 }
 
 async fn launch(stack: &Stack, name: &str) -> Result<Arc<Instance>> {
@@ -145,6 +173,7 @@ impl Death {
             Self::AppHangs => "app hangs → out",
             Self::Registrar => "registrar killed → out",
             Self::Both => "both killed → out",
+            Self::Host => "host cut off → out",
         }
     }
 }

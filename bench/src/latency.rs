@@ -2,20 +2,21 @@
 //! turns, on the same etcd and the same HAProxy; and in some of the turns, a reload on each event.
 
 mod limit;
-mod reloading;
 mod way;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use serde_json::{Value, json};
 use stack::Stack;
 
+use crate::confd::{self, Confd};
 use crate::machine;
+use crate::reloading::{self, Reloading};
 use crate::screen::say;
 use crate::table::{self, Times};
 use limit::Limit;
-use reloading::Reloading;
 pub(crate) use way::Way;
 
 /// Rounds before the first that counts: connections are made, code is loaded.
@@ -54,17 +55,23 @@ struct Taken {
 }
 
 /// Measures and prints.
-pub(crate) async fn run(plan: Plan) -> Result<()> {
+pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let stack = Stack::native().with_services(&["leasehold", "limit"]).start().await?;
     let mut ours = Way::new(&stack, "leasehold", stack::PREFIX).await?;
     let mut limit = Way::new(&stack, "limit", limit::PREFIX).await?;
     let watcher = Limit::start(&stack).await?;
     let reloading = Reloading::start(&stack).await?;
     let mut reloads = Way::new(&stack, reloading::BACKEND, reloading::PREFIX).await?.at(reloading.port());
-    say(machine::describe(&stack).await?);
+    let about = machine::describe()?;
+    say(&about);
     say(format_args!("{} rounds of each, in turns\n", plan.rounds));
 
-    let (mut by_us, mut by_limit, mut by_reloads) = (Taken::default(), Taken::default(), Taken::default());
+    let confd = Confd::start(&stack)?;
+    let mut confds = match &confd {
+        Some(confd) => Some(Way::new(&stack, confd::BACKEND, confd::PREFIX).await?.at(confd.port())),
+        None => None,
+    };
+    let [mut by_us, mut by_limit, mut by_reloads, mut by_confd] = <[Taken; 4]>::default();
     let every = (WARM_UP + plan.rounds).checked_div(plan.reloads).map(|every| every.max(1));
     for round in 0..WARM_UP + plan.rounds {
         let counts = round >= WARM_UP;
@@ -78,8 +85,13 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
         }
         if every.is_some_and(|every| round.is_multiple_of(every)) {
             take(&mut reloads, &mut by_reloads, plan.leave, counts).await?;
+            if let Some(confds) = &mut confds {
+                take(confds, &mut by_confd, plan.leave, counts).await?;
+            }
         }
-        if let Some(error) = watcher.failure().or_else(|| reloading.failure()) {
+        if let Some(error) =
+            watcher.failure().or_else(|| reloading.failure()).or_else(|| confd.as_ref()?.failure())
+        {
             bail!("who follows beside us has ended: {error}");
         }
     }
@@ -91,14 +103,19 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     say(table::of("put → first request served", (names.0, &by_us.join), (names.1, &by_limit.join)));
     say("");
     say(table::of(end, (names.0, &by_us.leave), (names.1, &by_limit.leave)));
-    if every.is_some() {
-        let reload = "a reload on each event";
+    for (reload, by_reloads) in [("a reload on each event", &by_reloads), ("confd", &by_confd)] {
+        if by_reloads.join.is_empty() {
+            continue;
+        }
         say("");
         say(table::of("put → first request served", (reload, &by_reloads.join), (names.0, &by_us.join)));
         say("");
         say(table::of(end, (reload, &by_reloads.leave), (names.0, &by_us.leave)));
     }
-    stack.end().await
+    stack.end().await?;
+    let one = |taken: &Taken| json!({ "put_to_served_ms": taken.join.json(), "end_to_last_hit_ms": taken.leave.json() });
+    Ok(json!({ "on": machine::lines(&about), "leave": format!("{:?}", plan.leave),
+        "leasehold": one(&by_us), "limit": one(&by_limit), "reloading": one(&by_reloads), "confd": one(&by_confd) }))
 }
 
 async fn take(way: &mut Way<'_>, taken: &mut Taken, leave: Leave, counts: bool) -> Result<()> {

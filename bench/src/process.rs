@@ -73,6 +73,20 @@ pub(crate) fn status_kb(pid: u32, field: &str) -> Result<f64> {
     value.and_then(|kb| kb.parse().ok()).with_context(|| format!("no {field} of process {pid}"))
 }
 
+/// What a process has of all memory, in kB: its own, and its part of what it shares.
+pub(crate) fn share_kb(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the process is gone")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+    Ok(line.context("no Pss")?.parse()?)
+}
+
+/// What has gone over loopback since the machine's start, with all headers: of everybody.
+pub(crate) fn loopback_bytes() -> Result<f64> {
+    let text = fs::read_to_string("/proc/net/dev")?;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:")).context("no loopback")?;
+    Ok(line.split_whitespace().next().context("no bytes of loopback")?.parse()?)
+}
+
 /// Sends the signal of this name to a process that is ours.
 pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
     let signal = format!("SIG{name}").parse().with_context(|| format!("no signal {name}"))?;

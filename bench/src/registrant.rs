@@ -22,12 +22,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub(crate) struct Registrant {
     /// One connection for all calls: it is not what is measured.
     etcd: Client,
+    prefix: &'static str,
     service: &'static str,
 }
 
 impl Registrant {
     pub(crate) async fn connect(stack: &Stack, service: &'static str) -> Result<Self> {
-        Ok(Self { etcd: Box::pin(Client::connect([stack.etcd().endpoint()], None)).await?, service })
+        let etcd = Box::pin(Client::connect([stack.etcd().endpoint()], None)).await?;
+        Ok(Self { etcd, prefix: PREFIX, service })
+    }
+
+    /// Whose instances it registers.
+    pub(crate) fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// The same for whoever follows another prefix.
+    pub(crate) fn under(self, prefix: &'static str) -> Self {
+        Self { prefix, ..self }
     }
 
     pub(crate) async fn lease(&self) -> Result<i64> {
@@ -99,7 +111,7 @@ impl Registrant {
     }
 
     fn key(&self, instance: &str) -> String {
-        format!("{PREFIX}/instances/{}/{instance}", self.service)
+        format!("{}/instances/{}/{instance}", self.prefix, self.service)
     }
 }
 

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::value_parser;
+use serde_json::{Value, json};
+use stack::PerSecond as _;
 use stack::load::{Rate, Report};
-use stack::{PerSecond as _, Stack};
 
 use crate::machine;
 use crate::screen::say;
 use crate::table::{Rows, ms, ratio};
 use alone::Alone;
+pub(crate) use alone::add_all;
 use change::Changes;
+pub(crate) use crowd::Crowd;
 use registered::Registered;
 
 /// The service.
@@ -25,9 +28,9 @@ const SERVICE: &str = "web";
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Plan {
-    /// How many instances; several numbers are measured one after the other.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000],
-          value_parser = value_parser!(u32).range(2..=crowd::SIZE_MAX))]
+    /// How many instances are registered at once, beside one that is there; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1_000, 10_000],
+          value_parser = value_parser!(u32).range(1..=crowd::SIZE_MAX))]
     instances: Vec<u32>,
     /// Over how many services they are spread; the changes are made in one of them.
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=5_000))]
@@ -35,18 +38,62 @@ pub(crate) struct Plan {
 }
 
 /// Measures and prints.
-pub(crate) async fn run(plan: Plan) -> Result<()> {
-    let stack = Stack::native().start().await?;
-    say(machine::describe(&stack).await?);
-    stack.end().await?;
+pub(crate) async fn run(plan: Plan) -> Result<Value> {
+    let about = machine::describe()?;
+    say(&about);
+    let mut sizes = Vec::new();
     for count in plan.instances {
         let alone = Box::pin(alone::measure(count, plan.services)).await?;
         let registered = Box::pin(registered::measure(count, plan.services)).await?;
         say("");
         say(table(count, plan.services, &registered, &alone));
         say(costs(&registered, &alone));
+        sizes.push((count, registered, alone));
     }
-    Ok(())
+    say("");
+    say(growth(&sizes));
+    let json = |(count, ours, alone): &(u32, Registered, Alone)| {
+        let changes = |Changes { join, weigh, leave }: &Changes| json!({ "join": join.json(), "weigh": weigh.json(), "leave": leave.json() });
+        json!({
+            "instances": count,
+            "leasehold": {
+                "ready_ms": millis(ours.ready), "puts_ms": millis(ours.puts), "acked_ms": millis(ours.acked),
+                "processor_ms": millis(ours.processor), "changes_ms": changes(&ours.changes),
+                "slowest_ms": millis(ours.load.max), "failed": ours.load.failed,
+                "resident_mb": ours.cost.resident_kb / 1_024.0, "peak_mb": ours.cost.peak_kb / 1_024.0,
+                "idle_share": ours.cost.idle_share, "audit_ms": millis(ours.cost.audit),
+            },
+            "alone": {
+                "ready_ms": millis(alone.ready), "changes_ms": changes(&alone.changes),
+                "slowest_ms": millis(alone.load.max), "failed": alone.load.failed,
+            },
+        })
+    };
+    let sizes: Vec<Value> = sizes.iter().map(json).collect();
+    Ok(json!({ "on": machine::lines(&about), "services": plan.services, "sizes": sizes }))
+}
+
+/// All sizes side by side.
+fn growth(sizes: &[(u32, Registered, Alone)]) -> Rows {
+    let columns =
+        ["all serve", "raw commands", "ratio", "one more", "one weight", "one less", "processor", "memory"];
+    let mut rows = Rows::new("registered at once", &columns);
+    for (count, ours, alone) in sizes {
+        let Changes { join, weigh, leave } = &ours.changes;
+        let (ready, raw) = (millis(ours.ready), millis(alone.ready));
+        let cells = [
+            ms(ready),
+            ms(raw),
+            ratio(ready, raw),
+            ms(join.median_ms()),
+            ms(weigh.median_ms()),
+            ms(leave.median_ms()),
+            ms(millis(ours.processor)),
+            format!("{:.1} MB", ours.cost.resident_kb / 1_024.0),
+        ];
+        rows.push(&count.to_string(), cells);
+    }
+    rows
 }
 
 /// The load during all of it.

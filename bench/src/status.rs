@@ -49,9 +49,10 @@ pub(crate) struct Plan {
 }
 
 /// Measures and prints.
-pub(crate) async fn run(plan: Plan) -> Result<()> {
+pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let stack = Stack::native().with_services(&[SERVICE, "leasehold"]).start().await?;
-    say(machine::describe(&stack).await?);
+    let about = machine::describe()?;
+    say(&about);
     let app = App::start((std::net::Ipv4Addr::UNSPECIFIED, stack.ports().free()?).into(), "crowd").await?;
     let registrant = Registrant::connect(&stack, SERVICE).await?;
     let lease = registrant.lease().await?;
@@ -72,7 +73,8 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     }
     say(table::one("the page: first byte", &first_byte));
     say(format_args!("the page: {} kB", size / 1_024));
-    say(table::one("put → on an open page", &shown(port, &registrant, lease, app.port()).await?));
+    let on_page = shown(port, &registrant, lease, app.port()).await?;
+    say(table::one("put → on an open page", &on_page));
     say("");
 
     let (mut busy, mut quiet) = (Times::default(), Times::default());
@@ -91,7 +93,12 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     let title = "put → first request served";
     let (many, nobody) = (format!("{} watch, {}/s ask", plan.watchers, plan.rate), "nobody looks");
     say(table::of(title, (&many, &busy), (nobody, &quiet)));
-    stack.end().await
+    stack.end().await?;
+    Ok(
+        json!({ "on": machine::lines(&about), "instances": plan.instances, "watchers": plan.watchers, "rate": plan.rate,
+        "first_byte_ms": first_byte.json(), "page_bytes": size, "put_to_page_ms": on_page.json(),
+        "put_to_served_ms": { "watched": busy.json(), "quiet": quiet.json() } }),
+    )
 }
 
 fn id(n: u16) -> String {

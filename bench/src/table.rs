@@ -3,6 +3,8 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 /// What one way took, once for each round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times(Vec<Duration>);
@@ -18,9 +20,23 @@ impl Times {
         self.0.sort_unstable();
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Half of them were not longer.
     pub(crate) fn median_ms(&self) -> f64 {
         self.ms(50)
+    }
+
+    /// For programs, in milliseconds: all of them, too.
+    pub(crate) fn json(&self) -> Value {
+        let mut columns: Map<String, Value> =
+            COLUMNS.iter().map(|(name, percent)| ((*name).to_owned(), self.ms(*percent).into())).collect();
+        let all: Vec<f64> = self.0.iter().map(|time| 1_000.0 * time.as_secs_f64()).collect();
+        columns.insert("all".into(), all.into());
+        Value::Object(columns)
     }
 
     fn ms(&self, percent: usize) -> f64 {

@@ -45,6 +45,7 @@ pub(crate) async fn play(file: &str) -> Result<()> {
     lab.until("three webapps", |seen| up(seen) == 3).await?;
     let plan = load::Plan {
         target: lab.traffic()?,
+        path: "/".into(),
         service: SERVICE.into(),
         rate: RATE.per_second(),
         sticky_clients: CLIENTS,

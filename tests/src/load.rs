@@ -51,6 +51,8 @@ pub struct Plan {
     pub target: SocketAddr,
     /// The service that is asked for.
     pub service: String,
+    /// What of it.
+    pub path: String,
     /// How often.
     pub rate: Rate,
     /// How many clients take turns, each with its own cookies; 0 for one that keeps none.

@@ -109,6 +109,7 @@ impl Stack {
     pub fn start_load(&self, service: &str, rate: Rate, sticky_clients: usize) -> Result<Load> {
         Load::start(load::Plan {
             target: loopback(self.haproxy.layout().traffic_port),
+            path: "/".into(),
             service: service.into(),
             rate,
             sticky_clients,

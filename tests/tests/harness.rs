@@ -27,7 +27,8 @@ fn layout(home: &Home, ports: &Ports, affinity: bool) -> Layout {
 }
 
 fn load(port: u16, sticky_clients: usize) -> Load {
-    let plan = Plan { target: loopback(port), service: "web".into(), rate: 200.per_second(), sticky_clients };
+    let (target, service, path) = (loopback(port), "web".into(), "/".into());
+    let plan = Plan { target, service, path, rate: 200.per_second(), sticky_clients };
     Load::start(plan).unwrap()
 }
 

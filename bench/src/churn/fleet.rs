@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use stack::port::{Ports, loopback};
-use stack::{Clock, Stack, Tick};
+use stack::{Clock, Tick};
 
 use crate::app::App;
 use crate::registrant::Registrant;
@@ -27,9 +28,19 @@ pub(super) enum Deed {
     Weigh,
 }
 
+/// How it is known that nothing more will come to an app, before it is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// By the balancer's ack.
+    Acked,
+    /// By waiting, as people do where nobody tells: the key is deleted, and the app goes on for so long.
+    Pause(Duration),
+}
+
 /// All instances of the service.
 pub(super) struct Fleet {
     registrant: Registrant,
+    farewell: Farewell,
     service: &'static str,
     /// Those to which nothing is being done.
     members: Mutex<Vec<Member>>,
@@ -52,10 +63,11 @@ struct Member {
 
 impl Fleet {
     /// Starts `count` of them.
-    pub(super) async fn launch(stack: &Stack, service: &'static str, count: u32) -> Result<Self> {
+    pub(super) async fn launch(registrant: Registrant, farewell: Farewell, count: u32) -> Result<Self> {
         let fleet = Self {
-            registrant: Registrant::connect(stack, service).await?,
-            service,
+            service: registrant.service(),
+            registrant,
+            farewell,
             members: Mutex::default(),
             ports: Mutex::default(),
             names: Mutex::default(),
@@ -114,11 +126,21 @@ impl Fleet {
 
     async fn replace(&self, member: Member) -> Result<Member> {
         lock(&self.farewells).insert(member.name.clone(), Clock.now());
-        self.put(&member, "draining").await?;
-        self.registrant.acked(&member.name, &member.owner, "drained").await?;
-        // At once: the ack says that nothing is in flight and nothing will come.
-        member.app.stop().await;
-        self.registrant.revoke(member.lease).await?;
+        match self.farewell {
+            Farewell::Acked => {
+                self.put(&member, "draining").await?;
+                self.registrant.acked(&member.name, &member.owner, "drained").await?;
+                // At once: the ack says that nothing is in flight and nothing will come.
+                member.app.stop().await;
+                self.registrant.revoke(member.lease).await?;
+            }
+            Farewell::Pause(pause) => {
+                self.registrant.revoke(member.lease).await?;
+                tokio::time::sleep(pause).await;
+                // What is in flight is answered.
+                member.app.stop().await;
+            }
+        }
         self.join().await
     }
 
@@ -128,7 +150,10 @@ impl Fleet {
         // By the new owner's ack it is known that HAProxy has the new port.
         let member = Member { name, owner: self.owner(), weight, lease, app };
         self.put(&member, "up").await?;
-        self.registrant.acked(&member.name, &member.owner, "serving").await?;
+        match self.farewell {
+            Farewell::Acked => self.registrant.acked(&member.name, &member.owner, "serving").await?,
+            Farewell::Pause(pause) => tokio::time::sleep(pause).await,
+        }
         old.idle().await?;
         old.stop().await;
         Ok(member)

@@ -8,24 +8,36 @@ use stack::Tick;
 use stack::load::{Move, Report};
 
 use super::Plan;
+use super::footprint::Footprint;
 use crate::table::{Rows, ms};
 
 /// Most of the failures and losses that are printed one by one.
 const SHOWN_MAX: usize = 10;
 
+/// What the clients got in one time.
+#[derive(Debug)]
+pub(super) struct Loads {
+    /// Short answers.
+    pub(super) short: Report,
+    /// Answers that take seconds.
+    pub(super) long: Report,
+}
+
 /// How it went.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The load while nothing was done.
-    pub(super) calm: Report,
+    pub(super) calm: Loads,
     /// The load while everything was done.
-    pub(super) busy: Report,
+    pub(super) busy: Loads,
     /// How long that took.
     pub(super) took: Duration,
     /// Clients that another instance answered although their own was neither replaced nor draining.
     pub(super) lost: Vec<Move>,
-    /// Whether another HAProxy process answers than before.
+    /// How often another HAProxy worker took over.
     pub(super) reloads: u32,
+    /// What it took to serve them.
+    pub(super) footprint: Footprint,
 }
 
 /// Of all moves of clients those that had no need: the instance they came from had not been told to leave by then.
@@ -34,61 +46,74 @@ pub(super) fn lost(moves: &[Move], farewells: &BTreeMap<String, Tick>) -> Vec<Mo
     moves.iter().filter(|it| !needed(it)).cloned().collect()
 }
 
+impl Loads {
+    fn failed(&self) -> u64 {
+        self.short.failed + self.long.failed
+    }
+}
+
 impl Outcome {
     /// Whether nobody noticed anything.
     pub(super) fn is_clean(&self) -> bool {
-        self.calm.failed == 0 && self.busy.failed == 0 && self.lost.is_empty() && self.reloads == 0
+        self.calm.failed() == 0 && self.busy.failed() == 0 && self.lost.is_empty() && self.reloads == 0
     }
 
     /// For people.
-    pub(super) fn table(&self, plan: &Plan) -> String {
-        let Plan { rate, clients, replacements, moves, weights, .. } = plan;
+    pub(super) fn table(&self, who: &str, plan: &Plan) -> String {
         let (calm, busy) = (&self.calm, &self.busy);
         let mut rows = Rows::new(
-            &format!("{rate} req/s from {clients} sticky clients"),
+            &format!("{who}, {} req/s, {} clients", plan.rate, plan.clients),
             &["calm", &format!("in {:.1} s", self.took.as_secs_f64())],
         );
         let none = "0".to_owned();
-        rows.push("instances replaced", [&none, &replacements.to_string()]);
-        rows.push("instances moved to another port", [&none, &moves.to_string()]);
-        rows.push("weights changed", [&none, &weights.to_string()]);
-        rows.push("requests", [calm.sent.to_string(), busy.sent.to_string()]);
-        rows.push("failed", [calm.failed.to_string(), busy.failed.to_string()]);
-        let lost = [calm.moves.len(), self.lost.len()].map(|count| count.to_string());
+        rows.push("instances replaced", [&none, &plan.replacements.to_string()]);
+        rows.push("instances moved to another port", [&none, &plan.moves.to_string()]);
+        rows.push("weights changed", [&none, &plan.weights.to_string()]);
+        let failed = |load: &Report| format!("{} of {}", load.failed, load.sent);
+        rows.push("failed: short answers", [failed(&calm.short), failed(&busy.short)]);
+        rows.push("failed: answers of 3 s", [failed(&calm.long), failed(&busy.long)]);
+        let lost = [calm.short.moves.len(), self.lost.len()].map(|count| count.to_string());
         rows.push("clients lost without need", lost);
         rows.push("clients moved as their instance left", [none.clone(), self.needed().to_string()]);
         rows.push("reloads", [none, self.reloads.to_string()]);
-        for ((name, in_calm), (_, in_churn)) in times(calm).into_iter().zip(times(busy)) {
+        for ((name, in_calm), (_, in_churn)) in times(&calm.short).into_iter().zip(times(&busy.short)) {
             rows.push(name, [in_calm, in_churn].map(|time| ms(1_000.0 * time.as_secs_f64())));
         }
-        let failures = calm.failures.iter().chain(&busy.failures).take(SHOWN_MAX);
+        let Footprint { processes, memory_kb } = self.footprint;
+        rows.push("processes, at most", ["", &processes.to_string()]);
+        rows.push("memory, at most", ["", &format!("{:.1} MB", memory_kb / 1_024.0)]);
+        let all = [&calm.short, &calm.long, &busy.short, &busy.long];
+        let failures = all.into_iter().flat_map(|load| &load.failures).take(SHOWN_MAX);
         let failures = failures.map(|it| format!("\nfailed after {:?}: {}", it.at.since(it.due), it.what));
         let lost = self.lost.iter().take(SHOWN_MAX).map(|it| format!("\nlost: {it:?}"));
         rows.to_string() + &failures.chain(lost).collect::<String>()
     }
 
     /// For programs.
-    pub(super) fn json(&self, plan: &Plan, about: &str) -> Value {
-        let load = |load: &Report| {
+    pub(super) fn json(&self) -> Value {
+        let load = |loads: &Loads| {
+            let Loads { short, long } = loads;
             let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             let times: BTreeMap<_, _> =
-                times(load).into_iter().map(|(name, time)| (name, us(time))).collect();
-            json!({ "requests": load.sent, "failed": load.failed, "us": times })
+                times(short).into_iter().map(|(name, time)| (name, us(time))).collect();
+            json!({ "short": { "requests": short.sent, "failed": short.failed, "us": times },
+                "long": { "requests": long.sent, "failed": long.failed } })
         };
         json!({
-            "on": about.lines().collect::<Vec<_>>(),
-            "rate": plan.rate, "clients": plan.clients, "seconds": self.took.as_secs_f64(),
-            "replacements": plan.replacements, "moves": plan.moves, "weights": plan.weights,
-            "failed": self.busy.failed,
+            "seconds": self.took.as_secs_f64(),
+            "failed": self.busy.failed(),
             "lost_without_need": self.lost.len(),
-            "reloads": self.reloads,
             "moved_with_need": self.needed(),
+            "reloads": self.reloads,
+            "processes": self.footprint.processes,
+            "memory_mb": self.footprint.memory_kb / 1_024.0,
             "calm": load(&self.calm), "churn": load(&self.busy),
+            "slowest_ms_by_second": self.busy.short.slowest_by_second(),
         })
     }
 
     fn needed(&self) -> usize {
-        self.busy.moves.len() - self.lost.len()
+        self.busy.short.moves.len() - self.lost.len()
     }
 }
 

@@ -1,5 +1,6 @@
 //! HAProxy alone: the same commands as lb-sync's, from a list, on one session.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,16 +57,32 @@ pub(super) async fn measure(count: u32, services: u32) -> Result<Alone> {
     };
     let (port, crowd) = (layout.traffic_port, Crowd::start(&ports, services).await?);
     let haproxy = HaProxy::launch(&home, layout).await?;
+    add_all(&haproxy, &crowd, 0..1).await?;
+    let mut socket = Socket::connect(haproxy.socket()).await?;
+    let (target, service, path) = (loopback(port), SERVICE.into(), "/".into());
+    let load = Load::start(Plan { target, service, path, rate: rate(), sticky_clients: 0 })?;
+
+    let ready = add_all(&haproxy, &crowd, 1..count + 1).await?;
+    let backend = socket.backend_id(SERVICE).await?;
+    anyhow::ensure!(socket.active_in(&names).await? == count + 1, "not all servers are in rotation");
+    let start = Clock.now();
+    socket.ask("show servers state".into()).await?;
+    let show = Clock.now().since(start);
+    let addr = loopback(crowd.extra_port()).to_string();
+    let haproxy_too = Socket::connect(haproxy.socket()).await?;
+    let mut extra = Extra { haproxy: haproxy_too, addr, id: ID_BASE + count + 1, backend };
+    let changes = Changes::measure(&mut extra, &mut socket, port).await?;
+    Ok(Alone { ready, show, changes, load: load.stop().await })
+}
+
+/// Adds these instances of the crowd, over a session of its own; how long that took from the first command to the last answer.
+pub(crate) async fn add_all(haproxy: &HaProxy, crowd: &Crowd, instances: Range<u32>) -> Result<Duration> {
     let mut socket = Socket::connect(haproxy.socket()).await?;
     let server = |n: u32| {
         let (address, port) = crowd.place(n);
         add(&crowd.id(n), &format!("{address}:{port}"), ID_BASE + n)
     };
-    socket.send(&server(0)).await?;
-    let (service, rate) = (SERVICE.into(), rate());
-    let load = Load::start(Plan { target: loopback(port), service, rate, sticky_clients: 0 })?;
-
-    let commands: Vec<String> = (1..count).flat_map(server).collect();
+    let commands: Vec<String> = instances.flat_map(server).collect();
     let start = Clock.now();
     for some in commands.chunks(TOGETHER) {
         let answers = socket.send(some).await?;
@@ -73,17 +90,7 @@ pub(super) async fn measure(count: u32, services: u32) -> Result<Alone> {
             bail!("HAProxy refused: {answers}");
         }
     }
-    let ready = Clock.now().since(start);
-    let backend = socket.backend_id(SERVICE).await?;
-    anyhow::ensure!(socket.active_in(&names).await? == count, "not all servers are in rotation");
-    let start = Clock.now();
-    socket.ask("show servers state".into()).await?;
-    let show = Clock.now().since(start);
-    let addr = loopback(crowd.extra_port()).to_string();
-    let haproxy_too = Socket::connect(haproxy.socket()).await?;
-    let mut extra = Extra { haproxy: haproxy_too, addr, id: ID_BASE + count, backend };
-    let changes = Changes::measure(&mut extra, &mut socket, port).await?;
-    Ok(Alone { ready, show, changes, load: load.stop().await })
+    Ok(Clock.now().since(start))
 }
 
 /// The commands with which a server (`BACKEND/NAME`) joins.

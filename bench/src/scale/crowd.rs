@@ -20,7 +20,7 @@ const BLOCK: u32 = 250;
 
 /// The apps behind all instances.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     apps: Vec<App>,
     extra: App,
     services: u32,
@@ -28,7 +28,7 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// Spread over `services`.
-    pub(super) async fn start(ports: &Ports, services: u32) -> Result<Self> {
+    pub(crate) async fn start(ports: &Ports, services: u32) -> Result<Self> {
         let mut apps = Vec::new();
         for _ in 0..PORTS {
             // 127.0.0.0/8 is all ours, and listening on a part of it cannot be said.

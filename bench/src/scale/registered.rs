@@ -28,7 +28,7 @@ pub(super) struct Registered {
     pub(super) puts: Duration,
     pub(super) ready: Duration,
     pub(super) acked: Duration,
-    /// What lb-sync had used by then.
+    /// What lb-sync used for that.
     pub(super) processor: Duration,
     pub(super) cost: Cost,
     pub(super) changes: Changes,
@@ -65,14 +65,15 @@ pub(super) async fn measure(count: u32, services: u32) -> Result<Registered> {
     registrant.put(&Crowd::name(0), &crowd.record(0), lease).await?;
     stack.wait_until(SEEN_MAX, "the first instance up", |seen| !seen.up(SERVICE).is_empty()).await?;
     let load = stack.start_load(SERVICE, rate(), 0)?;
+    let before = processor(pid)?;
     let start = Clock.now();
     let (puts, ready) = tokio::try_join!(
         put_all(&registrant, &crowd, lease, count),
-        all_ready(&stack, &mut haproxy, count, &names),
+        all_ready(&stack, &mut haproxy, count + 1, &names),
     )?;
-    let acks = async || Ok((registrant.ack_count().await? >= u64::from(count)).then_some(()));
+    let acks = async || Ok((registrant.ack_count().await? > u64::from(count)).then_some(()));
     wait::until(READY_MAX, format!("{count} acks"), acks).await?;
-    let (acked, processor) = (Clock.now(), processor(pid)?);
+    let (acked, processor) = (Clock.now(), processor(pid)?.saturating_sub(before));
     let cost = Cost::of_idle(pid).await?;
     let mut extra = Extra {
         registrant: &registrant,
@@ -91,7 +92,7 @@ pub(super) async fn measure(count: u32, services: u32) -> Result<Registered> {
 
 /// Puts all but the first; when the last was answered.
 async fn put_all(registrant: &Registrant, crowd: &Crowd, lease: i64, count: u32) -> Result<Tick> {
-    let records: Vec<(String, Value)> = (1..count).map(|n| (crowd.id(n), crowd.record(n))).collect();
+    let records: Vec<(String, Value)> = (1..=count).map(|n| (crowd.id(n), crowd.record(n))).collect();
     for some in records.chunks(TOGETHER) {
         registrant.put_together(some, lease).await?;
     }

@@ -43,7 +43,8 @@ impl Client {
             // A request that would have to be repeated is one that failed.
             .retry_canceled_requests(false)
             .build_http();
-        let uri = Uri::builder().scheme("http").authority(plan.target.to_string()).path_and_query("/");
+        let uri =
+            Uri::builder().scheme("http").authority(plan.target.to_string()).path_and_query(&*plan.path);
         Self {
             http,
             // A socket address is a legal authority.

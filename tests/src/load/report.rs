@@ -175,6 +175,19 @@ impl Report {
         self.hits.iter().map(|hit| (hit, self.instances[hit.instance].as_str()))
     }
 
+    /// The longest time to an answer, in milliseconds, of the requests that were due in each second of the load.
+    #[must_use]
+    pub fn slowest_by_second(&self) -> Vec<f64> {
+        let start = self.hits.iter().map(|hit| hit.due).min().unwrap_or_default();
+        let mut slowest: Vec<f64> = Vec::new();
+        for hit in &self.hits {
+            let second = usize::try_from(hit.due.since(start).as_secs()).unwrap_or(usize::MAX).min(HITS_MAX);
+            slowest.resize(slowest.len().max(second + 1), 0.0);
+            slowest[second] = slowest[second].max(1_000.0 * hit.at.since(hit.due).as_secs_f64());
+        }
+        slowest
+    }
+
     /// How many each instance served of those that were sent within a span.
     #[must_use]
     pub fn served_between(&self, from: Tick, to: Tick) -> BTreeMap<&str, u64> {

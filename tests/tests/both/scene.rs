@@ -98,7 +98,8 @@ pub(crate) async fn start(scene: &impl Scene, count: usize) {
 /// A load on the service.
 pub(crate) fn load(scene: &impl Scene) -> Load {
     let (target, rate) = (scene.traffic(), RATE.per_second());
-    Load::start(load::Plan { target, service: SERVICE.into(), rate, sticky_clients: 0 }).unwrap()
+    Load::start(load::Plan { target, service: SERVICE.into(), path: "/".into(), rate, sticky_clients: 0 })
+        .unwrap()
 }
 
 /// Waits until that instance has served `count` requests more than now.
