@@ -61,8 +61,8 @@ struct Round {
 pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let about = machine::describe()?;
     say(&about);
-    let columns = ["by name", "none", "ratio", "HAProxy: by name", "none", "ratio"];
-    let mut rows = Rows::new("servers: requests a second; processor each", &columns);
+    let columns = ["by name", "none", "ratio", "by name", "none", "ratio"];
+    let mut rows = Rows::new("servers; HAProxy's processor each", &columns);
     let mut sizes = Vec::new();
     for servers in &plan.servers {
         let (with, without) = Box::pin(measure(&plan, *servers)).await?;

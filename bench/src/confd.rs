@@ -24,9 +24,9 @@ pub(crate) struct Confd {
 
 impl Confd {
     /// Starts it; `None` where there is none.
-    pub(crate) fn start(stack: &Stack) -> Result<Option<Self>> {
+    pub(crate) async fn start(stack: &Stack) -> Result<Option<Self>> {
         let Ok(binary) = program::system("confd") else { return Ok(None) };
-        let master = Master::start(stack, BACKEND)?;
+        let master = Master::start(stack, BACKEND).await?;
         let folder = stack.home().join("confd");
         fs::create_dir_all(folder.join("conf.d"))?;
         fs::create_dir_all(folder.join("templates"))?;

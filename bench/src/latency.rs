@@ -66,7 +66,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     say(&about);
     say(format_args!("{} rounds of each, in turns\n", plan.rounds));
 
-    let confd = Confd::start(&stack)?;
+    let confd = Confd::start(&stack).await?;
     let mut confds = match &confd {
         Some(confd) => Some(Way::new(&stack, confd::BACKEND, confd::PREFIX).await?.at(confd.port())),
         None => None,

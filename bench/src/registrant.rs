@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
 use serde_json::Value;
 use stack::lb_sync::BALANCER;
-use stack::{Clock, PREFIX, Stack};
+use stack::{PREFIX, Stack};
 
 /// Longest that a call may take; it is a millisecond or two.
 const CALL_MAX: Duration = Duration::from_secs(5);
@@ -14,8 +14,6 @@ const CALL_MAX: Duration = Duration::from_secs(5);
 const LEASE_TTL_S: i64 = 4 * 60 * 60;
 /// Longest that an ack may take: above what an instance gives its requests in flight (30 s).
 const ACK_MAX: Duration = Duration::from_mins(1);
-/// Pause between two looks at an ack, which bounds how exactly its time is known.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The client of one service.
 #[derive(Clone)]
@@ -85,14 +83,17 @@ impl Registrant {
     }
 
     async fn until_ack(&self, instance: &str, wanted: impl Fn(Option<Value>) -> bool) -> Result<()> {
-        let start = Clock.now();
-        while !wanted(self.ack(instance).await?) {
-            if Clock.now().since(start) > ACK_MAX {
-                bail!("not acked within {ACK_MAX:?}: {instance}");
+        // Watched before it is looked at: nothing falls between.
+        let mut etcd = self.etcd.clone();
+        let mut news = called("watch an ack", etcd.watch(self.ack_key(instance), None)).await?;
+        let acked = async {
+            while !wanted(self.ack(instance).await?) {
+                news.message().await?.context("etcd has ended the watch")?;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
+            anyhow::Ok(())
+        };
+        let acked = tokio::time::timeout(ACK_MAX, Box::pin(acked)).await;
+        acked.with_context(|| format!("not acked within {ACK_MAX:?}: {instance}"))?
     }
 
     /// How many acks there are, of all services.
@@ -105,9 +106,12 @@ impl Registrant {
 
     async fn ack(&self, instance: &str) -> Result<Option<Value>> {
         let mut etcd = self.etcd.clone();
-        let key = format!("{PREFIX}/acks/{}/{instance}/{BALANCER}", self.service);
-        let answer = called("get an ack", etcd.get(key, None)).await?;
+        let answer = called("get an ack", etcd.get(self.ack_key(instance), None)).await?;
         answer.kvs().first().map(|kv| serde_json::from_slice(kv.value()).context("not an ack")).transpose()
+    }
+
+    fn ack_key(&self, instance: &str) -> String {
+        format!("{PREFIX}/acks/{}/{instance}/{BALANCER}", self.service)
     }
 
     fn key(&self, instance: &str) -> String {

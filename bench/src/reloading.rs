@@ -38,7 +38,7 @@ pub(crate) struct Reloading {
 impl Reloading {
     /// Starts it, and waits until it watches.
     pub(crate) async fn start(stack: &Stack) -> Result<Self> {
-        let haproxy = Arc::new(Master::start(stack, BACKEND)?);
+        let haproxy = Arc::new(Master::start(stack, BACKEND).await?);
         let (endpoint, its) = (stack.etcd().endpoint(), Arc::clone(&haproxy));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ready, watching) = oneshot::channel();

@@ -3,15 +3,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use stack::process::Daemon;
-use stack::{Stack, program};
+use stack::{Stack, program, wait};
+use tokio::net::UnixStream;
 
 /// confd's template, with names between `@` for what is another on each machine.
 pub(crate) const TEMPLATE: &str = include_str!("../../peers/confd/templates/haproxy.tmpl");
 /// Where the servers begin in it.
 const SERVERS: &str = "{{range";
+
+/// Longest until it answers.
+const START_MAX: Duration = Duration::from_secs(10);
 
 /// The running HAProxy; it ends when this is dropped.
 #[derive(Debug)]
@@ -27,7 +32,7 @@ pub(crate) struct Master {
 
 impl Master {
     /// Starts it without a server.
-    pub(crate) fn start(stack: &Stack, backend: &'static str) -> Result<Self> {
+    pub(crate) async fn start(stack: &Stack, backend: &'static str) -> Result<Self> {
         let home = stack.home();
         let (program, config) = (program::system("haproxy")?, home.join(format!("{backend}.cfg")));
         let args = ["-W".into(), "-f".into(), config.clone().into()].to_vec();
@@ -36,6 +41,9 @@ impl Master {
         let master = Self { daemon, program, config, socket, port: stack.ports().free()?, backend };
         fs::write(&master.config, master.head()?)?;
         master.daemon.start()?;
+        // Before its socket answers, a signal to reload ends it.
+        let answers = async || Ok(UnixStream::connect(&master.socket).await.ok().map(drop));
+        wait::until(START_MAX, format!("{backend}'s HAProxy started"), answers).await?;
         Ok(master)
     }
 
