@@ -110,7 +110,12 @@ async fn follow(
             continue;
         }
         let listed = etcd.get(PREFIX, Some(GetOptions::new().with_prefix())).await?;
-        fs::write(&next, render(haproxy, listed.kvs())?)?;
+        let text = render(haproxy, listed.kvs())?;
+        // As confd does: an event that was seen with the last one is none.
+        if fs::read_to_string(&haproxy.config)? == text {
+            continue;
+        }
+        fs::write(&next, text)?;
         let checked = Command::new(&haproxy.program).args(["-c", "-q", "-f"]).arg(&next).status()?;
         ensure!(checked.success(), "haproxy -c refuses what the template made");
         fs::rename(&next, &haproxy.config)?;

@@ -28,6 +28,8 @@ const CALM: Duration = Duration::from_secs(10);
 const OVERTIME_MAX: Duration = Duration::from_mins(2);
 /// Longest until HAProxy shows the fleet as it is.
 const SEEN_MAX: Duration = Duration::from_secs(20);
+/// So long no reload: it is over.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long an app goes on after its key was deleted, where nobody says that HAProxy has heard of it: ten reloads.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -154,6 +156,12 @@ impl Side for Theirs {
     async fn is_shown(&self) -> Result<bool> {
         if let Some(failure) = self.reloading.failure() {
             bail!("the reloading stand-in has ended: {failure}");
+        }
+        // What is still to be reloaded for is not over.
+        let reloads = self.reloading.reloads();
+        tokio::time::sleep(QUIET).await;
+        if self.reloading.reloads() != reloads {
+            return Ok(false);
         }
         // Between two workers nobody may answer.
         let servers = self.reloading.servers().await.unwrap_or_default();
