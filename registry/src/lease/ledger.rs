@@ -91,6 +91,8 @@ struct UnderWay {
 pub(super) struct Ledger {
     lease: Option<LeaseId>,
     slots: BTreeMap<String, Slot>,
+    /// Those of them that do not stand under `lease`: of thousands nearly always a few.
+    missing: BTreeSet<String>,
     to_delete: BTreeSet<String>,
     superseded: BTreeSet<String>,
     under_way: Option<UnderWay>,
@@ -103,6 +105,7 @@ impl Ledger {
         Self {
             lease: None,
             slots: BTreeMap::new(),
+            missing: BTreeSet::new(),
             to_delete: BTreeSet::new(),
             superseded: BTreeSet::new(),
             under_way: None,
@@ -118,8 +121,7 @@ impl Ledger {
 
     /// All that is to stand does, and all that is to go is gone.
     pub(super) fn settled(&self) -> bool {
-        let stands = |slot: &Slot| slot.stands.is_some() && slot.stands == self.lease;
-        self.lease.is_some() && self.to_delete.is_empty() && self.slots.values().all(stands)
+        self.lease.is_some() && self.to_delete.is_empty() && self.missing.is_empty()
     }
 
     /// Keys that somebody newer took over from us.
@@ -138,6 +140,8 @@ impl Ledger {
             Input::Lease(lease) => {
                 self.lease = lease;
                 self.retry_at = None;
+                let missing = self.slots.iter().filter(|(_, slot)| slot.stands != lease);
+                self.missing = missing.map(|(key, _)| key.clone()).collect();
             }
             Input::Put { key, value, fence } => self.put(key, value, fence),
             Input::Remove { key } => self.remove(key),
@@ -176,8 +180,10 @@ impl Ledger {
                 slot.value = value;
                 slot.fence = fence;
                 slot.stands = None;
+                self.missing.insert(key);
             }
             None => {
+                self.missing.insert(key.clone());
                 self.slots.insert(key, Slot { value, fence, stands: None, revision: expected });
             }
         }
@@ -186,6 +192,7 @@ impl Ledger {
     /// A fenced key is only let go of, and ends with the lease: deleting it could hit somebody newer's.
     fn remove(&mut self, key: String) {
         let slot = self.slots.remove(&key);
+        self.missing.remove(&key);
         if slot.is_none_or(|slot| slot.fence == Fence::None) && !self.superseded.contains(&key) {
             self.to_delete.insert(key);
         }
@@ -201,6 +208,11 @@ impl Ledger {
                 slot.revision = Some(revision);
                 if slot.value == value {
                     slot.stands = Some(lease);
+                    if self.lease == Some(lease) {
+                        self.missing.remove(&key);
+                    } else {
+                        self.missing.insert(key);
+                    }
                 }
             }
         }
@@ -225,6 +237,7 @@ impl Ledger {
             None => slot.revision = Some(0),
             Some(found) if is_foreign(&found.value, &slot.fence) => {
                 self.slots.remove(&key);
+                self.missing.remove(&key);
                 self.superseded.insert(key);
             }
             // Ours (an unanswered write that did arrive), or no record at all: it is written over.
@@ -237,8 +250,8 @@ impl Ledger {
             return None;
         }
         let lease = self.lease?;
-        let missing = |slot: &Slot| slot.stands != Some(lease);
-        let fenced = self.slots.iter().find(|(_, slot)| slot.fence != Fence::None && missing(slot));
+        let missing = || self.missing.iter().filter_map(|key| self.slots.get_key_value(key));
+        let fenced = missing().find(|(_, slot)| slot.fence != Fence::None);
         if let Some((key, slot)) = fenced {
             let put = (key.clone(), slot.value.clone());
             let revision = slot.revision;
@@ -248,13 +261,8 @@ impl Ledger {
                 None => Action::Write { lease, puts: vec![put], deletes: vec![] },
             });
         }
-        let puts: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| missing(slot))
-            .take(BATCH_MAX)
-            .map(|(key, slot)| (key.clone(), slot.value.clone()))
-            .collect();
+        let puts: Vec<_> =
+            missing().take(BATCH_MAX).map(|(key, slot)| (key.clone(), slot.value.clone())).collect();
         let deletes: Vec<_> = self.to_delete.iter().take(BATCH_MAX - puts.len()).cloned().collect();
         if puts.is_empty() && deletes.is_empty() {
             return None;

@@ -136,3 +136,48 @@ fn many_keys_are_written_and_removed_in_bounded_transactions() {
     assert!(ledger.settled());
     assert_eq!(ledger.slots.len(), 249);
 }
+
+/// Any order of what can happen: what is missing is always exactly what does not stand under the lease of the time.
+mod any_order {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn input() -> impl Strategy<Value = Input> {
+        let key = || (0_u8..4).prop_map(|n| format!("key-{n}"));
+        let value = || (0_u8..3).prop_map(|n| record(&format!("o-{n}")));
+        let fence = prop_oneof![
+            Just(Fence::None),
+            Just(Fence::Owner("o-1".into())),
+            Just(Fence::Claim { owner: "o-1".into(), expected: 0 }),
+        ];
+        let found = prop::option::of((value(), 1_i64..9))
+            .prop_map(|found| found.map(|(value, mod_revision)| Found { value, mod_revision }));
+        prop_oneof![
+            4 => (key(), value(), fence).prop_map(|(key, value, fence)| Input::Put { key, value, fence }),
+            2 => key().prop_map(|key| Input::Remove { key }),
+            2 => prop::option::of(1_i64..3).prop_map(Input::Lease),
+            4 => (1_i64..99).prop_map(|revision| Input::Written { revision }),
+            1 => found.prop_map(|found| Input::Occupied { found }),
+            1 => Just(Input::Failed),
+            1 => Just(Input::LeaseGone),
+            1 => Just(Input::Woke),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_missing_is_what_does_not_stand(inputs in prop::collection::vec(input(), 1..60)) {
+            let mut ledger = Ledger::new(1);
+            for (n, input) in inputs.into_iter().enumerate() {
+                // Far apart: no retry waits.
+                ledger.step(Tick::from_ms(60_000 * u64::try_from(n).unwrap()), input);
+                if ledger.lease.is_some() {
+                    let missing = ledger.slots.iter().filter(|(_, slot)| slot.stands != ledger.lease);
+                    let missing: BTreeSet<String> = missing.map(|(key, _)| key.clone()).collect();
+                    prop_assert_eq!(&ledger.missing, &missing);
+                }
+            }
+        }
+    }
+}
