@@ -32,11 +32,9 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@scripts/deny
 
-# Speed, as ratios measured in one run.
+# Speed, as ratios measured in one run: MEASURE=latency|churn|crash|scale|affinity|leases|beats|status|all.
 bench:
-	@scripts/setup demo
-	$(CARGO) build --locked --release --bins
-	target/release/bench latency $(BENCH_ARGS)
+	@scripts/bench $(or $(MEASURE),latency) $(BENCH_ARGS)
 
 # Records and HAProxy's answers, by coverage. Needs cargo-fuzz (cargo install cargo-fuzz); FUZZ_S seconds for each.
 FUZZ_S := 60

@@ -140,3 +140,30 @@ fn numbers(list: &Value) -> Vec<f64> {
 fn to_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("figures"), folder.path().join("pictures"));
+        fs::create_dir(&from).unwrap();
+        let times = |all: &[f64]| json!({ "put_to_served_ms": { "all": all } });
+        let figures =
+            json!({ "leasehold": times(&[1.0, 2.0]), "limit": times(&[0.9]), "reloading": times(&[90.0]) });
+        fs::write(from.join("latency.json"), figures.to_string()).unwrap();
+        run(&Plan { from: from.clone(), to: to.clone() }).unwrap();
+        let picture = fs::read_to_string(to.join("latency.svg")).unwrap();
+        for text in ["put → first request served", "Leasehold", "the limit", "a reload on each event"] {
+            assert!(picture.contains(text), "{text}");
+        }
+        assert!(!picture.contains("confd"), "who was not measured is not named");
+        assert!(!to.join("scale.svg").exists());
+        fs::write(from.join("scale.json"), "no JSON").unwrap();
+        assert!(run(&Plan { from, to }).unwrap_err().to_string().contains("scale.json is not JSON"));
+    }
+}

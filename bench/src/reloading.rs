@@ -10,18 +10,23 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use etcd_client::{Client, GetOptions, KeyValue, WatchOptions};
 use serde_json::Value;
-use stack::Stack;
 use stack::process::Process;
+use stack::{Clock, Stack};
 use tokio::sync::{oneshot, watch};
 
 use crate::process::signal;
 use crate::socket::Socket;
 pub(crate) use master::{Master, TEMPLATE};
 
+/// Longest that a reload may take before it is asked for again, how often, and the pause between two looks.
+const RELOADED_MAX: Duration = Duration::from_secs(1);
+const SIGNALS_MAX: u32 = 5;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Where its records stand.
 pub(crate) const PREFIX: &str = "/reloading/v1";
 /// Its backend.
@@ -119,10 +124,27 @@ async fn follow(
         let checked = Command::new(&haproxy.program).args(["-c", "-q", "-f"]).arg(&next).status()?;
         ensure!(checked.success(), "haproxy -c refuses what the template made");
         fs::rename(&next, &haproxy.config)?;
-        signal(master, "USR2")?;
+        reload(haproxy, master).await?;
         reloads.fetch_add(1, Relaxed);
     }
     Ok(())
+}
+
+/// Returns once another worker answers. A signal that comes while the last reload is about to begin can be lost: whoever does
+/// not look, as most do not, is left with the configuration before.
+async fn reload(haproxy: &Master, master: u32) -> Result<()> {
+    let before = haproxy.worker().await?;
+    for _ in 0..SIGNALS_MAX {
+        signal(master, "USR2")?;
+        let sent = Clock.now();
+        while Clock.now().since(sent) < RELOADED_MAX {
+            if haproxy.worker().await.is_ok_and(|worker| worker != before) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+    bail!("{SIGNALS_MAX} signals to reload, and the same worker answers")
 }
 
 /// The template, with a server for each record.

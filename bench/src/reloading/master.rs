@@ -10,6 +10,8 @@ use stack::process::Daemon;
 use stack::{Stack, program, wait};
 use tokio::net::UnixStream;
 
+use crate::socket::Socket;
+
 /// confd's template, with names between `@` for what is another on each machine.
 pub(crate) const TEMPLATE: &str = include_str!("../../peers/confd/templates/haproxy.tmpl");
 /// Where the servers begin in it.
@@ -66,6 +68,13 @@ impl Master {
         ]
         .iter()
         .fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+
+    /// The process id of the worker that answers.
+    pub(crate) async fn worker(&self) -> Result<u32> {
+        let info = Socket::connect(&self.socket).await?.ask("show info".into()).await?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid: ")?.parse().ok());
+        pid.context("HAProxy names no process id")
     }
 
     /// The process that takes the signal to reload, and starts the workers.
