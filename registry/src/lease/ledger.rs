@@ -1,6 +1,7 @@
 //! Knows which keys are to stand under the lease, and writes those that do not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::LeaseId;
@@ -90,11 +91,13 @@ struct UnderWay {
 #[derive(Debug)]
 pub(super) struct Ledger {
     lease: Option<LeaseId>,
-    slots: BTreeMap<String, Slot>,
+    slots: BTreeMap<Arc<str>, Slot>,
     /// Those of them that do not stand under `lease`: of thousands nearly always a few.
-    missing: BTreeSet<String>,
+    missing: BTreeSet<Arc<str>>,
     to_delete: BTreeSet<String>,
     superseded: BTreeSet<String>,
+    /// Whether any key was ever fenced.
+    fences: bool,
     under_way: Option<UnderWay>,
     retry_at: Option<Tick>,
     backoff: Backoff,
@@ -108,6 +111,7 @@ impl Ledger {
             missing: BTreeSet::new(),
             to_delete: BTreeSet::new(),
             superseded: BTreeSet::new(),
+            fences: false,
             under_way: None,
             retry_at: None,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
@@ -141,7 +145,7 @@ impl Ledger {
                 self.lease = lease;
                 self.retry_at = None;
                 let missing = self.slots.iter().filter(|(_, slot)| slot.stands != lease);
-                self.missing = missing.map(|(key, _)| key.clone()).collect();
+                self.missing = missing.map(|(key, _)| Arc::clone(key)).collect();
             }
             Input::Put { key, value, fence } => self.put(key, value, fence),
             Input::Remove { key } => self.remove(key),
@@ -173,17 +177,19 @@ impl Ledger {
             return;
         }
         self.superseded.remove(&key);
+        self.fences |= fence != Fence::None;
         self.to_delete.remove(&key);
-        match self.slots.get_mut(&key) {
+        match self.slots.get_mut(&*key) {
             Some(slot) if slot.value == value && slot.fence == fence => {}
             Some(slot) => {
                 slot.value = value;
                 slot.fence = fence;
                 slot.stands = None;
-                self.missing.insert(key);
+                self.missing.insert(key.into());
             }
             None => {
-                self.missing.insert(key.clone());
+                let key: Arc<str> = key.into();
+                self.missing.insert(Arc::clone(&key));
                 self.slots.insert(key, Slot { value, fence, stands: None, revision: expected });
             }
         }
@@ -191,8 +197,8 @@ impl Ledger {
 
     /// A fenced key is only let go of, and ends with the lease: deleting it could hit somebody newer's.
     fn remove(&mut self, key: String) {
-        let slot = self.slots.remove(&key);
-        self.missing.remove(&key);
+        let slot = self.slots.remove(&*key);
+        self.missing.remove(&*key);
         if slot.is_none_or(|slot| slot.fence == Fence::None) && !self.superseded.contains(&key) {
             self.to_delete.insert(key);
         }
@@ -204,14 +210,14 @@ impl Ledger {
             return;
         };
         for (key, value) in puts {
-            if let Some(slot) = self.slots.get_mut(&key) {
+            if let Some(slot) = self.slots.get_mut(&*key) {
                 slot.revision = Some(revision);
                 if slot.value == value {
                     slot.stands = Some(lease);
                     if self.lease == Some(lease) {
-                        self.missing.remove(&key);
+                        self.missing.remove(&*key);
                     } else {
-                        self.missing.insert(key);
+                        self.missing.insert(key.into());
                     }
                 }
             }
@@ -229,15 +235,15 @@ impl Ledger {
         let Some((key, _)) = puts.into_iter().next() else {
             return;
         };
-        let Some(slot) = self.slots.get_mut(&key) else {
+        let Some(slot) = self.slots.get_mut(&*key) else {
             return;
         };
         match found {
             // Our lease ended and took the key with it: it may be written again.
             None => slot.revision = Some(0),
             Some(found) if is_foreign(&found.value, &slot.fence) => {
-                self.slots.remove(&key);
-                self.missing.remove(&key);
+                self.slots.remove(&*key);
+                self.missing.remove(&*key);
                 self.superseded.insert(key);
             }
             // Ours (an unanswered write that did arrive), or no record at all: it is written over.
@@ -251,9 +257,10 @@ impl Ledger {
         }
         let lease = self.lease?;
         let missing = || self.missing.iter().filter_map(|key| self.slots.get_key_value(key));
-        let fenced = missing().find(|(_, slot)| slot.fence != Fence::None);
-        if let Some((key, slot)) = fenced {
-            let put = (key.clone(), slot.value.clone());
+        let fenced = || missing().find(|(_, slot)| slot.fence != Fence::None);
+        // A balancer fences nothing, and has thousands of keys.
+        if let Some((key, slot)) = self.fences.then(fenced).flatten() {
+            let put = (key.to_string(), slot.value.clone());
             let revision = slot.revision;
             self.under_way = Some(UnderWay { lease, puts: vec![put.clone()], deletes: vec![] });
             return Some(match revision {
@@ -262,7 +269,7 @@ impl Ledger {
             });
         }
         let puts: Vec<_> =
-            missing().take(BATCH_MAX).map(|(key, slot)| (key.clone(), slot.value.clone())).collect();
+            missing().take(BATCH_MAX).map(|(key, slot)| (key.to_string(), slot.value.clone())).collect();
         let deletes: Vec<_> = self.to_delete.iter().take(BATCH_MAX - puts.len()).cloned().collect();
         if puts.is_empty() && deletes.is_empty() {
             return None;

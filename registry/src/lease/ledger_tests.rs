@@ -174,7 +174,7 @@ mod any_order {
                 ledger.step(Tick::from_ms(60_000 * u64::try_from(n).unwrap()), input);
                 if ledger.lease.is_some() {
                     let missing = ledger.slots.iter().filter(|(_, slot)| slot.stands != ledger.lease);
-                    let missing: BTreeSet<String> = missing.map(|(key, _)| key.clone()).collect();
+                    let missing: BTreeSet<Arc<str>> = missing.map(|(key, _)| Arc::clone(key)).collect();
                     prop_assert_eq!(&ledger.missing, &missing);
                 }
             }

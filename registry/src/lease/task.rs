@@ -186,6 +186,11 @@ impl Holder {
                 command = inbox.recv() => Happened::Command(command.unwrap_or(Command::Release)),
             };
             self.take_in(clock.now(), happened);
+            // Hundreds may be asked for at once: how things stand is told after the last of them.
+            for _ in 0..COMMANDS_MAX {
+                let Ok(command) = inbox.try_recv() else { break };
+                self.take_in(clock.now(), Happened::Command(command));
+            }
             self.tell();
         }
     }
