@@ -113,9 +113,17 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
         say(table::of(end, (reload, &by_reloads.leave), (names.0, &by_us.leave)));
     }
     stack.end().await?;
+    let ratios = |taken: &Taken, other: &Taken| {
+        let (join, leave) = (taken.join.ratios(&other.join), taken.leave.ratios(&other.leave));
+        json!({ "put_to_served": join, "end_to_last_hit": leave })
+    };
     let one = |taken: &Taken| json!({ "put_to_served_ms": taken.join.json(), "end_to_last_hit_ms": taken.leave.json() });
     Ok(json!({ "on": machine::lines(&about), "leave": format!("{:?}", plan.leave),
-        "leasehold": one(&by_us), "limit": one(&by_limit), "reloading": one(&by_reloads), "confd": one(&by_confd) }))
+        "leasehold": one(&by_us), "limit": one(&by_limit), "reloading": one(&by_reloads), "confd": one(&by_confd), "ratios": {
+            "leasehold_to_limit": ratios(&by_us, &by_limit),
+            "reloading_to_leasehold": ratios(&by_reloads, &by_us),
+            "confd_to_leasehold": ratios(&by_confd, &by_us),
+        } }))
 }
 
 async fn take(way: &mut Way<'_>, taken: &mut Taken, leave: Leave, counts: bool) -> Result<()> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use plotters::chart::SeriesLabelPosition;
 use serde_json::Value;
 
 use crate::screen::say;
@@ -64,6 +65,7 @@ fn latency(figures: &Value) -> Chart {
         title: "put → first request served".into(),
         x: Axis::log("ms"),
         y: Axis::linear("% of the rounds took at most that"),
+        legend: SeriesLabelPosition::UpperLeft,
         series: vec![
             way("the limit", "limit"),
             way("Leasehold", "leasehold"),
@@ -82,6 +84,7 @@ fn churn(figures: &Value) -> Chart {
         title: "churn: the slowest request of each second".into(),
         x: Axis::linear("s"),
         y: Axis::log("ms"),
+        legend: SeriesLabelPosition::UpperRight,
         series: vec![side("Leasehold", "leasehold"), side("a reload on each event", "reloading")],
     }
 }
@@ -92,6 +95,7 @@ fn scale(figures: &Value) -> Chart {
         title: "so many instances registered at once, and then one more".into(),
         x: Axis::log("instances"),
         y: Axis::log("ms"),
+        legend: SeriesLabelPosition::UpperLeft,
         series: vec![
             line("Leasehold: all serve", "/leasehold/ready_ms"),
             line("the same commands alone", "/alone/ready_ms"),
@@ -112,6 +116,7 @@ fn leases(figures: &Value) -> Chart {
         title: "what beats cost etcd".into(),
         x: Axis::log("instances"),
         y: Axis::log("% of a core"),
+        legend: SeriesLabelPosition::UpperLeft,
         series: vec![form("a lease each", true), form("one lease for ten", false)],
     }
 }
@@ -122,6 +127,7 @@ fn affinity(figures: &Value) -> Chart {
         title: "HAProxy's processor time for a request".into(),
         x: Axis::log("servers"),
         y: Axis::linear("µs"),
+        legend: SeriesLabelPosition::UpperLeft,
         series: vec![way("affinity by name", "/by_name/haproxy_us"), way("none", "/none/haproxy_us")],
     }
 }

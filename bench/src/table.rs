@@ -39,6 +39,13 @@ impl Times {
         Value::Object(columns)
     }
 
+    /// How many times those of `other` they are, by column; none where that is nothing.
+    pub(crate) fn ratios(&self, other: &Self) -> Value {
+        let ratio = |percent: usize| self.ms(percent) / other.ms(percent);
+        let columns = COLUMNS.iter().map(|(name, percent)| ((*name).to_owned(), ratio(*percent)));
+        Value::Object(columns.filter(|(_, it)| it.is_finite()).map(|(name, it)| (name, it.into())).collect())
+    }
+
     fn ms(&self, percent: usize) -> f64 {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0)
@@ -127,5 +134,10 @@ mod tests {
         }
         let row: Vec<String> = COLUMNS.iter().map(|(_, percent)| times.ms(*percent).to_string()).collect();
         assert_eq!(row, ["1", "100", "198", "200"]);
+        let (mut half, mut none) = (Times::default(), Times::default());
+        half.push(Duration::from_millis(50));
+        none.push(Duration::ZERO);
+        assert_eq!(times.ratios(&half)["median"], 2.0);
+        assert_eq!(times.ratios(&none), serde_json::json!({}), "nothing to be a multiple of");
     }
 }

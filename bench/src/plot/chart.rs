@@ -19,6 +19,8 @@ pub(super) struct Chart {
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) series: Vec<Series>,
+    /// Where their names stand: where the lines are not.
+    pub(super) legend: SeriesLabelPosition,
 }
 
 /// One of its axes.
@@ -57,7 +59,11 @@ impl Axis {
     fn label(&self, place: f64) -> String {
         let value = if self.is_log { 10_f64.powf(place) } else { place };
         // Three digits that count are enough for a label.
-        if value < 1.0 { format!("{value:.2}").trim_end_matches('0').into() } else { format!("{value:.0}") }
+        if value > 0.0 && value < 1.0 {
+            format!("{value:.2}").trim_end_matches('0').into()
+        } else {
+            format!("{value:.0}")
+        }
     }
 
     /// From where to where, and about how many labels.
@@ -94,6 +100,7 @@ impl Chart {
         let mut chart = ChartBuilder::on(root)
             .caption(&self.title, ("sans-serif", 20))
             .margin(12)
+            .margin_right(28)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(xs, ys)?;
@@ -121,7 +128,7 @@ impl Chart {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(self.legend.clone())
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
             .draw()?;
