@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use lb_sync::cli::{Cli, LogFormat, ProbeOptions, RunOptions, Verb};
 use lb_sync::command::{self, CommandError, Told};
 use lb_sync::run::{RunConfig, RunError, run};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::Layer as _;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => return failed(FAILED, &format!("cannot start: {error}")),
     };
     match cli.command {
-        Verb::Run(options) => runtime.block_on(run_verb(options)),
+        Verb::Run(options) => run_verb(options, runtime.handle()),
         Verb::Plan(options) => told(runtime.block_on(command::plan(options, &host_name()))),
         Verb::Check(options) => told(Ok(runtime.block_on(command::check(options, &host_name())))),
         Verb::Explain(options) => told(runtime.block_on(command::explain(options, &host_name()))),
@@ -43,17 +44,32 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run_verb(options: RunOptions) -> ExitCode {
+fn run_verb(options: RunOptions, others: &Handle) -> ExitCode {
     log_to_stderr(options.log_format);
     let config = match RunConfig::new(options, &host_name()) {
         Ok(config) => config,
         Err(error) => return failed(CONFIG, &error.to_string()),
     };
-    let shutdown = CancellationToken::new();
-    if let Err(error) = stop_on_signals(&shutdown) {
-        return failed(FAILED, &format!("cannot wait for signals: {error}"));
+    // The way from etcd to HAProxy is on this thread: no other has to be woken on it.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(FAILED, &format!("cannot start: {error}")),
+    };
+    let ended = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        if let Err(error) = stop_on_signals(&shutdown) {
+            return Err(format!("cannot wait for signals: {error}"));
+        }
+        Ok(Box::pin(run(config, others, shutdown)).await)
+    });
+    match ended {
+        Err(error) => failed(FAILED, &error),
+        Ok(ended) => code_of(ended),
     }
-    match Box::pin(run(config, shutdown)).await {
+}
+
+fn code_of(ended: Result<(), RunError>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Config(_)) => failed(CONFIG, &error.to_string()),
         Err(error) => failed(FAILED, &error.to_string()),

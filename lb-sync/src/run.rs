@@ -12,6 +12,8 @@ use registry::lease::hold;
 use registry::name::BalancerName;
 use registry::route::local_address_towards;
 use registry::session::{EtcdConfig, Session};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -119,11 +121,15 @@ impl RunConfig {
 }
 
 /// Follows the registry until `shutdown`. Any task's end is the end of all.
-pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), RunError> {
+///
+/// What is on the way from etcd to HAProxy, and speaks with etcd at all, is on the runtime that this runs on, which best has one
+/// thread: where a step of the way has to wake another thread, a change takes longer. The port, whose questions may be many,
+/// and the disk are on that of `others`.
+pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken) -> Result<(), RunError> {
     let files = config.files.checked(config.state_dir.as_deref());
     let files = files.map_err(|error| RunError::Config(error.to_string()))?.start(config.pass.policy);
     let tls = config.listen_tls.checked().map_err(|error| RunError::Config(error.to_string()))?;
-    let listener = port::listen(config.listen).await?;
+    let listener = listen(config.listen, others).await?;
     let listening = listener.local_addr().map_or(config.listen, |addr| addr);
     let session = Session::new(config.etcd);
     let prefix = config.pass.prefix.clone();
@@ -150,19 +156,22 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     let mut tasks = JoinSet::new();
     if let Some(dir) = config.state_dir {
         let keeping = snapshot::keep(dir, pass.snapshots());
-        tasks.spawn(async move { (keeping.await, "the snapshot").1 });
+        tasks.spawn_on(async move { (keeping.await, "the snapshot").1 }, others);
     }
     if let Some(auditing) = auditing {
-        tasks.spawn(async move { (auditing.await, "the audit file").1 });
+        tasks.spawn_on(async move { (auditing.await, "the audit file").1 }, others);
     }
     for (task, name) in files.tasks {
-        tasks.spawn(async move { (task.await, name).1 });
+        tasks.spawn_on(async move { (task.await, name).1 }, others);
     }
     let stop = end.clone();
     tasks.spawn(async move { (holding.await, "the lease").1 });
     tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });
     tasks.spawn(async move { (following_overrides.await, "the watch of the overrides").1 });
-    tasks.spawn(async move { (port::serve(listener, health, beside, stop).await, "the status port").1 });
+    tasks.spawn_on(
+        async move { (port::serve(listener, health, beside, stop).await, "the status port").1 },
+        others,
+    );
     let ended = tokio::select! {
         // Ends by `shutdown`, after it has released the lease.
         () = pass.run(instances, overrides, shutdown.clone()) => "the pass",
@@ -170,6 +179,12 @@ pub async fn run(config: RunConfig, shutdown: CancellationToken) -> Result<(), R
     };
     end.cancel();
     if shutdown.is_cancelled() { Ok(()) } else { Err(RunError::TaskEnded(ended)) }
+}
+
+/// Where it is listened there new connections are told of.
+async fn listen(addr: SocketAddr, others: &Handle) -> Result<TcpListener, RunError> {
+    let listening = others.spawn(port::listen(addr)).await;
+    Ok(listening.map_err(|_| RunError::TaskEnded("the status port"))??)
 }
 
 /// Where others ask us: of a port that is open on all addresses, the one on the way to etcd. What cannot be found out in time is
