@@ -7,6 +7,7 @@
 pub mod backends;
 pub mod decide;
 pub mod ids;
+pub mod in_hand;
 pub mod memory;
 pub mod observed;
 mod planner;
@@ -16,7 +17,7 @@ pub mod standing;
 pub mod target;
 
 pub use decide::{Ack, Why};
-pub use planner::{FirstCheck, Plan, Planner, Policy, Step};
+pub use planner::{FirstCheck, Phase, Plan, Planner, Policy, Step};
 
 #[cfg(test)]
 mod model;

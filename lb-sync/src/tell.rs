@@ -28,8 +28,19 @@ pub struct Condition<'a> {
     pub view: &'a View,
     /// What HAProxy has, as last read.
     pub observed: &'a Observed,
+    /// Counts how often anything of `observed` or `worker` was learnt anew.
+    pub reads: u64,
     /// Who answers as HAProxy; `None` while nobody does.
     pub worker: Option<&'a Info>,
+}
+
+/// All that presence and health follow from: while it stays the same, so do they.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Basis {
+    view_changes: u64,
+    in_sync: bool,
+    fresh: bool,
+    reads: u64,
 }
 
 /// Tells what has changed since it was last told, and nothing else.
@@ -42,6 +53,8 @@ pub struct Teller {
     health: watch::Sender<Statuses>,
     acks: BTreeMap<InstanceId, (String, AckState)>,
     presence: Option<BalancerRecord>,
+    /// What presence and health were last told on.
+    basis: Option<Basis>,
     /// Services that are or were registered: a service whose last instance has left is not serving, not unknown.
     known: BTreeSet<ServiceName>,
     /// The view (by its count of changes) that `known` is of.
@@ -66,6 +79,7 @@ impl Teller {
             health,
             acks: BTreeMap::new(),
             presence: None,
+            basis: None,
             known: BTreeSet::new(),
             known_at: 0,
         }
@@ -114,8 +128,18 @@ impl Teller {
         }
     }
 
-    /// Tells presence and health, where they have changed.
+    /// Tells presence and health, where they have changed. Called several times a second, it looks through the services only
+    /// where there is reason to.
     pub async fn tell(&mut self, condition: &Condition<'_>) {
+        let basis = Basis {
+            view_changes: condition.view.changes(),
+            in_sync: condition.view.in_sync(),
+            fresh: health::is_fresh(condition),
+            reads: condition.reads,
+        };
+        if self.basis.replace(basis) == Some(basis) {
+            return;
+        }
         if let Some(worker) = condition.worker {
             let presence = BalancerRecord {
                 services: condition.observed.backends.keys().cloned().collect(),

@@ -217,10 +217,12 @@ impl View {
     }
 
     /// HAProxy's own check of a suspect has failed: it is gone.
-    pub fn check_failed(&mut self, id: &InstanceId) {
+    pub fn check_failed(&mut self, id: &InstanceId) -> Scope {
+        let mut changed = BTreeSet::new();
         if self.is_suspect(id) {
-            self.remove(id, &mut BTreeSet::new());
+            self.remove(id, &mut changed);
         }
+        Scope::Only(changed)
     }
 
     /// The lease of a suspect lives: its key was deleted on purpose, and it is gone.
@@ -239,13 +241,14 @@ impl View {
     pub fn eclipsed_by(&self, id: &InstanceId) -> Option<&InstanceId> {
         let ours = self.instances.get(id)?;
         let rivals = self.claims.get(&ours.record.endpoint())?;
-        let rank = |id: &InstanceId, one: &Registered| (one.create_revision, id.clone());
-        rivals
-            .iter()
-            .filter_map(|rival| Some((rival, self.instances.get(rival)?)))
-            .filter(|(rival, theirs)| theirs.owner != ours.owner && rank(rival, theirs) > rank(id, ours))
-            .max_by_key(|(rival, theirs)| rank(rival, theirs))
-            .map(|(rival, _)| rival)
+        let (mut later, mut latest) = (None, (ours.create_revision, id));
+        for rival in rivals.iter().filter(|rival| *rival != id) {
+            let Some(theirs) = self.instances.get(rival) else { continue };
+            if theirs.owner != ours.owner && (theirs.create_revision, rival) > latest {
+                (later, latest) = (Some(rival), (theirs.create_revision, rival));
+            }
+        }
+        later
     }
 
     /// The services that are registered, and how many instances each has.
@@ -345,7 +348,11 @@ impl View {
                 Scope::All
             }
             Event::Changed(changes) => {
-                Scope::Only(changes.into_iter().filter_map(|change| self.change_override(change)).collect())
+                let mut concerned = BTreeSet::new();
+                for change in changes {
+                    self.change_override(change, &mut concerned);
+                }
+                Scope::Only(concerned)
             }
             Event::InSync | Event::OutOfSync => Scope::none(),
         }
@@ -461,12 +468,13 @@ impl View {
                 by_service.entry(id.service.clone()).or_default().insert(id, was);
             }
         }
-        let mut left: BTreeMap<ServiceName, usize> = BTreeMap::new();
-        for id in self.instances.keys().filter(|id| !self.is_suspect(id)) {
-            *left.entry(id.service.clone()).or_default() += 1;
+        let mut suspected: BTreeMap<ServiceName, usize> = BTreeMap::new();
+        for id in self.guard.suspects() {
+            *suspected.entry(id.service.clone()).or_default() += 1;
         }
         for (service, expired) in by_service {
-            let left = left.get(&service).copied().unwrap_or(0);
+            let count = |of: &BTreeMap<ServiceName, usize>| of.get(&service).copied().unwrap_or(0);
+            let left = count(&self.services).saturating_sub(count(&suspected));
             let suspects = self.guard.judge(now, &service, expired, left);
             if !suspects.is_empty() {
                 let count = suspects.len();
@@ -512,7 +520,11 @@ impl View {
         }
     }
 
-    fn insert(&mut self, id: InstanceId, registered: Registered, changed: &mut BTreeSet<InstanceId>) {
+    fn insert(&mut self, mut id: InstanceId, registered: Registered, changed: &mut BTreeSet<InstanceId>) {
+        // Thousands of one service share its name.
+        if let Some((service, _)) = self.services.get_key_value(&id.service) {
+            id.service = service.clone();
+        }
         self.unclaim(&id, changed);
         // Nearly always one: there are as many of these as instances.
         let alone = || Vec::with_capacity(1);
@@ -565,23 +577,22 @@ impl View {
         }
     }
 
-    fn change_override(&mut self, change: Change) -> Option<InstanceId> {
+    fn change_override(&mut self, change: Change, changed: &mut BTreeSet<InstanceId>) {
         match change {
             Change::Put(entry) => {
-                let id = self.put_override(&entry, &BTreeMap::new())?;
+                let Some(id) = self.put_override(&entry, &BTreeMap::new()) else { return };
                 let wanted_out = self.overrides.get(&id).is_some_and(|wish| wish.mode.is_some());
                 if wanted_out && self.is_suspect(&id) {
-                    self.remove(&id, &mut BTreeSet::new());
+                    self.remove(&id, changed);
                 }
-                Some(id)
+                changed.insert(id);
             }
             Change::Delete { key, .. } => {
                 self.rejected.remove(&key);
-                let Ok(Key::Override(id)) = self.prefix.parse(&key) else {
-                    return None;
-                };
-                self.overrides.remove(&id);
-                Some(id)
+                if let Ok(Key::Override(id)) = self.prefix.parse(&key) {
+                    self.overrides.remove(&id);
+                    changed.insert(id);
+                }
             }
         }
     }

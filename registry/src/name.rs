@@ -73,6 +73,13 @@ macro_rules! name {
             }
         }
 
+        /// Shared, not copied.
+        impl From<&$type> for Arc<str> {
+            fn from(name: &$type) -> Self {
+                Arc::clone(&name.0)
+            }
+        }
+
         impl From<$type> for String {
             fn from(name: $type) -> Self {
                 name.0.as_ref().into()

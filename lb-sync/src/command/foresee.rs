@@ -48,7 +48,7 @@ pub(super) async fn foresee(
     planner.start_anew(&haproxy.info.version);
     // One moment for all: what is read after it is not too old for a decision, however many are read.
     let now = Clock.now();
-    planner.learn(now, &haproxy.observed);
+    planner.learn(now, &haproxy.observed, &Scope::All);
     let first = planner.plan(now, view, &haproxy.observed, scope);
     observe::sessions(&mut haproxy.dialogue, &first.reads, &mut haproxy.observed).await?;
     let read = Scope::Only(first.reads.into_iter().collect());

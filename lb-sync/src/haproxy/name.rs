@@ -71,14 +71,14 @@ name! {
 /// Every legal service name is one of a backend's.
 impl From<&ServiceName> for BackendName {
     fn from(service: &ServiceName) -> Self {
-        Self(service.as_str().into())
+        Self(service.into())
     }
 }
 
 /// Every legal instance name is one of a server's.
 impl From<&InstanceName> for ServerName {
     fn from(instance: &InstanceName) -> Self {
-        Self(instance.as_str().into())
+        Self(instance.into())
     }
 }
 

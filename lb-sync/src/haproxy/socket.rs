@@ -1,5 +1,6 @@
 //! One persistent session on HAProxy's runtime socket: many commands in one write, one answer for each.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -54,13 +55,17 @@ impl Dialogue {
     }
 
     /// Sends all `commands` in one go and returns their answers, in the same order, without prompts.
-    pub async fn ask(&mut self, commands: &[Command]) -> Result<Vec<String>, DialogueError> {
-        let mut lines = String::new();
+    pub async fn ask<'c>(
+        &mut self,
+        commands: impl IntoIterator<Item = &'c Command>,
+    ) -> Result<Vec<String>, DialogueError> {
+        let (mut lines, mut count) = (String::new(), 0);
         for command in commands {
-            lines.push_str(&command.to_string());
-            lines.push('\n');
+            // Into memory: it cannot fail.
+            let _ = writeln!(lines, "{command}");
+            count += 1;
         }
-        self.exchange(&lines, commands.len()).await
+        self.exchange(&lines, count).await
     }
 
     /// Returns once the session is over, and why. To be waited for between requests: it notices HAProxy's death at once,

@@ -1,42 +1,46 @@
-//! Sends a plan's commands and sorts out the replies.
+//! Sends what is in hand and sorts out the replies.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use registry::name::{InstanceId, ServiceName};
+use registry::name::ServiceName;
 use registry::time::Clock;
 
 use super::rhythm::GLANCE_EVERY;
 use super::{COMMANDS_MAX, PassError, observe};
-use crate::haproxy::{Command, Dialogue, Reply, ServerId, ServerState};
-use crate::plan::observed::Observed;
+use crate::haproxy::{Command, Dialogue, Reply, ServerState};
+use crate::plan::in_hand::InHand;
+use crate::plan::observed::{Observed, Touched};
 use crate::plan::{Planner, Step};
 
 /// What came of a step.
 #[derive(Debug)]
-pub(super) struct Outcome<'a> {
-    pub(super) step: &'a Step,
+pub(super) struct Outcome {
+    pub(super) step: Step,
     /// What HAProxy said, where it refused.
     pub(super) refused: Option<String>,
     /// How long it took to answer the request that the step was part of.
     pub(super) took: Duration,
 }
 
-/// Carries out `steps` in order, as many as there is time for: between requests, `interrupted` says whether something
-/// newer waits. Thousands take seconds: whether `worker` (its process id) still serves is looked at meanwhile, too.
-/// What came of each is in `outcomes`, also when HAProxy is lost on the way. Returns which instances were touched.
-pub(super) async fn apply<'a>(
+/// Longest that something newer waits for what is in hand. What was touched is read back and planned again each time: at a
+/// hundred events of a burst, that would take longer than carrying it out.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// Carries out what is in hand in its order, as much as there is time for: after a [`SLICE`], and then between requests,
+/// `interrupted` says whether something newer waits. Thousands take seconds: whether `worker` (its process id) still serves is looked at meanwhile,
+/// too. What came of each is in `outcomes`, also when HAProxy is lost on the way.
+pub(super) async fn apply(
     dialogue: &mut Dialogue,
     planner: &mut Planner,
-    steps: &'a [Step],
+    in_hand: &mut InHand,
     worker: u32,
     interrupted: impl Fn() -> bool,
-    outcomes: &mut Vec<Outcome<'a>>,
-) -> Result<BTreeSet<InstanceId>, PassError> {
-    let mut touched = BTreeSet::new();
-    let mut rest = steps;
-    let mut glanced = Clock.now();
-    while !rest.is_empty() && (touched.is_empty() || !interrupted()) {
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), PassError> {
+    let started = Clock.now();
+    let mut glanced = started;
+    while !in_hand.is_empty() && (Clock.now().since(started) < SLICE || !interrupted()) {
         if Clock.now().since(glanced) >= GLANCE_EVERY {
             let info = observe::info(dialogue).await?;
             if info.stopping || info.pid != worker {
@@ -44,11 +48,9 @@ pub(super) async fn apply<'a>(
             }
             glanced = Clock.now();
         }
-        let (batch, after) = rest.split_at(batch_len(rest));
-        rest = after;
-        let commands: Vec<Command> = batch.iter().flat_map(|step| step.commands.iter().cloned()).collect();
+        let batch = in_hand.take(COMMANDS_MAX);
         let sent = Clock.now();
-        let answers = dialogue.ask(&commands).await?;
+        let answers = dialogue.ask(batch.iter().flat_map(|step| &step.commands)).await?;
         let took = Clock.now().since(sent);
         let mut answers = answers.iter();
         for step in batch {
@@ -57,47 +59,32 @@ pub(super) async fn apply<'a>(
                 .iter()
                 .zip(&mut answers)
                 .map(|(command, text)| (command, Reply::read(command, text)));
-            let refused = settle(planner, step, replies);
+            let refused = settle(planner, &step, replies);
             outcomes.push(Outcome { step, refused, took });
-            touched.insert(step.id.clone());
         }
     }
-    Ok(touched)
+    Ok(())
 }
 
-/// The servers that the `touched` of `steps` have or were to get, with their numbers.
-pub(super) fn servers(
-    steps: &[Step],
-    touched: &BTreeSet<InstanceId>,
-    observed: &Observed,
-) -> Vec<(InstanceId, ServerId)> {
+/// The servers that were touched.
+pub(super) fn servers(outcomes: &[Outcome], observed: &Observed) -> Vec<Touched> {
     let made = |command: &Command| match command {
-        Command::AddServer { id, .. } => Some(*id),
+        Command::AddServer { id, options, .. } => Some((*id, options.check.is_none())),
         _ => None,
     };
-    let number = |step: &Step| {
-        let number = observed.server(&step.id).map(|server| server.id);
-        number.or_else(|| step.commands.iter().find_map(made))
+    let touched = |step: &Step| {
+        let made = step.commands.iter().find_map(made);
+        let number = observed.server(&step.id).map(|server| server.id).or(made.map(|(id, _)| id))?;
+        Some(Touched { id: step.id.clone(), number, unchecked: made.is_some_and(|(_, unchecked)| unchecked) })
     };
-    let those = steps.iter().filter(|step| touched.contains(&step.id));
-    those.filter_map(|step| Some((step.id.clone(), number(step)?))).collect()
+    outcomes.iter().filter_map(|outcome| touched(&outcome.step)).collect()
 }
 
-/// The services on whose restarting maps the `touched` of `steps` were put or struck off.
-pub(super) fn listed(steps: &[Step], touched: &BTreeSet<InstanceId>) -> BTreeSet<ServiceName> {
+/// The services on whose restarting maps somebody was put or struck off.
+pub(super) fn listed(outcomes: &[Outcome]) -> BTreeSet<ServiceName> {
     let lists = |command: &Command| matches!(command, Command::AddToMap { .. } | Command::DelFromMap { .. });
-    let those = steps.iter().filter(|step| touched.contains(&step.id) && step.commands.iter().any(lists));
-    those.map(|step| step.id.service.clone()).collect()
-}
-
-/// How many of `steps` make the next request: at least one.
-fn batch_len(steps: &[Step]) -> usize {
-    let mut commands = 0;
-    let fits = |step: &&Step| {
-        commands += step.commands.len();
-        commands <= COMMANDS_MAX
-    };
-    steps.iter().take_while(fits).count().max(1)
+    let those = outcomes.iter().filter(|Outcome { step, .. }| step.commands.iter().any(lists));
+    those.map(|Outcome { step, .. }| step.id.service.clone()).collect()
 }
 
 /// Tells the planner what came of a step, and the log what HAProxy refused.

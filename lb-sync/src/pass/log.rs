@@ -15,7 +15,7 @@ use crate::view::View;
 /// Logs and counts every step, and remembers the latest steps.
 /// `arrived` says when the changes that are passed for were taken up.
 pub(super) fn note(
-    outcomes: &[Outcome<'_>],
+    outcomes: &[Outcome],
     (view, arrived): (&View, &BTreeMap<InstanceId, Tick>),
     totals: &mut Totals,
     journal: &Journal,

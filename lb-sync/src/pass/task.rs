@@ -24,8 +24,9 @@ use crate::haproxy::answer::info::Info;
 use crate::haproxy::{BackendName, Dialogue, DialogueError};
 use crate::notify::{self, Manager};
 use crate::plan::ids::Ids;
+use crate::plan::in_hand::InHand;
 use crate::plan::observed::Observed;
-use crate::plan::{Plan, Planner, Policy};
+use crate::plan::{Planner, Policy};
 use crate::snapshot::{self, Snapshot};
 use crate::status::{Desk, Happening, Pulse, Report, Totals};
 use crate::tell::{Condition, Teller};
@@ -76,6 +77,8 @@ pub struct Pass {
     copied: (u64, Tick),
     /// Instances to look at in the next pass.
     dirty: Scope,
+    /// What is planned and not done yet.
+    in_hand: InHand,
     routes: RouteKeeper,
     backends: BackendMaker,
     /// Who asks how things stand.
@@ -83,6 +86,8 @@ pub struct Pass {
     totals: Totals,
     /// When the changes that are to be passed for were taken up.
     arrived: BTreeMap<InstanceId, Tick>,
+    /// How often anything was learnt of HAProxy.
+    reads: u64,
     /// When the last pass was, and when all of HAProxy's state was last read.
     passed: Option<Tick>,
     read_at: Tick,
@@ -126,11 +131,13 @@ impl Pass {
             files: Files::default(),
             copied: (0, Tick::default()),
             dirty: Scope::none(),
+            in_hand: InHand::default(),
             routes: RouteKeeper::default(),
             backends: BackendMaker::default(),
             desk,
             totals: Totals::default(),
             arrived: BTreeMap::new(),
+            reads: 0,
             passed: None,
             read_at: Tick::default(),
             trouble: String::new(),
@@ -179,7 +186,7 @@ impl Pass {
             self.keep_up().await;
             self.make_backends().await;
             self.pass(|| !instances.is_empty() || !overrides.is_empty() || shutdown.is_cancelled()).await;
-            if self.dirty.is_empty() {
+            if self.dirty.is_empty() && self.in_hand.is_empty() {
                 self.arrived.clear();
             }
             self.keep_routes().await;
@@ -324,7 +331,8 @@ impl Pass {
 
     async fn connect(&mut self) -> Result<(), PassError> {
         self.dialogue = Some(Dialogue::connect(&self.config.socket, ANSWER_MAX).await?);
-        self.read_all().await?;
+        // Whatever is there is news.
+        self.read_all(&Observed::default()).await?;
         self.dirty = Scope::All;
         Ok(())
     }
@@ -335,8 +343,8 @@ impl Pass {
         // Where the reading fails the dialogue begins anew, and with it what is observed.
         let before = std::mem::take(&mut self.observed);
         let refused_backends = self.backends.again();
-        self.read_all().await?;
-        self.dirty.extend(if refused_backends { Scope::All } else { self.observed.news_since(&before) });
+        let news = self.read_all(&before).await?;
+        self.dirty.extend(if refused_backends { Scope::All } else { news });
         // The files may have been changed by hand as well.
         self.files.note(&Scope::All);
         for id in self.observed.edited_since(&before) {
@@ -366,9 +374,10 @@ impl Pass {
         Ok(())
     }
 
-    async fn read_all(&mut self) -> Result<(), PassError> {
+    /// Reads everything anew; returns what is other than it was `before`.
+    async fn read_all(&mut self, before: &Observed) -> Result<Scope, PassError> {
         let Some(dialogue) = &mut self.dialogue else {
-            return Ok(());
+            return Ok(Scope::none());
         };
         let (info, observed) = observe::all(dialogue).await?;
         if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
@@ -379,15 +388,17 @@ impl Pass {
             self.backends.start_anew();
         }
         self.worker = Some(info);
+        self.reads += 1;
         self.totals.resyncs += 1;
         self.read_at = Clock.now();
         self.routes.again();
         self.backends.again();
-        self.planner.learn(Clock.now(), &observed);
+        let news = observed.news_since(before);
+        self.planner.learn(Clock.now(), &observed, &news);
         self.observed = observed;
         self.trouble.clear();
         self.rhythm.read_all(Clock.now());
-        Ok(())
+        Ok(news)
     }
 
     /// Before the pass: what it makes servers in.
@@ -397,6 +408,7 @@ impl Pass {
         else {
             return;
         };
+        self.reads += 1;
         let (asked, kept) = ((&self.view, &self.dirty), (&self.desk.journal, &mut self.totals));
         let made = self.backends.make(dialogue, defaults, asked, &mut self.observed, kept).await;
         if let Err(error) = made {
@@ -439,11 +451,13 @@ impl Pass {
         }
         for round in 0..ROUNDS_MAX {
             // At least one round: a registry that never rests must not keep us from acting.
-            if scope.is_empty() || (round > 0 && interrupted()) {
+            if (scope.is_empty() && self.in_hand.is_empty()) || (round > 0 && interrupted()) {
                 break;
             }
             self.manager.alive(Clock.now());
-            let plan = self.planner.plan(Clock.now(), &self.view, &self.observed, &scope);
+            let mut plan = self.planner.plan(Clock.now(), &self.view, &self.observed, &scope);
+            self.in_hand.replan(&scope, std::mem::take(&mut plan.steps));
+            let mut again = Scope::none();
             for id in &plan.foreign {
                 tracing::error!(
                     instance = %id,
@@ -453,7 +467,7 @@ impl Pass {
             self.teller.acks(&plan.acks).await;
             for id in &plan.failed {
                 tracing::warn!(instance = %id, "a suspect fails HAProxy's check: it is gone");
-                self.view.check_failed(id);
+                again.extend(self.view.check_failed(id));
                 let (what, why) =
                     ("no longer kept as a suspect".into(), "HAProxy's own check of it fails".into());
                 self.desk.journal.note(Happening {
@@ -463,11 +477,11 @@ impl Pass {
                     ..Happening::default()
                 });
             }
-            scope = match self.carry_out(&plan, &interrupted).await {
-                Ok(again) => Scope::Only(again),
+            match self.carry_out(&plan.reads, &interrupted).await {
+                Ok(touched) => again.extend(Scope::Only(touched)),
                 Err(error) => return self.lost(&error),
-            };
-            scope.extend(Scope::Only(plan.failed.into_iter().collect()));
+            }
+            scope = again;
         }
         self.dirty.extend(scope);
     }
@@ -478,32 +492,30 @@ impl Pass {
         self.files.cold_start(Clock.now(), &self.view, &self.observed, worker, self.planner.ids_mut())
     }
 
-    /// Applies a plan and reads back what it touched; returns which instances to plan again.
+    /// Carries out what is in hand and reads back what was touched, and `reads`; returns which instances to plan again.
     async fn carry_out(
         &mut self,
-        plan: &Plan,
+        reads: &[InstanceId],
         interrupted: &impl Fn() -> bool,
     ) -> Result<BTreeSet<InstanceId>, PassError> {
         let (Some(dialogue), Some(worker)) = (&mut self.dialogue, &self.worker) else {
             return Ok(BTreeSet::new());
         };
-        if plan.is_empty() {
+        if self.in_hand.is_empty() && reads.is_empty() {
             return Ok(BTreeSet::new());
         }
+        self.reads += 1;
         self.files.cover(self.planner.ids_mut()).await;
-        let mut outcomes = Vec::new();
-        let applied =
-            apply::apply(dialogue, &mut self.planner, &plan.steps, worker.pid, interrupted, &mut outcomes)
-                .await;
+        let (planner, in_hand, mut outcomes) = (&mut self.planner, &mut self.in_hand, Vec::new());
+        let applied = apply::apply(dialogue, planner, in_hand, worker.pid, interrupted, &mut outcomes).await;
         log::note(&outcomes, (&self.view, &self.arrived), &mut self.totals, &self.desk.journal);
-        let touched = applied?;
+        applied?;
         // An empty reply proves nothing: what was touched is read back.
-        let servers = apply::servers(&plan.steps, &touched, &self.observed);
+        let servers = apply::servers(&outcomes, &self.observed);
         observe::servers(dialogue, &servers, &mut self.observed).await?;
-        observe::restarting(dialogue, &apply::listed(&plan.steps, &touched), &mut self.observed).await?;
-        observe::sessions(dialogue, &plan.reads, &mut self.observed).await?;
-        let untouched = plan.steps.iter().map(|step| step.id.clone());
-        Ok(touched.into_iter().chain(untouched).chain(plan.reads.iter().cloned()).collect())
+        observe::restarting(dialogue, &apply::listed(&outcomes), &mut self.observed).await?;
+        observe::sessions(dialogue, reads, &mut self.observed).await?;
+        Ok(outcomes.into_iter().map(|outcome| outcome.step.id).chain(reads.iter().cloned()).collect())
     }
 
     /// The dialogue is over. What HAProxy has is read anew when there is another.
@@ -513,6 +525,9 @@ impl Pass {
             self.desk.changed();
             self.desk.journal.say("HAProxy is lost", error.to_string());
         }
+        // Planned for what is there no more; all is planned anew once it is read.
+        self.in_hand = InHand::default();
+        self.reads += 1;
         self.rhythm.lost(Clock.now());
         let text = error.to_string();
         if text != self.trouble {
@@ -534,6 +549,7 @@ impl Pass {
             now: Clock.now(),
             view: &self.view,
             observed: &self.observed,
+            reads: self.reads,
             worker: self.dialogue.as_ref().and(self.worker.as_ref()),
         }
     }
@@ -543,6 +559,7 @@ impl Pass {
             now: Clock.now(),
             view: &self.view,
             observed: &self.observed,
+            reads: self.reads,
             worker: self.dialogue.as_ref().and(self.worker.as_ref()),
         };
         self.teller.tell(&condition).await;

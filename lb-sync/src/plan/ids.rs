@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observed::Observed;
 use crate::haproxy::ServerId;
+use crate::view::Scope;
 
 /// How many instances that are gone are remembered, so that they find their id again: twice the largest backend that
 /// lb-sync is made for. Those gone longest are forgotten first.
@@ -134,14 +135,30 @@ impl Ids {
         id >= self.base
     }
 
-    /// Learns what HAProxy has: an id in use is never given out again, and an instance keeps the one it has.
-    pub fn learn(&mut self, observed: &Observed) {
-        for (service, backend) in &observed.backends {
-            for (instance, server) in &backend.servers {
-                if self.is_ours(server.id) {
-                    self.hold(service, instance, server.id);
+    /// Learns what HAProxy has, as far as that is news: an id in use is never given out again, and an instance keeps the one
+    /// it has.
+    pub fn learn(&mut self, observed: &Observed, news: &Scope) {
+        match news {
+            Scope::All => {
+                for (service, backend) in &observed.backends {
+                    for (instance, server) in &backend.servers {
+                        self.learn_one(service, instance, server.id);
+                    }
                 }
             }
+            Scope::Only(ids) => {
+                for id in ids {
+                    if let Some(server) = observed.server(id) {
+                        self.learn_one(&id.service, &id.instance, server.id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn_one(&mut self, service: &ServiceName, instance: &InstanceName, id: ServerId) {
+        if self.is_ours(id) {
+            self.hold(service, instance, id);
         }
     }
 
@@ -181,8 +198,10 @@ impl Ids {
         if let Some(gone) = had.and_then(|had| had.gone) {
             self.gone.remove(&gone);
         }
-        if had.is_some_and(|had| had.id == id) {
-            self.given(service).of.insert(instance.clone(), Holding { id, gone: None });
+        if let Some(had) = had.filter(|had| had.id == id) {
+            if had.gone.is_some() {
+                self.given(service).of.insert(instance.clone(), Holding { id, gone: None });
+            }
             return;
         }
         self.drop_holding(service, instance);

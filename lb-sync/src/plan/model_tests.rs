@@ -94,7 +94,7 @@ impl World {
     /// Plans everything once; `None` when there is nothing to do.
     fn plan(&mut self) -> Plan {
         let mut observed = self.model.observe();
-        self.planner.learn(self.now, &observed);
+        self.planner.learn(self.now, &observed, &Scope::All);
         let mut plan = self.planner.plan(self.now, &self.view, &observed, &Scope::All);
         if !plan.reads.is_empty() {
             for id in &plan.reads {

@@ -1,5 +1,6 @@
 //! What HAProxy has, as last read.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -71,6 +72,17 @@ pub struct Server {
     pub sessions: Option<Sessions>,
 }
 
+/// A server that was touched, and is to be read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Whose it is.
+    pub id: InstanceId,
+    /// The number that it has or was to get.
+    pub number: ServerId,
+    /// It was to be made, without a check.
+    pub unchecked: bool,
+}
+
 /// What is in flight on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sessions {
@@ -116,9 +128,10 @@ impl Observed {
         }
     }
 
-    /// What `show stat` says of the server that `id` has or was to get; `None`: it is not there. False if that is not all
-    /// that must be known of it: its backend is to be read as a whole.
-    pub fn read_server(&mut self, id: &InstanceId, row: Option<&StatRow>, read_at: Tick) -> bool {
+    /// What `show stat` says of a server that was touched; `None`: it is not there. False if that is not all that must be
+    /// known of it: its backend is to be read as a whole.
+    pub fn read_server(&mut self, touched: &Touched, row: Option<&StatRow>, read_at: Tick) -> bool {
+        let Touched { id, number, unchecked } = touched;
         let Some(backend) = self.backends.get_mut(&id.service) else { return false };
         let before = backend.servers.get(&id.instance);
         let Some(row) = row else {
@@ -129,6 +142,9 @@ impl Observed {
             return false; // Another server has that number.
         }
         let known = before.filter(|before| before.id == row.id).map(|before| before.check);
+        // Of a new one only we can know whether a check was never wanted, or is not under way.
+        let made = (*unchecked && *number == row.id).then_some(CheckState::NONE);
+        let known = known.or(made);
         let (admin, op, check) = match row.status {
             Status::Up => (AdminState::READY, OpState::Running, Some(CheckState::RUNNING)),
             Status::NoCheck => (AdminState::READY, OpState::Running, known),
@@ -180,14 +196,7 @@ impl Observed {
         // MAINT goes before DRAIN: what a server has of both is not told by every read.
         let order = |admin: AdminState| (admin.is_maint(), !admin.is_maint() && admin.is_drain());
         let ordered = |server: &Server| (server.id, server.addr, order(server.admin), server.weight);
-        let mut edited = self.those(|service, instance, server| {
-            let was = before.backends.get(service).and_then(|backend| backend.servers.get(instance));
-            was.map(ordered) != Some(ordered(server))
-        });
-        edited.extend(before.those(|service, instance, _| {
-            self.backends.get(service).is_none_or(|backend| !backend.servers.contains_key(instance))
-        }));
-        edited
+        self.differing(before, |now, was| ordered(now) == ordered(was))
     }
 
     /// Which instances have to be looked at, now that everything has been read anew: those whose server is not what it was
@@ -204,26 +213,21 @@ impl Observed {
         if !same_backends || self.restarting != before.restarting {
             return Scope::All;
         }
-        let state = |server: &Server| Server { sessions: None, ..server.clone() };
-        let mut news = self.those(|service, instance, server| {
-            let was = before.backends.get(service).and_then(|backend| backend.servers.get(instance));
-            was.map(state) != Some(state(server))
-        });
-        news.extend(before.those(|service, instance, _| {
-            self.backends.get(service).is_none_or(|backend| !backend.servers.contains_key(instance))
-        }));
-        Scope::Only(news.into_iter().collect())
+        Scope::Only(self.differing(before, Server::is_as).into_iter().collect())
     }
 
-    fn those(&self, wanted: impl Fn(&ServiceName, &InstanceName, &Server) -> bool) -> Vec<InstanceId> {
-        let mut those = Vec::new();
-        for (service, backend) in &self.backends {
-            for (instance, _) in backend.servers.iter().filter(|(name, server)| wanted(service, name, server))
-            {
-                those.push(InstanceId { service: service.clone(), instance: instance.clone() });
-            }
+    /// Those whose server is not in both, or is not `alike` in both.
+    fn differing(&self, before: &Self, alike: impl Fn(&Server, &Server) -> bool) -> Vec<InstanceId> {
+        let nobody = BTreeMap::new();
+        let mut differing = Vec::new();
+        let services: BTreeSet<&ServiceName> = self.backends.keys().chain(before.backends.keys()).collect();
+        for service in services {
+            let now = self.backends.get(service).map_or(&nobody, |backend| &backend.servers);
+            let was = before.backends.get(service).map_or(&nobody, |backend| &backend.servers);
+            let of = |instance| InstanceId { service: service.clone(), instance };
+            differing.extend(differing_keys(now, was, &alike).into_iter().map(of));
         }
-        those
+        differing
     }
 
     fn server_mut(&mut self, id: &InstanceId) -> Option<&mut Server> {
@@ -232,20 +236,50 @@ impl Observed {
 
     fn take_in(&mut self, state: ServersState) {
         // The rows of one backend stand together: its name is looked at once, not 10,000 times.
-        let mut current: Option<(BackendName, Option<ServiceName>)> = None;
-        for row in state.servers {
-            if current.as_ref().is_none_or(|(name, _)| *name != row.server.backend) {
-                current = Some((row.server.backend.clone(), service(&row.server.backend)));
-            }
-            let named = current.as_ref().and_then(|(_, service)| service.as_ref());
-            let Some(backend) = named.and_then(|service| self.backends.get_mut(service)) else {
-                continue;
+        for rows in state.servers.chunk_by(|one, next| one.server.backend == next.server.backend) {
+            let Some(first) = rows.first() else { continue };
+            let named = service(&first.server.backend);
+            let Some(backend) = named.and_then(|service| self.backends.get_mut(&service)) else { continue };
+            backend.id = Some(first.backend_id);
+            let read = |row: &ServerRow| {
+                let instance = InstanceName::try_from(Arc::<str>::from(row.server.server.clone())).ok()?;
+                Some((instance, server(row)))
             };
-            backend.id = Some(row.backend_id);
-            let server = server(&row);
-            if let Ok(instance) = Arc::<str>::from(row.server.server).try_into() {
-                backend.servers.insert(instance, server);
-            }
+            // Built at once, which takes less time and memory than one by one.
+            backend.servers = rows.iter().filter_map(read).collect();
+        }
+    }
+}
+
+impl Server {
+    /// Whether it is the same but for what is in flight.
+    fn is_as(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.id, it.addr, it.admin, it.op, it.weight, it.check);
+        of(self) == of(other)
+    }
+}
+
+/// The keys that are not in both, or whose values are not `alike`.
+fn differing_keys<K: Ord + Clone, V>(
+    one: &BTreeMap<K, V>,
+    other: &BTreeMap<K, V>,
+    alike: impl Fn(&V, &V) -> bool,
+) -> Vec<K> {
+    let (mut ones, mut others) = (one.iter().peekable(), other.iter().peekable());
+    let mut differing = Vec::new();
+    loop {
+        let order = match (ones.peek(), others.peek()) {
+            (Some((one, _)), Some((other, _))) => one.cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return differing,
+        };
+        let one = if order.is_le() { ones.next() } else { None };
+        let other = if order.is_ge() { others.next() } else { None };
+        match (one, other) {
+            (Some((_, one)), Some((_, other))) if alike(one, other) => {}
+            (Some((key, _)), _) | (None, Some((key, _))) => differing.push(key.clone()),
+            (None, None) => {}
         }
     }
 }
@@ -289,6 +323,10 @@ mod tests {
         observed
     }
 
+    fn touched(instance: &str, number: &ServerId) -> Touched {
+        Touched { id: format!("web/{instance}").parse().unwrap(), number: *number, unchecked: false }
+    }
+
     #[test]
     fn one_row_says_the_same_as_the_whole_state_or_that_it_does_not() {
         let fixture = |name| fixtures::every(name).into_iter();
@@ -304,7 +342,12 @@ mod tests {
                 let row = StatRow::parse(&text).unwrap();
                 let id = format!("web/{instance}").parse().unwrap();
                 let mut read = whole.clone();
-                assert_eq!(read.read_server(&id, row.as_ref(), Tick::from_ms(7)), all, "{version} {name}");
+                let touched = touched(instance, &whole.server(&id).unwrap().id);
+                assert_eq!(
+                    read.read_server(&touched, row.as_ref(), Tick::from_ms(7)),
+                    all,
+                    "{version} {name}"
+                );
                 assert!(read.edited_since(&whole).is_empty(), "{version} {name}");
                 let known = |observed: &Observed| {
                     let server = observed.server(&id).unwrap();
@@ -314,7 +357,8 @@ mod tests {
                 assert_eq!(read.server(&id).unwrap().sessions.is_some(), all);
             }
             let mut without = whole.clone();
-            assert!(without.read_server(&"web/web-1".parse().unwrap(), None, Tick::from_ms(7)));
+            let gone = touched("web-1", &ServerId::try_from(10_000).unwrap());
+            assert!(without.read_server(&gone, None, Tick::from_ms(7)));
             assert_eq!(without.edited_since(&whole), ["web/web-1".parse().unwrap()]);
         }
     }
@@ -322,23 +366,24 @@ mod tests {
     #[test]
     fn a_new_server_whose_checks_are_not_told_is_read_with_its_backend() {
         let mut observed = observed(&[]);
-        let id = "web/web-3".parse().unwrap();
-        for (version, text) in fixtures::every("show-stat-up") {
-            observed.backends.values_mut().for_each(|backend| backend.servers.clear());
-            let row = StatRow::parse(&text).unwrap();
-            assert!(observed.read_server(&id, row.as_ref(), Tick::from_ms(7)), "{version}");
-            assert_eq!(observed.server(&id).unwrap().check, CheckState::from_bits(6));
-            let other = "web/web-9".parse().unwrap();
-            assert!(
-                !observed.read_server(&other, row.as_ref(), Tick::from_ms(7)),
-                "that number is another's"
-            );
-        }
-        for (version, text) in fixtures::every("show-stat-no-check") {
-            let row = StatRow::parse(&text).unwrap();
-            let id = "web/web-1".parse().unwrap();
-            assert!(!observed.read_server(&id, row.as_ref(), Tick::from_ms(7)), "{version}");
-        }
+        let mut read = |name: &str, instance: &str, unchecked: bool| {
+            let mut read = vec![];
+            for (version, text) in fixtures::every(name) {
+                observed.backends.values_mut().for_each(|backend| backend.servers.clear());
+                let row = StatRow::parse(&text).unwrap().unwrap();
+                let touched = Touched { unchecked, ..touched(instance, &row.id) };
+                let all = observed.read_server(&touched, Some(&row), Tick::from_ms(7));
+                let check = observed.server(&touched.id).map(|server| server.check);
+                assert_eq!(check.is_some(), all, "{version}");
+                read.push(check);
+            }
+            read.dedup();
+            read
+        };
+        assert_eq!(read("show-stat-up", "web-3", false), [Some(CheckState::RUNNING)]);
+        assert_eq!(read("show-stat-up", "web-9", false), [None], "that number is another's");
+        assert_eq!(read("show-stat-no-check", "web-1", false), [None]);
+        assert_eq!(read("show-stat-no-check", "web-1", true), [Some(CheckState::NONE)]);
     }
 
     #[test]

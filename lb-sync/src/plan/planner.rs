@@ -62,7 +62,36 @@ pub struct Step {
     pub commands: Vec<Command>,
 }
 
+/// When a step's turn is: whoever takes over comes before what goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Additions and repairs.
+    Serve,
+    /// What takes traffic away.
+    Restrict,
+    /// Deletions.
+    Delete,
+}
+
+impl Phase {
+    /// All of them, in their order.
+    pub const ALL: [Self; 3] = [Self::Serve, Self::Restrict, Self::Delete];
+}
+
 impl Step {
+    /// When its turn is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.why {
+            Why::Up | Why::Suspect => Phase::Serve,
+            Why::Down | Why::Maintenance | Why::Leaving => Phase::Restrict,
+            Why::Gone | Why::SuspectDown | Why::TimeUp => {
+                let deletes = |command: &Command| matches!(command, Command::DelServer { .. });
+                if self.commands.iter().any(deletes) { Phase::Delete } else { Phase::Restrict }
+            }
+        }
+    }
+
     /// The lines for HAProxy's socket.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -124,9 +153,9 @@ impl Planner {
     }
 
     /// Learns what HAProxy knows from an earlier lb-sync: the ids in use, and who is away. To be called after everything
-    /// was read anew.
-    pub fn learn(&mut self, now: Tick, observed: &Observed) {
-        self.ids.learn(observed);
+    /// was read anew, with what is news of it.
+    pub fn learn(&mut self, now: Tick, observed: &Observed, news: &Scope) {
+        self.ids.learn(observed, news);
         self.restarting.learn(now, observed);
     }
 
@@ -182,7 +211,8 @@ impl Planner {
                 }
             }
         }
-        plan.steps.sort_by_key(|step| (phase(step), step.id.clone()));
+        // Stable: those of a phase stay in the order of their names.
+        plan.steps.sort_by_key(Step::phase);
         plan
     }
 
@@ -327,17 +357,5 @@ fn stand(
         Stand::Serves
     } else {
         Stand::Away
-    }
-}
-
-/// Additions and repairs, then what takes traffic away, then deletions.
-fn phase(step: &Step) -> u8 {
-    match step.why {
-        Why::Up | Why::Suspect => 0,
-        Why::Down | Why::Maintenance | Why::Leaving => 1,
-        Why::Gone | Why::SuspectDown | Why::TimeUp => {
-            let deletes = step.commands.iter().any(|command| matches!(command, Command::DelServer { .. }));
-            1 + u8::from(deletes)
-        }
     }
 }

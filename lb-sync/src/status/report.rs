@@ -108,7 +108,7 @@ impl Report {
         totals: &Totals,
         pulse: Pulse,
     ) -> Self {
-        let Condition { now, view, observed, worker } = *condition;
+        let Condition { now, view, observed, worker, .. } = *condition;
         let is_ours = |id: ServerId| planner.ids().is_ours(id);
         let ours = observed.backends.iter().flat_map(|(service, backend)| {
             let ours = backend.servers.iter().filter(|(_, server)| is_ours(server.id));

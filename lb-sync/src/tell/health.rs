@@ -16,14 +16,19 @@ const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// What to answer for each name.
 pub(super) fn statuses(condition: &Condition<'_>, known: &BTreeSet<ServiceName>) -> BTreeMap<String, Status> {
-    let Condition { now, view, observed, worker } = condition;
-    let fresh = view.heard().is_some_and(|heard| now.since(heard) <= VIEW_AGE_MAX);
+    let Condition { view, observed, worker, .. } = condition;
+    let fresh = is_fresh(condition);
     let whole = worker.is_some() && view.in_sync();
     let services = known.iter().map(|service| {
         let up = worker.is_some() && observed.backends.get(service).is_some_and(any_up);
         (service.to_string(), Status::from(up))
     });
     services.chain([(String::new(), Status::from(whole)), ("registry".into(), Status::from(fresh))]).collect()
+}
+
+/// Whether the view is no older than its bound.
+pub(super) fn is_fresh(condition: &Condition<'_>) -> bool {
+    condition.view.heard().is_some_and(|heard| condition.now.since(heard) <= VIEW_AGE_MAX)
 }
 
 fn any_up(backend: &Backend) -> bool {

@@ -92,6 +92,25 @@ fn of_two_at_one_address_the_later_is_served() {
 }
 
 #[test]
+fn who_shares_an_address_with_a_suspect_is_looked_at_once_that_is_gone() {
+    let eclipsed = || {
+        let mut view = view(vec![entry("web/old", GOOD, 5, 5), entry("api/new", GOOD, 6, 6)]);
+        // Restored to a time before the later one.
+        view.fold_instances(NOW, listed(2, vec![entry("web/old", GOOD, 1, 1)]));
+        assert!(view.is_suspect(&id("api/new")));
+        assert_eq!(view.eclipsed_by(&id("web/old")), Some(&id("api/new")));
+        view
+    };
+    assert_eq!(eclipsed().check_failed(&id("api/new")), only(&["web/old", "api/new"]));
+    let key = b"/leasehold/v1/overrides/api/new".to_vec();
+    let value = br#"{"mode":"maintenance"}"#.to_vec();
+    let wish = Change::Put(Entry { key, value, lease: 0, create_revision: 3, mod_revision: 3 });
+    let mut view = eclipsed();
+    assert_eq!(view.fold_overrides(NOW, Event::Changed(vec![wish])), only(&["web/old", "api/new"]));
+    assert_eq!(view.eclipsed_by(&id("web/old")), None);
+}
+
+#[test]
 fn one_owner_may_have_several_services_at_one_address() {
     let owned = r#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
     let view = view(vec![entry("web/a", owned, 5, 5), entry("admin/a", owned, 6, 6)]);

@@ -130,6 +130,8 @@ impl CheckState {
     const CONFIGURED: u32 = 0x02;
     const ENABLED: u32 = 0x04;
 
+    /// Made without `check`.
+    pub const NONE: Self = Self(0);
     /// Made with `check`, and under way.
     pub const RUNNING: Self = Self(Self::CONFIGURED | Self::ENABLED);
 

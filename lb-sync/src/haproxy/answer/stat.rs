@@ -1,5 +1,6 @@
 //! `show stat <backend> 4 <server>`: one server's counters, the way to watch a drain and to verify a change.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -111,7 +112,7 @@ pub fn counters(text: &str) -> Result<Vec<(ServerPath, Counters)>, AnswerError> 
 }
 
 /// The columns, and the rows below them.
-fn table(text: &str) -> Result<(Vec<String>, impl Iterator<Item = &str>), AnswerError> {
+fn table(text: &str) -> Result<(Vec<Cow<'_, str>>, impl Iterator<Item = &str>), AnswerError> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
     let header = lines
         .next()
@@ -122,12 +123,12 @@ fn table(text: &str) -> Result<(Vec<String>, impl Iterator<Item = &str>), Answer
 }
 
 /// One line beside its header: columns go by name, since their number and order differ between versions.
-struct Row {
-    header: Vec<String>,
-    fields: Vec<String>,
+struct Row<'t> {
+    header: Vec<Cow<'t, str>>,
+    fields: Vec<Cow<'t, str>>,
 }
 
-impl Row {
+impl Row<'_> {
     fn read(&self) -> Result<StatRow, AnswerError> {
         let backend: BackendName = self.field("pxname")?;
         let server: ServerName = self.field("svname")?;
@@ -147,7 +148,7 @@ impl Row {
     fn text(&self, name: &'static str) -> Result<&str, AnswerError> {
         let at = self.header.iter().position(|column| column == name);
         at.and_then(|at| self.fields.get(at))
-            .map(String::as_str)
+            .map(AsRef::as_ref)
             .ok_or(AnswerError::Missing { asked: ASKED, name })
     }
 

@@ -1,0 +1,188 @@
+//! Steps that are planned and not carried out yet: thousands take seconds, and whatever is new meanwhile is planned alone.
+//!
+//! A step follows from what its instance should be and what its server is. While neither changes it stays right, so what
+//! happens to others does not have it planned again: planning thousands at each of a hundred events would take longer
+//! than carrying them out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use registry::name::{InstanceName, ServiceName};
+
+use super::{Phase, Step};
+use crate::view::Scope;
+
+/// The steps, in the order in which they are to be carried out: those of the service that has the fewest first, since
+/// nobody is to wait for thousands of another service; in a service, whoever takes over before what goes.
+#[derive(Debug, Default)]
+pub struct InHand {
+    services: BTreeMap<ServiceName, Steps>,
+    /// The services by how many steps they have.
+    fewest_first: BTreeSet<(usize, ServiceName)>,
+}
+
+/// The steps of one service.
+type Steps = BTreeMap<(Phase, InstanceName), Step>;
+
+impl InHand {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// Takes in what was planned for `scope`; what was in hand for it is out of date.
+    pub fn replan(&mut self, scope: &Scope, steps: Vec<Step>) {
+        match scope {
+            Scope::All => *self = Self::default(),
+            Scope::Only(_) if self.is_empty() => {}
+            Scope::Only(ids) => {
+                for id in ids {
+                    self.change(&id.service, |steps| {
+                        for phase in Phase::ALL {
+                            steps.remove(&(phase, id.instance.clone()));
+                        }
+                    });
+                }
+            }
+        }
+        for step in steps {
+            let service = step.id.service.clone();
+            self.change(&service, |steps| steps.insert((step.phase(), step.id.instance.clone()), step));
+        }
+    }
+
+    /// Takes the next steps out: as many as have at most `commands_max` commands together, but at least one.
+    pub fn take(&mut self, commands_max: usize) -> Vec<Step> {
+        let (mut taken, mut commands) = (Vec::new(), 0);
+        while let Some((_, service)) = self.fewest_first.first().cloned() {
+            let full = self.change(&service, |steps| {
+                while let Some(next) = steps.first_entry() {
+                    commands += next.get().commands.len();
+                    if commands > commands_max && !taken.is_empty() {
+                        return true;
+                    }
+                    taken.push(next.remove());
+                }
+                false
+            });
+            if full {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Changes the steps of `service`, and puts it where it belongs by their number.
+    fn change<T>(&mut self, service: &ServiceName, change: impl FnOnce(&mut Steps) -> T) -> T {
+        let mut steps = self.services.remove(service).unwrap_or_default();
+        let before = steps.len();
+        let changed = change(&mut steps);
+        if steps.len() != before {
+            self.fewest_first.remove(&(before, service.clone()));
+        }
+        if !steps.is_empty() {
+            self.fewest_first.insert((steps.len(), service.clone()));
+            self.services.insert(service.clone(), steps);
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use registry::name::InstanceId;
+
+    use super::*;
+    use crate::haproxy::{Command, ServerPath, ServerState};
+    use crate::plan::Why;
+
+    fn id(name: &str) -> InstanceId {
+        format!("web/{name}").parse().unwrap()
+    }
+
+    fn step(name: &str, why: Why, commands: usize) -> Step {
+        let command = || Command::SetState { server: ServerPath::from(&id(name)), state: ServerState::Maint };
+        Step { id: id(name), why, commands: std::iter::repeat_with(command).take(commands).collect() }
+    }
+
+    fn only(names: &[&str]) -> Scope {
+        Scope::Only(names.iter().map(|name| id(name)).collect())
+    }
+
+    fn names(steps: &[Step]) -> Vec<&str> {
+        steps.iter().map(|step| step.id.instance.as_str()).collect()
+    }
+
+    #[test]
+    fn additions_go_first_in_bounded_requests() {
+        let mut in_hand = InHand::default();
+        let steps = [("leaves", Why::Leaving, 1), ("b", Why::Up, 3), ("a", Why::Up, 3), ("c", Why::Up, 9)];
+        let steps = steps.map(|(name, why, commands)| step(name, why, commands));
+        in_hand.replan(&only(&["a", "b", "c", "leaves"]), steps.to_vec());
+        assert_eq!(names(&in_hand.take(6)), ["a", "b"]);
+        assert_eq!(names(&in_hand.take(6)), ["c"], "one at least, however long");
+        assert!(!in_hand.is_empty());
+        assert_eq!(names(&in_hand.take(6)), ["leaves"]);
+        assert!(in_hand.is_empty());
+        assert!(in_hand.take(6).is_empty());
+    }
+
+    #[test]
+    fn few_of_one_service_do_not_wait_for_many_of_another() {
+        let mut in_hand = InHand::default();
+        let many: Vec<Step> = (0..100).map(|n| step(&format!("i-{n}"), Why::Up, 3)).collect();
+        in_hand.replan(&Scope::All, many);
+        assert_eq!(in_hand.take(6).len(), 2);
+        let of_another = |why| Step { id: "zebra/a".parse().unwrap(), ..step("a", why, 1) };
+        in_hand.replan(&Scope::none(), vec![of_another(Why::Leaving)]);
+        let next = in_hand.take(7);
+        assert_eq!(next[0], of_another(Why::Leaving));
+        assert_eq!(next.len(), 3, "the request is filled up");
+    }
+
+    #[test]
+    fn what_is_planned_anew_replaces_what_was_in_hand() {
+        let mut in_hand = InHand::default();
+        in_hand.replan(&only(&["a", "b"]), vec![step("a", Why::Up, 1), step("b", Why::Up, 1)]);
+        in_hand.replan(&only(&["a", "c"]), vec![step("a", Why::Leaving, 1), step("c", Why::Up, 1)]);
+        assert_eq!(names(&in_hand.take(2)), ["b", "c"]);
+        assert_eq!(in_hand.take(10), [step("a", Why::Leaving, 1)]);
+        in_hand.replan(&Scope::none(), vec![step("a", Why::Up, 1), step("b", Why::Up, 1)]);
+        in_hand.replan(&only(&["a"]), vec![]);
+        in_hand.replan(&Scope::none(), vec![]);
+        assert_eq!(names(&in_hand.take(10)), ["b"]);
+        in_hand.replan(&Scope::none(), vec![step("a", Why::Up, 1)]);
+        in_hand.replan(&Scope::All, vec![]);
+        assert!(in_hand.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_step_is_taken_once_as_it_was_planned_last(
+            rounds in prop::collection::vec((prop::collection::btree_set((0..3_usize, 0..5_usize), 0..8), 0..6_usize), 0..12)
+        ) {
+            let (mut in_hand, mut wanted) = (InHand::default(), BTreeMap::new());
+            for (ids, commands) in rounds {
+                let ids: Vec<InstanceId> =
+                    ids.iter().map(|(service, n)| format!("s-{service}/i-{n}").parse().unwrap()).collect();
+                let why = if commands % 2 == 0 { Why::Up } else { Why::Leaving };
+                let planned = |id: &InstanceId| Step { id: id.clone(), ..step("a", why, commands) };
+                let steps: Vec<Step> = ids.iter().map(planned).filter(|step| !step.commands.is_empty()).collect();
+                wanted.retain(|id, _| !ids.contains(id));
+                wanted.extend(steps.iter().map(|step| (step.id.clone(), step.clone())));
+                in_hand.replan(&Scope::Only(ids.into_iter().collect()), steps);
+                for step in in_hand.take(commands) {
+                    prop_assert_eq!(wanted.remove(&step.id), Some(step));
+                }
+                prop_assert_eq!(in_hand.is_empty(), wanted.is_empty());
+            }
+            while !in_hand.is_empty() {
+                for step in in_hand.take(1) {
+                    prop_assert_eq!(wanted.remove(&step.id), Some(step));
+                }
+            }
+            prop_assert!(wanted.is_empty());
+        }
+    }
+}
