@@ -117,7 +117,7 @@ impl Way {
             sections: None,
         };
         let haproxy = HaProxy::launch(&home, layout).await?;
-        add_all(&haproxy, crowd, 0..servers).await?;
+        add_all(&haproxy, crowd, 0..servers, false).await?;
         // Each request is some server's client: of all of them in turns, in steps that leave none out.
         let script = format!(
             "local n = 0\n\

@@ -55,23 +55,24 @@ fn read(path: &Path) -> Result<Option<Value>> {
 }
 
 fn latency(figures: &Value) -> Chart {
-    let way = |name: &str, key: &str| {
-        let times = numbers(&figures[key]["put_to_served_ms"]["all"]);
+    let way = |name: &str, figures: &Value| {
+        let times = numbers(&figures["put_to_served_ms"]["all"]);
         let count = times.len().max(1);
         let share = |n: usize| 100.0 * to_f64(n + 1) / to_f64(count);
         Series::new(name, times.into_iter().enumerate().map(|(n, ms)| (ms, share(n))).collect())
     };
+    let others = figures["others"].as_object().into_iter().flatten();
+    let others = others.map(|(name, it)| match name.as_str() {
+        "reloading" => way("a reload on each event", it),
+        name => way(name, it),
+    });
+    let ours = [way("the limit", &figures["limit"]), way("Leasehold", &figures["leasehold"])];
     Chart {
         title: "put → first request served".into(),
         x: Axis::log("ms"),
         y: Axis::linear("% of the rounds took at most that"),
         legend: SeriesLabelPosition::UpperLeft,
-        series: vec![
-            way("the limit", "limit"),
-            way("Leasehold", "leasehold"),
-            way("a reload on each event", "reloading"),
-            way("confd", "confd"),
-        ],
+        series: ours.into_iter().chain(others).collect(),
     }
 }
 
@@ -97,8 +98,8 @@ fn scale(figures: &Value) -> Chart {
         y: Axis::log("ms"),
         legend: SeriesLabelPosition::UpperLeft,
         series: vec![
-            line("Leasehold: all serve", "/leasehold/ready_ms"),
-            line("the same commands alone", "/alone/ready_ms"),
+            line("Leasehold: all serve", "/leasehold/ready_ms/median"),
+            line("the same commands alone", "/alone/ready_ms/median"),
             line("Leasehold: one more serves", "/leasehold/changes_ms/join/median"),
             line("the same commands alone, one more", "/alone/changes_ms/join/median"),
         ],

@@ -35,6 +35,22 @@ pub(crate) struct Plan {
     /// Over how many services they are spread; the changes are made in one of them.
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=5_000))]
     services: u32,
+    /// How often all are registered, each time with everything new.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Without HAProxy's own checks, which are every 2 s by default: those of 10,000 servers take much of two cores.
+    #[arg(long)]
+    no_checks: bool,
+}
+
+/// Over what, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Instances.
+    count: u32,
+    services: u32,
+    /// Whether HAProxy checks them.
+    checks: bool,
 }
 
 /// Measures and prints.
@@ -43,8 +59,15 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     say(&about);
     let mut sizes = Vec::new();
     for count in plan.instances {
-        let alone = Box::pin(alone::measure(count, plan.services)).await?;
-        let registered = Box::pin(registered::measure(count, plan.services)).await?;
+        let shape = Shape { count, services: plan.services, checks: !plan.no_checks };
+        let mut alone = Box::pin(alone::measure(shape)).await?;
+        let mut registered = Box::pin(registered::measure(shape)).await?;
+        for _ in 1..plan.rounds {
+            alone.ready.push(Box::pin(alone::again(shape)).await?);
+            let (ready, cold) = Box::pin(registered::again(shape)).await?;
+            registered.ready.push(ready);
+            registered.cold.push(cold);
+        }
         say("");
         say(table(count, plan.services, &registered, &alone));
         say(costs(&registered, &alone));
@@ -57,34 +80,48 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
         json!({
             "instances": count,
             "leasehold": {
-                "ready_ms": millis(ours.ready), "puts_ms": millis(ours.puts), "acked_ms": millis(ours.acked),
+                "ready_ms": ours.ready.json(), "cold_ms": ours.cold.json(), "puts_ms": millis(ours.puts), "acked_ms": millis(ours.acked),
                 "processor_ms": millis(ours.processor), "changes_ms": changes(&ours.changes),
                 "slowest_ms": millis(ours.load.max), "failed": ours.load.failed,
                 "resident_mb": ours.cost.resident_kb / 1_024.0, "peak_mb": ours.cost.peak_kb / 1_024.0,
                 "idle_share": ours.cost.idle_share, "audit_ms": millis(ours.cost.audit),
             },
             "alone": {
-                "ready_ms": millis(alone.ready), "changes_ms": changes(&alone.changes),
+                "ready_ms": alone.ready.json(), "changes_ms": changes(&alone.changes),
                 "slowest_ms": millis(alone.load.max), "failed": alone.load.failed,
             },
         })
     };
     let sizes: Vec<Value> = sizes.iter().map(json).collect();
-    Ok(json!({ "on": machine::lines(&about), "services": plan.services, "sizes": sizes }))
+    Ok(
+        json!({ "on": machine::lines(&about), "services": plan.services, "checks": !plan.no_checks, "sizes": sizes }),
+    )
 }
 
 /// All sizes side by side.
 fn growth(sizes: &[(u32, Registered, Alone)]) -> Rows {
-    let columns =
-        ["all serve", "raw commands", "ratio", "one more", "one weight", "one less", "processor", "memory"];
+    let columns = [
+        "all serve",
+        "raw commands",
+        "ratio",
+        "cold sync",
+        "its ratio",
+        "one more",
+        "one weight",
+        "one less",
+        "processor",
+        "memory",
+    ];
     let mut rows = Rows::new("registered at once", &columns);
     for (count, ours, alone) in sizes {
         let Changes { join, weigh, leave } = &ours.changes;
-        let (ready, raw) = (millis(ours.ready), millis(alone.ready));
+        let (ready, cold, raw) = (ours.ready.median_ms(), ours.cold.median_ms(), alone.ready.median_ms());
         let cells = [
             ms(ready),
             ms(raw),
             ratio(ready, raw),
+            ms(cold),
+            ratio(cold, raw),
             ms(join.median_ms()),
             ms(weigh.median_ms()),
             ms(leave.median_ms()),
@@ -115,7 +152,8 @@ fn table(count: u32, services: u32, ours: &Registered, alone: &Alone) -> Rows {
     };
     let ([join, weigh, leave], [join_alone, weigh_alone, leave_alone]) =
         (median(&ours.changes), median(&alone.changes));
-    both("first put → all in rotation", millis(ours.ready), millis(alone.ready));
+    both("first put → all in rotation", ours.ready.median_ms(), alone.ready.median_ms());
+    both("lb-sync's start → all in rotation", ours.cold.median_ms(), alone.ready.median_ms());
     both("one more: put → first request", join, join_alone);
     both("one weight: put → in HAProxy", weigh, weigh_alone);
     both("one less: draining → acknowledged", leave, leave_alone);

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::app::App;
-use crate::latency::{Leave, Way};
+use crate::latency::{Leave, Register, Way};
 use crate::machine;
 use crate::registrant::Registrant;
 use crate::screen::say;
@@ -78,7 +78,8 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     say("");
 
     let (mut busy, mut quiet) = (Times::default(), Times::default());
-    let mut way = Way::new(&stack, "leasehold", stack::PREFIX).await?;
+    let mut way =
+        Way::new(&stack, "leasehold", Register::record(&stack, "leasehold", stack::PREFIX).await?).await?;
     for round in 0..plan.rounds {
         quiet.push(join(&mut way).await?);
         // Ten at a time: a hundred streams are not opened and closed for a single change.
@@ -112,7 +113,7 @@ fn record(n: u16, port: u16) -> Value {
 }
 
 async fn join(way: &mut Way<'_>) -> Result<Duration> {
-    Ok(Box::pin(way.round(Leave::Revoke)).await?.0)
+    Ok(Box::pin(way.round(Leave::Revoke, Duration::ZERO)).await?.0)
 }
 
 async fn ask(port: u16, path: &str) -> Result<BufReader<TcpStream>> {

@@ -24,6 +24,11 @@ pub async fn post(port: u16, path: &str, body: &str) -> Result<(u16, String)> {
     exchange(port, "POST", path, body).await
 }
 
+/// The same of a `PUT`.
+pub async fn put(port: u16, path: &str, body: &str) -> Result<(u16, String)> {
+    exchange(port, "PUT", path, body).await
+}
+
 async fn exchange(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
     let len = body.len();
     let request = format!(

@@ -1,24 +1,21 @@
-//! One of the two ways, as its users see it: a key under its prefix, and a backend of its name.
+//! One of the ways from a register to traffic, as its users see it.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use etcd_client::{Client, PutOptions};
 use stack::port::loopback;
 use stack::{Clock, Stack, wait};
 
-use super::Leave;
+use super::{Leave, Register};
 use crate::app::App;
 use crate::poller::{Poller, Question};
 
-/// For a lease that is never kept alive: longer than a round.
-const LEASE_TTL_S: i64 = 60;
 /// Longest that a server may take to be deleted after it got its last request.
 const DELETED_MAX: Duration = Duration::from_secs(30);
 /// Answers in a row after which a state is taken for settled.
 const SETTLED: u64 = 5;
 
-/// A way from a key to traffic.
+/// A way from a register to traffic.
 pub(crate) struct Way<'s> {
     stack: &'s Stack,
     service: &'static str,
@@ -26,61 +23,51 @@ pub(crate) struct Way<'s> {
     port: u16,
     /// Its servers are deleted from the stack's HAProxy at run time, which the next round waits for.
     deletes: bool,
-    key: String,
     app: App,
-    etcd: Client,
+    register: Register,
 }
 
 impl<'s> Way<'s> {
-    /// The way of the backend `service`, whose instances stand in etcd below `prefix`.
-    pub(crate) async fn new(stack: &'s Stack, service: &'static str, prefix: &str) -> Result<Self> {
+    /// The way of the backend `service`, whose one instance stands in `register`.
+    pub(crate) async fn new(stack: &'s Stack, service: &'static str, register: Register) -> Result<Self> {
         Ok(Self {
             stack,
             service,
             port: stack.haproxy().layout().traffic_port,
             deletes: true,
-            key: format!("{prefix}/instances/{service}/one"),
             app: App::start(loopback(stack.ports().free()?), "one").await?,
-            // One connection for all rounds: it is not what is measured.
-            etcd: Box::pin(Client::connect([stack.etcd().endpoint()], None)).await?,
+            register,
         })
     }
 
-    /// The same through another HAProxy, at `port`.
+    /// The same through another balancer, at `port`.
     pub(crate) fn at(self, port: u16) -> Self {
         Self { port, deletes: false, ..self }
     }
 
-    /// An instance joins and leaves: how long until its first request was answered, and until its last came.
-    pub(crate) async fn round(&mut self, how: Leave) -> Result<(Duration, Duration)> {
+    /// An instance joins and leaves, each `rest` after the last change: how long until its first request was answered, and
+    /// until its last came.
+    pub(crate) async fn round(&mut self, how: Leave, rest: Duration) -> Result<(Duration, Duration)> {
         let mut poller = Poller::start(Question::of(self.port, self.service));
-        let lease = self.etcd.lease_grant(LEASE_TTL_S, None).await?.id();
-        let record = serde_json::json!({ "address": "127.0.0.1", "port": self.app.port() }).to_string();
+        self.register.prepare().await?;
         poller.until("nobody served", |met| met.refused >= SETTLED).await?;
 
+        Clock.until(Some(Clock.now().plus(rest))).await;
         let put = Clock.now();
-        self.etcd.put(&*self.key, record, Some(PutOptions::new().with_lease(lease))).await?;
+        self.register.join(self.service, self.app.port()).await?;
         let met = poller.until("a request served", |met| met.first_served.is_some()).await?;
         let join = met.first_served.context("no request served")?.since(put);
         poller.until("requests served", |met| met.served >= SETTLED).await?;
 
+        Clock.until(Some(Clock.now().plus(rest))).await;
         let ended = Clock.now();
-        match how {
-            Leave::Revoke => {
-                self.etcd.lease_revoke(lease).await?;
-            }
-            Leave::Delete => {
-                self.etcd.delete(&*self.key, None).await?;
-            }
-        }
+        self.register.leave(how).await?;
         poller.until("nobody served any more", |met| met.refused >= SETTLED).await?;
         if self.deletes {
             self.until_deleted().await?;
         }
         drop(poller);
-        if how == Leave::Delete {
-            self.etcd.lease_revoke(lease).await?;
-        }
+        self.register.tidy(how).await?;
         Ok((join, self.app.last_hit().since(ended)))
     }
 

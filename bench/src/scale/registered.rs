@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
-use stack::load::Report;
+use stack::load::{Load, Report};
 use stack::{Clock, Stack, Tick, wait};
 
 use super::change::{Changes, Hand, WEIGHT, WEIGHT_FIRST};
 use super::crowd::{Crowd, EXTRA};
-use super::{SERVICE, rate};
+use super::{SERVICE, Shape, rate};
 use crate::process::{Cost, processor};
 use crate::registrant::Registrant;
 use crate::socket::Socket;
+use crate::table::Times;
 
 /// Records in one transaction; etcd takes 128.
 const TOGETHER: usize = 100;
@@ -26,15 +27,34 @@ const SEEN_MAX: Duration = Duration::from_secs(20);
 /// What was measured.
 #[derive(Debug)]
 pub(super) struct Registered {
-    /// From the first put on: until the last was answered, until all were in rotation, until all acks stood.
+    /// From the first put on, until all were in rotation.
+    pub(super) ready: Times,
+    /// From the start of lb-sync beside a HAProxy without servers, the records being in etcd, until all were in rotation.
+    pub(super) cold: Times,
+    /// From the first put on: until the last was answered, until all acks stood.
     pub(super) puts: Duration,
-    pub(super) ready: Duration,
     pub(super) acked: Duration,
     /// What lb-sync used for that.
     pub(super) processor: Duration,
     pub(super) cost: Cost,
     pub(super) changes: Changes,
     pub(super) load: Report,
+}
+
+/// A stack in which all are in rotation, under load.
+struct Filled {
+    stack: Stack,
+    shape: Shape,
+    names: Vec<String>,
+    crowd: Crowd,
+    registrant: Registrant,
+    haproxy: Socket,
+    load: Load,
+    /// What lb-sync had used before.
+    before: Duration,
+    start: Tick,
+    puts: Duration,
+    ready: Duration,
 }
 
 /// The one that comes and goes, as a bare client.
@@ -48,48 +68,78 @@ struct Extra<'r> {
     weight: u32,
 }
 
-pub(super) async fn measure(count: u32, services: u32) -> Result<Registered> {
-    let names = Crowd::services(services);
-    let backends: Vec<&str> = names.iter().map(String::as_str).collect();
-    let stack = Stack::native()
-        .with_services(&backends)
-        .with_affinity()
-        .with_lb_sync_flag("--check-interval", "0s")
-        .start()
-        .await?;
-    let crowd = Crowd::start(stack.ports(), services).await?;
-    let registrant = Registrant::connect(&stack, SERVICE).await?;
-    let mut haproxy = Socket::connect(stack.haproxy().socket()).await?;
-    let pid = stack.lb_sync().daemon().process()?.pid();
-    let lease = registrant.lease().await?;
-
-    // One is there from the beginning: there has to be somebody to serve the load.
-    registrant.put(&Crowd::name(0), &crowd.record(0), lease).await?;
-    stack.wait_until(SEEN_MAX, "the first instance up", |seen| !seen.up(SERVICE).is_empty()).await?;
-    let load = stack.start_load(SERVICE, rate(), 0)?;
-    let before = processor(pid)?;
-    let start = Clock.now();
-    let (puts, ready) = tokio::try_join!(
-        put_all(&registrant, &crowd, lease, count),
-        all_ready(&stack, &mut haproxy, count + 1, &names),
-    )?;
-    let acks = async || Ok((registrant.ack_count().await? > u64::from(count)).then_some(()));
+pub(super) async fn measure(shape: Shape) -> Result<Registered> {
+    let mut filled = Filled::start(shape).await?;
+    let (registrant, count) = (filled.registrant.clone(), u64::from(shape.count));
+    let acks = async || Ok((registrant.ack_count().await? > count).then_some(()));
     wait::until(READY_MAX, format!("{count} acks"), acks).await?;
-    let (acked, processor) = (Clock.now(), processor(pid)?.saturating_sub(before));
+    let pid = filled.stack.lb_sync().daemon().process()?.pid();
+    let acked = Clock.now().since(filled.start);
+    let processor = processor(pid)?.saturating_sub(filled.before);
     let cost = Cost::of_idle(pid).await?;
     let mut extra = Extra {
         registrant: &registrant,
-        port: crowd.extra_port(),
+        port: filled.crowd.extra_port(),
         lease: registrant.lease().await?,
         life: 0,
         weight: WEIGHT_FIRST,
     };
-    let port = stack.haproxy().layout().traffic_port;
-    let changes = Changes::measure(&mut extra, &mut haproxy, port).await?;
-    let load = load.stop().await;
-    stack.end().await?;
-    let [puts, ready, acked] = [puts, ready, acked].map(|tick| tick.since(start));
-    Ok(Registered { puts, ready, acked, processor, cost, changes, load })
+    let port = filled.stack.haproxy().layout().traffic_port;
+    let changes = Changes::measure(&mut extra, &mut filled.haproxy, port).await?;
+    let (mut ready, mut cold) = (Times::default(), Times::default());
+    ready.push(filled.ready);
+    let (puts, (load, colds)) = (filled.puts, filled.end().await?);
+    cold.push(colds);
+    Ok(Registered { ready, cold, puts, acked, processor, cost, changes, load })
+}
+
+/// The first of it once more, with everything new: until all were in rotation, from the first put on, and from the start of
+/// lb-sync.
+pub(super) async fn again(shape: Shape) -> Result<(Duration, Duration)> {
+    let filled = Filled::start(shape).await?;
+    Ok((filled.ready, filled.end().await?.1))
+}
+
+impl Filled {
+    async fn start(shape: Shape) -> Result<Self> {
+        let Shape { count, services, checks } = shape;
+        let names = Crowd::services(services);
+        let backends: Vec<&str> = names.iter().map(String::as_str).collect();
+        let stack = Stack::native().with_services(&backends).with_affinity();
+        let stack = if checks { stack } else { stack.with_lb_sync_flag("--check-interval", "0s") };
+        let stack = stack.start().await?;
+        let crowd = Crowd::start(stack.ports(), services).await?;
+        let registrant = Registrant::connect(&stack, SERVICE).await?;
+        let mut haproxy = Socket::connect(stack.haproxy().socket()).await?;
+        let lease = registrant.lease().await?;
+
+        // One is there from the beginning: there has to be somebody to serve the load.
+        registrant.put(&Crowd::name(0), &crowd.record(0), lease).await?;
+        stack.wait_until(SEEN_MAX, "the first instance up", |seen| !seen.up(SERVICE).is_empty()).await?;
+        let load = stack.start_load(SERVICE, rate(), 0)?;
+        let before = processor(stack.lb_sync().daemon().process()?.pid())?;
+        let start = Clock.now();
+        let (puts, ready) = tokio::try_join!(
+            put_all(&registrant, &crowd, lease, count),
+            all_ready(&stack, &mut haproxy, count + 1, &names),
+        )?;
+        let [puts, ready] = [puts, ready].map(|tick| tick.since(start));
+        Ok(Self { stack, shape, names, crowd, registrant, haproxy, load, before, start, puts, ready })
+    }
+
+    /// Ends the load, and says last how long lb-sync takes from its start on to give a new HAProxy what is in etcd.
+    async fn end(self) -> Result<(Report, Duration)> {
+        let load = self.load.stop().await;
+        let stack = self.stack;
+        stack.lb_sync().kill().await;
+        stack.haproxy().restart().await;
+        let mut haproxy = Socket::connect(stack.haproxy().socket()).await?;
+        let start = Clock.now();
+        stack.lb_sync().start_blind();
+        let ready = all_ready(&stack, &mut haproxy, self.shape.count + 1, &self.names).await?;
+        stack.end().await?;
+        Ok((load, ready.since(start)))
+    }
 }
 
 /// Puts all but the first; when the last was answered.

@@ -1,0 +1,111 @@
+//! Where an instance is registered, and what stands there.
+
+use anyhow::{Context as _, Result, ensure};
+use etcd_client::{Client, PutOptions};
+use serde_json::json;
+use stack::{Stack, http};
+
+use super::Leave;
+
+/// For a lease that is never kept alive: longer than a round.
+const LEASE_TTL_S: i64 = 60;
+
+/// A register with room for one instance, `one`, on loopback.
+pub(crate) struct Register {
+    book: Book,
+    form: Form,
+}
+
+enum Book {
+    /// A key in etcd, under a lease that was granted beforehand.
+    Etcd { etcd: Client, key: String, lease: i64 },
+    /// A Consul agent, at this port.
+    Consul { agent: u16 },
+}
+
+/// What stands in the key.
+enum Form {
+    Record,
+    Url,
+}
+
+impl Register {
+    /// A record of Leasehold's, which others read as well.
+    pub(crate) async fn record(stack: &Stack, service: &str, prefix: &str) -> Result<Self> {
+        let key = format!("{prefix}/instances/{service}/one");
+        Ok(Self { book: Book::etcd(stack, key).await?, form: Form::Record })
+    }
+
+    /// A URL in this key.
+    pub(crate) async fn url(stack: &Stack, key: &str) -> Result<Self> {
+        Ok(Self { book: Book::etcd(stack, key.into()).await?, form: Form::Url })
+    }
+
+    /// A service of the Consul agent at this port of loopback.
+    pub(crate) fn service(agent: u16) -> Self {
+        Self { book: Book::Consul { agent }, form: Form::Record }
+    }
+
+    /// What can be done before it counts.
+    pub(super) async fn prepare(&mut self) -> Result<()> {
+        if let Book::Etcd { etcd, lease, .. } = &mut self.book {
+            *lease = etcd.lease_grant(LEASE_TTL_S, None).await?.id();
+        }
+        Ok(())
+    }
+
+    /// The instance of `service` at `port` is written down.
+    pub(super) async fn join(&mut self, service: &str, port: u16) -> Result<()> {
+        let value = match self.form {
+            Form::Record => json!({ "address": "127.0.0.1", "port": port }).to_string(),
+            Form::Url => format!("http://127.0.0.1:{port}"),
+        };
+        match &mut self.book {
+            Book::Etcd { etcd, key, lease } => {
+                etcd.put(&**key, value, Some(PutOptions::new().with_lease(*lease))).await?;
+            }
+            Book::Consul { agent } => {
+                let one = json!({ "ID": "one", "Name": service, "Address": "127.0.0.1", "Port": port });
+                done(http::put(*agent, "/v1/agent/service/register", &one.to_string()).await?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// It is struck out.
+    pub(super) async fn leave(&mut self, how: Leave) -> Result<()> {
+        match (&mut self.book, how) {
+            (Book::Etcd { etcd, lease, .. }, Leave::Revoke) => {
+                etcd.lease_revoke(*lease).await?;
+            }
+            (Book::Etcd { etcd, key, .. }, Leave::Delete) => {
+                etcd.delete(&**key, None).await?;
+            }
+            (Book::Consul { agent }, _) => {
+                done(http::put(*agent, "/v1/agent/service/deregister/one", "").await?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left over goes, too.
+    pub(super) async fn tidy(&mut self, how: Leave) -> Result<()> {
+        if let (Book::Etcd { etcd, lease, .. }, Leave::Delete) = (&mut self.book, how) {
+            etcd.lease_revoke(*lease).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Book {
+    async fn etcd(stack: &Stack, key: String) -> Result<Self> {
+        // One connection for all rounds: it is not what is measured.
+        let etcd = Box::pin(Client::connect([stack.etcd().endpoint()], None)).await;
+        Ok(Self::Etcd { etcd: etcd.context("cannot reach etcd")?, key, lease: 0 })
+    }
+}
+
+fn done((status, text): (u16, String)) -> Result<()> {
+    ensure!(status == 200, "Consul says {status}: {text}");
+    Ok(())
+}
