@@ -62,7 +62,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let reloading = Reloading::start(&stack).await?;
     let reloads = way(reloading::BACKEND, reloading::PREFIX).await?.at(reloading.port());
     let mut others = vec![Measured::new("a reload on each event", reloads)];
-    let peers = if plan.reloads > 0 { peers::start(&stack).await? } else { vec![] };
+    let peers = if plan.reloads > 0 { Box::pin(peers::start(&stack)).await? } else { vec![] };
     let (peers, ways): (Vec<_>, Vec<_>) = peers.into_iter().unzip();
     others.extend(ways);
     let about = machine::describe()?;
@@ -98,10 +98,10 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
         tell(end, other, &ours);
     }
     let names = ["reloading"].into_iter().chain(others.iter().skip(1).map(|other| other.name));
-    let named: Vec<_> = names.zip(&others).collect();
-    let ratios = named.iter().map(|(name, other)| (format!("{name}_to_leasehold"), other.ratios(&ours)));
+    let by_name: Vec<_> = names.zip(&others).collect();
+    let ratios = by_name.iter().map(|(name, other)| (format!("{name}_to_leasehold"), other.ratios(&ours)));
     let ratios = [("leasehold_to_limit".to_owned(), ours.ratios(&limit))].into_iter().chain(ratios);
-    let by_others = named.iter().map(|(name, other)| ((*name).to_owned(), other.json()));
+    let by_others = by_name.iter().map(|(name, other)| ((*name).to_owned(), other.json()));
     let figures = json!({ "on": machine::lines(&about), "leave": format!("{:?}", plan.leave),
         "leasehold": ours.json(), "limit": limit.json(), "others": by_others.collect::<Map<_, _>>(),
         "ratios": ratios.collect::<Map<_, _>>() });

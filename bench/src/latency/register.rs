@@ -18,7 +18,7 @@ pub(crate) struct Register {
 
 enum Book {
     /// A key in etcd, under a lease that was granted beforehand.
-    Etcd { etcd: Client, key: String, lease: i64 },
+    Etcd { etcd: Box<Client>, key: String, lease: i64 },
     /// A Consul agent, at this port.
     Consul { agent: u16 },
 }
@@ -101,7 +101,7 @@ impl Book {
     async fn etcd(stack: &Stack, key: String) -> Result<Self> {
         // One connection for all rounds: it is not what is measured.
         let etcd = Box::pin(Client::connect([stack.etcd().endpoint()], None)).await;
-        Ok(Self::Etcd { etcd: etcd.context("cannot reach etcd")?, key, lease: 0 })
+        Ok(Self::Etcd { etcd: Box::new(etcd.context("cannot reach etcd")?), key, lease: 0 })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::Arc;
 
 use registry::name::{InstanceId, InstanceName, ServiceName};
@@ -235,18 +236,20 @@ impl Observed {
     }
 
     fn take_in(&mut self, state: ServersState) {
-        // The rows of one backend stand together: its name is looked at once, not 10,000 times.
-        for rows in state.servers.chunk_by(|one, next| one.server.backend == next.server.backend) {
-            let Some(first) = rows.first() else { continue };
-            let named = service(&first.server.backend);
-            let Some(backend) = named.and_then(|service| self.backends.get_mut(&service)) else { continue };
-            backend.id = Some(first.backend_id);
-            let read = |row: &ServerRow| {
-                let instance = InstanceName::try_from(Arc::<str>::from(row.server.server.clone())).ok()?;
-                Some((instance, server(row)))
+        let mut rows = state.servers.into_iter().peekable();
+        while let Some(first) = rows.next() {
+            // The rows of one backend stand together: its name is looked at once, not 10,000 times.
+            let (name, id) = (first.server.backend.clone(), first.backend_id);
+            let others = iter::from_fn(|| rows.next_if(|row| row.server.backend == name));
+            let read = |row: ServerRow| {
+                let server = server(&row);
+                Some((InstanceName::try_from(Arc::<str>::from(row.server.server)).ok()?, server))
             };
             // Built at once, which takes less time and memory than one by one.
-            backend.servers = rows.iter().filter_map(read).collect();
+            let servers = iter::once(first).chain(others).filter_map(read).collect();
+            if let Some(backend) = service(&name).and_then(|service| self.backends.get_mut(&service)) {
+                (backend.id, backend.servers) = (Some(id), servers);
+            }
         }
     }
 }
@@ -323,8 +326,8 @@ mod tests {
         observed
     }
 
-    fn touched(instance: &str, number: &ServerId) -> Touched {
-        Touched { id: format!("web/{instance}").parse().unwrap(), number: *number, unchecked: false }
+    fn touched(instance: &str, number: ServerId) -> Touched {
+        Touched { id: format!("web/{instance}").parse().unwrap(), number, unchecked: false }
     }
 
     #[test]
@@ -342,7 +345,7 @@ mod tests {
                 let row = StatRow::parse(&text).unwrap();
                 let id = format!("web/{instance}").parse().unwrap();
                 let mut read = whole.clone();
-                let touched = touched(instance, &whole.server(&id).unwrap().id);
+                let touched = touched(instance, whole.server(&id).unwrap().id);
                 assert_eq!(
                     read.read_server(&touched, row.as_ref(), Tick::from_ms(7)),
                     all,
@@ -357,7 +360,7 @@ mod tests {
                 assert_eq!(read.server(&id).unwrap().sessions.is_some(), all);
             }
             let mut without = whole.clone();
-            let gone = touched("web-1", &ServerId::try_from(10_000).unwrap());
+            let gone = touched("web-1", ServerId::try_from(10_000).unwrap());
             assert!(without.read_server(&gone, None, Tick::from_ms(7)));
             assert_eq!(without.edited_since(&whole), ["web/web-1".parse().unwrap()]);
         }
@@ -371,7 +374,7 @@ mod tests {
             for (version, text) in fixtures::every(name) {
                 observed.backends.values_mut().for_each(|backend| backend.servers.clear());
                 let row = StatRow::parse(&text).unwrap().unwrap();
-                let touched = Touched { unchecked, ..touched(instance, &row.id) };
+                let touched = Touched { unchecked, ..touched(instance, row.id) };
                 let all = observed.read_server(&touched, Some(&row), Tick::from_ms(7));
                 let check = observed.server(&touched.id).map(|server| server.check);
                 assert_eq!(check.is_some(), all, "{version}");
