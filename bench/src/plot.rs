@@ -160,8 +160,7 @@ mod tests {
         let (from, to) = (folder.path().join("figures"), folder.path().join("pictures"));
         fs::create_dir(&from).unwrap();
         let times = |all: &[f64]| json!({ "put_to_served_ms": { "all": all } });
-        let figures =
-            json!({ "leasehold": times(&[1.0, 2.0]), "limit": times(&[0.9]), "reloading": times(&[90.0]) });
+        let figures = json!({ "leasehold": times(&[1.0, 2.0]), "limit": times(&[0.9]), "others": { "reloading": times(&[90.0]) } });
         fs::write(from.join("latency.json"), figures.to_string()).unwrap();
         run(&Plan { from: from.clone(), to: to.clone() }).unwrap();
         let picture = fs::read_to_string(to.join("latency.svg")).unwrap();

@@ -156,7 +156,8 @@ impl Files {
         worker: &Info,
         ids: &Ids,
     ) -> bool {
-        let Some(sections) = self.sections.as_mut().filter(|sections| sections.reloads && view.in_sync())
+        // A list is enough: until the watch is open as well, hundreds would be added by commands.
+        let Some(sections) = self.sections.as_mut().filter(|sections| sections.reloads && view.is_listed())
         else {
             return false;
         };

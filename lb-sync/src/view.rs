@@ -143,6 +143,12 @@ impl View {
         self.instances_synced && self.overrides_synced
     }
 
+    /// Whether etcd has said all that there is, since the start; it may have changed by now.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.source.is_some() && !self.from_disk
+    }
+
     /// When etcd was last heard of.
     #[must_use]
     pub fn heard(&self) -> Option<Tick> {

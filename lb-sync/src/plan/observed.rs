@@ -395,7 +395,7 @@ mod tests {
         let mut now = observed(&[("same", 0), ("drained", 8), ("added", 1)]);
         assert_eq!(before.news_since(&before), Scope::none());
         let edited: Vec<String> = now.edited_since(&before).iter().map(ToString::to_string).collect();
-        assert_eq!(edited, ["web/added", "web/drained", "web/deleted"]);
+        assert_eq!(edited, ["web/added", "web/deleted", "web/drained"]);
         let backend = now.backends.get_mut("web".parse::<ServiceName>().as_ref().unwrap()).unwrap();
         backend.servers.get_mut(&"same".parse().unwrap()).unwrap().op = OpState::Stopped;
         assert_eq!(now.edited_since(&before).len(), 3, "what a check has found is no edit");
