@@ -49,10 +49,16 @@ pub(crate) async fn all(dialogue: &mut Dialogue) -> Result<(Info, Observed), Pas
         return Err(PassError::TooOld(info.version));
     }
     let mut observed = Observed::read(Backends::parse(text(1))?, ServersState::parse(text(2))?);
-    let maps = maps::list(text(3))?;
-    let of_services =
-        maps.into_iter().filter_map(|(map, backend)| Some((backend.as_ref().parse().ok()?, map)));
-    read_maps(dialogue, &of_services.collect::<Vec<_>>(), &mut observed).await?;
+    let mut filled = Vec::new();
+    for map in maps::list(text(3))? {
+        let Ok(service) = map.backend.as_ref().parse::<ServiceName>() else { continue };
+        if map.is_empty {
+            observed.read_restarting(service, map.id, vec![]);
+        } else {
+            filled.push((service, map.id));
+        }
+    }
+    read_maps(dialogue, &filled, &mut observed).await?;
     let of_routes = maps::routes(text(3))?;
     observed.routes.extend(of_routes.into_iter().map(|id| RoutesMap { id, entries: BTreeMap::new() }));
     routes(dialogue, &mut observed).await?;

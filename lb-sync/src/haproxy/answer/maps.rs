@@ -10,8 +10,19 @@ pub const RESTARTING: &str = ".restarting.map";
 /// How the file of a map of routes is called.
 pub const ROUTES: &str = "routes.map";
 
-/// The restarting maps, each with the backend that it is named after. Other maps are nothing to lb-sync.
-pub fn list(text: &str) -> Result<Vec<(MapId, BackendName)>, AnswerError> {
+/// A restarting map, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its number.
+    pub id: MapId,
+    /// The backend that it is named after.
+    pub backend: BackendName,
+    /// HAProxy counts nothing in it (`entry_cnt=0`, 2.4 and newer): it need not be read.
+    pub is_empty: bool,
+}
+
+/// The restarting maps. Other maps are nothing to lb-sync.
+pub fn list(text: &str) -> Result<Vec<Listed>, AnswerError> {
     Ok(lines(text)?.filter_map(restarting).collect())
 }
 
@@ -35,12 +46,13 @@ fn lines(text: &str) -> Result<impl Iterator<Item = &str>, AnswerError> {
 }
 
 /// `0 (/etc/haproxy/services/web.restarting.map) pattern loaded from file …`
-fn restarting(line: &str) -> Option<(MapId, BackendName)> {
+fn restarting(line: &str) -> Option<Listed> {
     let (id, rest) = line.split_once(" (")?;
     // A path may hold a bracket; the description after it comes behind the last thing that looks like the end of one.
     let at = rest.find(&format!("{RESTARTING}) "))?;
     let file = rest.get(..at)?.rsplit('/').next()?;
-    Some((MapId(id.parse().ok()?), file.parse().ok()?))
+    let is_empty = line.ends_with(" entry_cnt=0");
+    Some(Listed { id: MapId(id.parse().ok()?), backend: file.parse().ok()?, is_empty })
 }
 
 /// The names in a map. What cannot be a server's name is left out: no client's cookie carries it.
@@ -72,11 +84,14 @@ mod tests {
     fn restarting_maps_are_told_by_their_file() {
         for (version, text) in fixtures::every("show-map") {
             let maps = list(&text).unwrap();
-            let named: Vec<&str> = maps.iter().map(|(_, backend)| backend.as_ref()).collect();
-            assert_eq!(named, ["web"], "{version}: {text}");
+            let named: Vec<_> = maps.iter().map(|it| (it.backend.as_ref(), it.is_empty)).collect();
+            assert_eq!(named, [("web", true)], "{version}: {text}");
+            let filled = text.replace("entry_cnt=0", "entry_cnt=10");
+            assert!(list(&filled).unwrap().iter().all(|it| !it.is_empty), "{version}");
         }
         let odd = "# id (file) description\n7 (/a (b)/api.restarting.map) pattern\n8 (/x/.restarting.map) pattern\n";
-        assert_eq!(list(odd).unwrap(), [(MapId(7), "api".parse().unwrap())]);
+        let api = Listed { id: MapId(7), backend: "api".parse().unwrap(), is_empty: false };
+        assert_eq!(list(odd).unwrap(), [api], "nothing is said of what is in it");
         assert!(list("").is_err() && list("Permission denied\n").is_err());
     }
 
