@@ -132,8 +132,9 @@ pub enum Command {
     ShowMaps,
     /// Reads the names in one: [`maps::names`](super::answer::maps::names).
     ShowMap(MapId),
-    /// Reads all servers' counters: [`counters`](super::answer::stat::counters).
-    ShowStatServers,
+    /// Reads the counters of all servers, of one backend or of all: [`rows`](super::answer::stat::rows),
+    /// [`counters`](super::answer::stat::counters).
+    ShowStatServers(Option<BackendId>),
     /// Reads one server's counters: [`StatRow`](super::answer::stat::StatRow).
     ///
     /// The backend is named by its number, since by name HAProxy may take a frontend of that name and answer with
@@ -198,7 +199,8 @@ impl fmt::Display for Command {
             Self::ShowServersState(Some(backend)) => write!(f, "show servers state {backend}"),
             Self::ShowMaps => f.write_str("show map"),
             Self::ShowMap(map) => write!(f, "show map {map}"),
-            Self::ShowStatServers => f.write_str("show stat -1 4 -1"),
+            Self::ShowStatServers(None) => f.write_str("show stat -1 4 -1"),
+            Self::ShowStatServers(Some(backend)) => write!(f, "show stat {backend} 4 -1"),
             // 4 is the type "server" (`STATS_TYPE_SV`).
             Self::ShowStatServer { backend, id } => write!(f, "show stat {backend} 4 {id}"),
         }
@@ -230,7 +232,7 @@ impl Command {
             Self::ShowBackends => "show_backend",
             Self::ShowServersState(_) => "show_servers_state",
             Self::ShowMaps | Self::ShowMap(_) => "show_map",
-            Self::ShowStatServer { .. } | Self::ShowStatServers => "show_stat",
+            Self::ShowStatServer { .. } | Self::ShowStatServers(_) => "show_stat",
         }
     }
 
@@ -260,7 +262,7 @@ impl Command {
             | Self::ShowServersState(_)
             | Self::ShowMaps
             | Self::ShowMap(_)
-            | Self::ShowStatServers
+            | Self::ShowStatServers(_)
             | Self::ShowStatServer { .. } => None,
         }
     }

@@ -11,8 +11,8 @@ use crate::haproxy::answer::backends::Backends;
 use crate::haproxy::answer::info::Info;
 use crate::haproxy::answer::maps;
 use crate::haproxy::answer::servers_state::ServersState;
-use crate::haproxy::answer::stat::StatRow;
-use crate::haproxy::{BackendName, Command, Dialogue, MapId};
+use crate::haproxy::answer::stat::{self, StatRow};
+use crate::haproxy::{BackendId, BackendName, Command, Dialogue, MapId, ServerId};
 use crate::plan::observed::{Observed, RoutesMap, Touched};
 
 /// Reads in one request; each answer is some hundred bytes a server.
@@ -20,13 +20,16 @@ const READS_MAX: usize = 200;
 
 /// Up to so many servers of any backend are read one by one: that tells what is in flight, too.
 const ALONE_MIN: usize = 6;
+/// What HAProxy takes for one server alone: its long answer, and the way to it along the backend's list (2.6).
+const ALONE_NS: usize = 25_000;
+const PASSED_NS: usize = 20;
+/// What a row of the whole state takes, here as well, and a row of the whole statistics.
+const STATE_ROW_NS: usize = 2_500;
+const STAT_ROW_NS: usize = 5_000;
 
-/// Up to how many servers of a backend that has `servers` are read one by one. One alone takes HAProxy as long as 10 rows of
-/// the whole state, and a hundredth of all rows on the way to it: 25 µs and 0.02 µs for each server that it passes, beside
-/// 1.6 µs for a row (2.6).
-const fn alone_max(servers: usize) -> usize {
-    let alone = servers / (10 + servers / 100);
-    if alone > ALONE_MIN { alone } else { ALONE_MIN }
+/// Up to how many servers of a backend that has `servers` are read one by one, where a row of all of them takes `row_ns`.
+fn alone_max(servers: usize, row_ns: usize) -> usize {
+    (servers * row_ns / (ALONE_NS + servers * PASSED_NS)).max(ALONE_MIN)
 }
 
 /// Who answers.
@@ -114,7 +117,7 @@ pub(super) async fn servers(
     }
     // A backend that had no server has told no number of its own yet.
     let backend = |service: &ServiceName, count: usize| {
-        observed.backends.get(service).filter(|it| count <= alone_max(it.servers.len()))?.id
+        observed.backends.get(service).filter(|it| count <= alone_max(it.servers.len(), STATE_ROW_NS))?.id
     };
     let known: BTreeMap<&ServiceName, _> =
         counts.iter().filter_map(|(service, count)| Some((*service, backend(service, *count)?))).collect();
@@ -164,15 +167,30 @@ pub(super) async fn backends(
     Ok(())
 }
 
-/// Reads what is in flight on these servers, as far as they are still there.
+/// Reads what is in flight on these servers, as far as they are still there: one by one, or where they are many, with all of
+/// their backend.
 pub(crate) async fn sessions(
     dialogue: &mut Dialogue,
     ids: &[InstanceId],
     observed: &mut Observed,
 ) -> Result<(), PassError> {
-    let known: Vec<(&InstanceId, Command)> =
-        ids.iter().filter_map(|id| Some((id, ask(observed, id)?))).collect();
-    for some in known.chunks(READS_MAX) {
+    let mut wanted: BTreeMap<(&ServiceName, BackendId), BTreeMap<ServerId, &InstanceId>> = BTreeMap::new();
+    for id in ids {
+        let backend = observed.backends.get(&id.service).and_then(|backend| backend.id);
+        if let (Some(backend), Some(server)) = (backend, observed.server(id)) {
+            wanted.entry((&id.service, backend)).or_default().insert(server.id, id);
+        }
+    }
+    let size = |service| observed.backends.get(service).map_or(0, |backend| backend.servers.len());
+    let (alone, whole): (Vec<_>, Vec<_>) = wanted
+        .iter()
+        .partition(|((service, _), servers)| servers.len() <= alone_max(size(service), STAT_ROW_NS));
+    let alone: Vec<(&InstanceId, Command)> = alone
+        .into_iter()
+        .flat_map(|((_, backend), servers)| servers.iter().map(|(number, id)| (*backend, *number, *id)))
+        .map(|(backend, id, instance)| (instance, Command::ShowStatServer { backend, id }))
+        .collect();
+    for some in alone.chunks(READS_MAX) {
         let asked_at: Tick = Clock.now();
         let answers = dialogue.ask(some.iter().map(|(_, command)| command)).await?;
         for ((id, _), answer) in some.iter().zip(&answers) {
@@ -181,12 +199,16 @@ pub(crate) async fn sessions(
             }
         }
     }
+    for ((_, backend), servers) in whole {
+        let asked_at: Tick = Clock.now();
+        let answers = dialogue.ask(&[Command::ShowStatServers(Some(*backend))]).await?;
+        for row in stat::rows(first(&answers))? {
+            if let Some(id) = servers.get(&row.id) {
+                observed.read_sessions(id, &row, asked_at);
+            }
+        }
+    }
     Ok(())
-}
-
-fn ask(observed: &Observed, id: &InstanceId) -> Option<Command> {
-    let backend = observed.backends.get(&id.service)?.id?;
-    Some(Command::ShowStatServer { backend, id: observed.server(id)?.id })
 }
 
 fn first(answers: &[String]) -> &str {
@@ -199,6 +221,8 @@ mod tests {
 
     #[test]
     fn few_servers_are_read_alone_and_many_with_their_backend() {
-        assert_eq!([0, 10, 100, 1_000, 10_000].map(alone_max), [6, 6, 9, 50, 90]);
+        let max = |row_ns| [0, 10, 100, 1_000, 10_000].map(|servers| alone_max(servers, row_ns));
+        assert_eq!(max(STATE_ROW_NS), [6, 6, 9, 55, 111]);
+        assert_eq!(max(STAT_ROW_NS), [6, 6, 18, 111, 222]);
     }
 }

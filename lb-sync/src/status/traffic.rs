@@ -72,7 +72,7 @@ impl Meter {
 
     async fn ask(&self, report: &Report) -> Option<BTreeMap<InstanceId, Counters>> {
         let mut dialogue = Dialogue::connect(&self.socket, ANSWER_MAX).await.ok()?;
-        let answers = dialogue.ask(&[Command::ShowStatServers]).await.ok()?;
+        let answers = dialogue.ask(&[Command::ShowStatServers(None)]).await.ok()?;
         let rows = stat::counters(answers.first()?).ok()?;
         let known = |(path, counters): (crate::haproxy::ServerPath, Counters)| {
             let (service, instance) =

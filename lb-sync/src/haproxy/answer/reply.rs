@@ -77,7 +77,7 @@ impl Reply {
             | Command::ShowServersState(_)
             | Command::ShowMaps
             | Command::ShowMap(_)
-            | Command::ShowStatServers
+            | Command::ShowStatServers(_)
             | Command::ShowStatServer { .. } => true,
         };
         if done { Self::Ok } else { Self::Other(Excerpt::of(text)) }

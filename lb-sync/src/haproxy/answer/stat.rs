@@ -80,8 +80,22 @@ impl StatRow {
     pub fn parse(text: &str) -> Result<Option<Self>, AnswerError> {
         let (header, mut lines) = table(text)?;
         let Some(line) = lines.next() else { return Ok(None) };
-        Row { header, fields: csv::fields(line) }.read().map(Some)
+        Row { header: &header, fields: csv::fields(line) }.read().map(Some)
     }
+}
+
+/// Reads the answer to `show stat` for all servers of a backend. What has no name that lb-sync could have given is left
+/// out.
+pub fn rows(text: &str) -> Result<Vec<StatRow>, AnswerError> {
+    let (header, lines) = table(text)?;
+    let mut rows = Vec::new();
+    for line in lines {
+        let row = Row { header: &header, fields: csv::fields(line) };
+        if row.text("svname")?.parse::<ServerName>().is_ok() {
+            rows.push(row.read()?);
+        }
+    }
+    Ok(rows)
 }
 
 /// What one server has to do.
@@ -124,7 +138,7 @@ fn table(text: &str) -> Result<(Vec<Cow<'_, str>>, impl Iterator<Item = &str>), 
 
 /// One line beside its header: columns go by name, since their number and order differ between versions.
 struct Row<'t> {
-    header: Vec<Cow<'t, str>>,
+    header: &'t [Cow<'t, str>],
     fields: Vec<Cow<'t, str>>,
 }
 

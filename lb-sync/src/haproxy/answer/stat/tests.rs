@@ -24,6 +24,23 @@ fn every_version_tells_a_server_s_state() {
 }
 
 #[test]
+fn all_rows_of_a_backend_are_told_and_names_that_are_no_servers_left_out() {
+    for ((version, up), (_, drain)) in
+        fixtures::every("show-stat-up").into_iter().zip(fixtures::every("show-stat-drain"))
+    {
+        let row = drain.lines().nth(1).unwrap();
+        let odd = row.replacen(",web-2,", ",no name,", 1);
+        let ids: Vec<u32> = super::rows(&format!("{}\n{odd}\n{row}\n\n", up.trim_end()))
+            .unwrap()
+            .iter()
+            .map(|row| row.id.get())
+            .collect();
+        assert_eq!(ids, [10_003, 10_002], "{version}");
+    }
+    assert!(super::rows("Permission denied\n").is_err());
+}
+
+#[test]
 fn ids_and_addresses_are_told() {
     for row in rows("show-stat-drain") {
         assert_eq!(row.id.get(), 10_002);
