@@ -163,9 +163,10 @@ async fn all_ready(stack: &Stack, haproxy: &mut Socket, count: u32, names: &[Str
             bail!(surprise);
         }
         ensure!(Clock.now().since(start) < READY_MAX, "not {count} servers in rotation within {READY_MAX:?}");
-        // How exactly the time is known. Looking costs HAProxy something, and with a thousand services much: a tenth of the
-        // time at most.
-        tokio::time::sleep(LOOK_EVERY.max(9 * Clock.now().since(asked))).await;
+        // How exactly the time is known. Looking costs HAProxy something, and with a thousand services much: then it is looked
+        // a tenth of the time at most.
+        let share = 1 + u32::try_from(names.len() / 100).unwrap_or(u32::MAX);
+        tokio::time::sleep(LOOK_EVERY.max(share * Clock.now().since(asked))).await;
     }
 }
 
