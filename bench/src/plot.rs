@@ -160,11 +160,22 @@ mod tests {
         let (from, to) = (folder.path().join("figures"), folder.path().join("pictures"));
         fs::create_dir(&from).unwrap();
         let times = |all: &[f64]| json!({ "put_to_served_ms": { "all": all } });
-        let figures = json!({ "leasehold": times(&[1.0, 2.0]), "limit": times(&[0.9]), "others": { "reloading": times(&[90.0]) } });
+        let figures = json!({ "leasehold": times(&[1.0, 2.0]), "limit": times(&[0.9]), "others": {
+            "reloading": times(&[90.0]), "Traefik 1.7": times(&[40.0]), "consul-template": times(&[91.0]), "someone": times(&[92.0]), "else": times(&[93.0])
+        } });
         fs::write(from.join("latency.json"), figures.to_string()).unwrap();
         run(&Plan { from: from.clone(), to: to.clone() }).unwrap();
         let picture = fs::read_to_string(to.join("latency.svg")).unwrap();
-        for text in ["put → first request served", "Leasehold", "the limit", "a reload on each event"] {
+        for text in [
+            "put → first request served",
+            "Leasehold",
+            "the limit",
+            "a reload on each event",
+            "Traefik 1.7",
+            "consul-template",
+            "someone",
+            "else",
+        ] {
             assert!(picture.contains(text), "{text}");
         }
         assert!(!picture.contains("confd"), "who was not measured is not named");

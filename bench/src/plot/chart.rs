@@ -7,8 +7,14 @@ use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (860, 420);
 /// Told apart by the colour-blind as well (after Okabe and Ito).
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
 /// The least that a logarithmic axis shows.
 const LEAST: f64 = 0.01;
 
@@ -114,7 +120,9 @@ impl Chart {
             .x_desc(&self.x.title)
             .y_desc(&self.y.title)
             .draw()?;
-        for (series, colour) in self.series.iter().filter(|series| !series.points.is_empty()).zip(COLOURS) {
+        for (series, colour) in
+            self.series.iter().filter(|series| !series.points.is_empty()).zip(COLOURS.into_iter().cycle())
+        {
             let places: Vec<(f64, f64)> =
                 series.points.iter().map(|(x, y)| (self.x.place(*x), self.y.place(*y))).collect();
             let few = places.len() <= 12;
