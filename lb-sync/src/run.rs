@@ -181,7 +181,7 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
     if shutdown.is_cancelled() { Ok(()) } else { Err(RunError::TaskEnded(ended)) }
 }
 
-/// Where it is listened there new connections are told of.
+/// Listens on the runtime of `others`, which then is the one that new connections wake.
 async fn listen(addr: SocketAddr, others: &Handle) -> Result<TcpListener, RunError> {
     let listening = others.spawn(port::listen(addr)).await;
     Ok(listening.map_err(|_| RunError::TaskEnded("the status port"))??)

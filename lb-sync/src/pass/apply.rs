@@ -28,8 +28,8 @@ pub(super) struct Outcome {
 const SLICE: Duration = Duration::from_millis(20);
 
 /// Carries out what is in hand in its order, as much as there is time for: after a [`SLICE`], and then between requests,
-/// `interrupted` says whether something newer waits. Thousands take seconds: whether `worker` (its process id) still serves is looked at meanwhile,
-/// too. What came of each is in `outcomes`, also when HAProxy is lost on the way.
+/// `interrupted` says whether something newer waits. Thousands take seconds: whether `worker` (its process id) still
+/// serves is looked at meanwhile, too. What came of each is in `outcomes`, also when HAProxy is lost on the way.
 pub(super) async fn apply(
     dialogue: &mut Dialogue,
     planner: &mut Planner,
