@@ -1,11 +1,11 @@
 //! The commands that look and do not touch: [`plan`], [`check`], [`explain`].
 //!
 //! Each reads etcd by one list and HAProxy by the same code as the pass, and asks the planner that `run` uses. What they
-//! say is a [`Told`]: `main` prints it.
+//! say is a [`CommandOutput`]: `main` prints it.
 
 mod check;
+mod dry_run;
 mod explain;
-mod foresee;
 mod options;
 mod plan;
 mod read;
@@ -35,7 +35,7 @@ const CONFIG: u8 = 78;
 
 /// What a command found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct CommandOutput {
     /// For standard output, with its last newline.
     pub text: String,
     /// The exit code.
@@ -80,7 +80,7 @@ fn configured(mut options: RunOptions, host: &str) -> Result<RunConfig, RunError
     Ok(config)
 }
 
-impl Told {
+impl CommandOutput {
     /// `value` as JSON, for machines.
     fn json(value: &serde_json::Value, code: u8) -> Self {
         Self { text: format!("{value:#}\n"), code }

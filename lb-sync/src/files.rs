@@ -63,7 +63,7 @@ pub struct Files {
 #[derive(Debug)]
 struct Sections {
     tell: watch::Sender<Arc<Desired>>,
-    wishes: watch::Receiver<Wishes>,
+    wishes: watch::Receiver<WriterRequests>,
     /// Whether there is a master socket.
     reloads: bool,
     cold: Cold,
@@ -76,7 +76,7 @@ struct Sections {
 
 /// What the writer asks of the pass.
 #[derive(Clone, Copy, Debug, Default)]
-struct Wishes {
+struct WriterRequests {
     /// Counts its wishes for the latest: what HAProxy is reloaded on is not to be a second old.
     latest: u64,
     /// The worker that cannot be replaced by a reload: its servers are to be added by commands.

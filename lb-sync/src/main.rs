@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use lb_sync::cli::{Cli, LogFormat, ProbeOptions, RunOptions, Verb};
-use lb_sync::command::{self, CommandError, Told};
+use lb_sync::command::{self, CommandError, CommandOutput};
 use lb_sync::run::{RunConfig, RunError, run};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,9 +81,9 @@ fn host_name() -> String {
 }
 
 /// Prints what a command that looks has found.
-fn told(told: Result<Told, CommandError>) -> ExitCode {
+fn told(told: Result<CommandOutput, CommandError>) -> ExitCode {
     match told {
-        Ok(Told { text, code }) => {
+        Ok(CommandOutput { text, code }) => {
             // Who has stopped reading (`| head`) wants no more of it.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::from(code)

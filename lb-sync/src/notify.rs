@@ -11,7 +11,7 @@ use std::time::Duration;
 use registry::time::{Clock, Tick};
 use sd_notify::NotifyState;
 
-use crate::tell::Condition;
+use crate::tell::SyncCondition;
 
 /// Longest that readiness waits for HAProxy and etcd: above the deadline of a call to etcd (3 s), so that an etcd
 /// that hangs has been found out by then.
@@ -19,7 +19,7 @@ pub const READY_MAX: Duration = Duration::from_secs(5);
 
 /// How lb-sync stands, as far as the service manager is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Standing {
+struct DaemonStatus {
     in_sync: bool,
     /// HAProxy's version, while it answers.
     haproxy: Option<String>,
@@ -59,8 +59,8 @@ impl Manager {
     }
 
     /// To be called after each turn of the pass, which comes several times a second (its rhythm sees to that).
-    pub fn tell(&mut self, condition: &Condition<'_>) {
-        let standing = Standing {
+    pub fn tell(&mut self, condition: &SyncCondition<'_>) {
+        let standing = DaemonStatus {
             in_sync: condition.view.in_sync(),
             haproxy: condition.worker.map(|worker| worker.version.to_string()),
             instances: condition.view.instances().len(),
@@ -75,7 +75,7 @@ impl Manager {
         }
     }
 
-    fn step(&mut self, now: Tick, standing: &Standing) -> Vec<Message> {
+    fn step(&mut self, now: Tick, standing: &DaemonStatus) -> Vec<Message> {
         let mut messages = vec![];
         let settled = standing.in_sync && standing.haproxy.is_some();
         if !self.ready && (settled || now.since(self.started) >= READY_MAX) {
@@ -102,7 +102,7 @@ impl Manager {
     }
 }
 
-impl std::fmt::Display for Standing {
+impl std::fmt::Display for DaemonStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.haproxy {
             Some(version) => write!(f, "HAProxy {version}; ")?,
@@ -146,8 +146,8 @@ mod tests {
         Tick::from_ms(seconds * 1_000)
     }
 
-    fn standing(in_sync: bool, haproxy: bool) -> Standing {
-        Standing { in_sync, haproxy: haproxy.then(|| "2.6.12".into()), instances: 3 }
+    fn standing(in_sync: bool, haproxy: bool) -> DaemonStatus {
+        DaemonStatus { in_sync, haproxy: haproxy.then(|| "2.6.12".into()), instances: 3 }
     }
 
     fn is_ready(messages: &[Message]) -> bool {

@@ -1,15 +1,15 @@
 //! The pass: observe → plan → apply → read back → plan again, until there is nothing left to do.
 //!
 //! One task owns the view, what was observed, the planner and the dialogue; it wakes for a change of the registry, for
-//! HAProxy's death, or when the planner or the [`rhythm`] asked to be woken. It is driven by levels, not by events: an
+//! HAProxy's death, or when the planner or the [`schedule`] asked to be woken. It is driven by levels, not by events: an
 //! event only says which instances to look at.
 
 mod apply;
 mod backends;
 mod log;
 pub(crate) mod observe;
-mod rhythm;
 mod routes;
+mod schedule;
 mod task;
 
 pub(crate) use backends::can;

@@ -7,16 +7,16 @@
 pub mod backends;
 pub mod decide;
 pub mod ids;
-pub mod in_hand;
 pub mod memory;
 pub mod observed;
+pub mod pending;
 mod planner;
 pub mod restarting;
 pub mod routes;
 pub mod standing;
 pub mod target;
 
-pub use decide::{Ack, Why};
+pub use decide::{Ack, Cause};
 pub use planner::{FirstCheck, Phase, Plan, Planner, Policy, Step};
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::pass::{Pass, PassConfig};
 use crate::plan::{FirstCheck, Policy};
 use crate::snapshot::{self, Snapshot};
 use crate::status;
-use crate::tell::Teller;
+use crate::tell::Publisher;
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
 const CHECK_RISE: u16 = 1;
@@ -146,12 +146,12 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
     let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
-    let (hub, desk, auditing) =
+    let (hub, status, auditing) =
         status::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
     let beside = Beside { tls, ..status::beside(&hub, &end) };
     let told = reachable(listening, session.endpoints()).await;
-    let teller = Teller::new(prefix, config.balancer, told.to_string(), lease, tell_health);
-    let pass = Pass::new(config.pass, session, teller, desk).keeping(files.files, files.ids);
+    let publisher = Publisher::new(prefix, config.balancer, told.to_string(), lease, tell_health);
+    let pass = Pass::new(config.pass, session, publisher, status).keeping(files.files, files.ids);
 
     let mut tasks = JoinSet::new();
     if let Some(dir) = config.state_dir {

@@ -35,9 +35,9 @@ use live::Viewers;
 use traffic::Meter;
 
 pub(crate) use journal::HAPPENINGS_MAX;
-pub use journal::{Happening, Journal};
-pub use report::{HaproxyReport, InstanceReport, Pulse, RegistryReport, Report};
-pub use totals::{Effect, Totals};
+pub use journal::{Journal, JournalEvent};
+pub use report::{HaproxyReport, InstanceReport, PassProgress, RegistryReport, Report};
+pub use totals::{Effect, Metrics};
 
 /// Who asks within this time gets the same report: a thousand questions a second cost the pass ten reports.
 const REPORT_AGE_MAX: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Asks the pass. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Hub {
+pub struct StatusHandle {
     asks: mpsc::Sender<oneshot::Sender<Arc<Report>>>,
     last: Arc<Mutex<Option<Arc<Report>>>>,
     news: watch::Receiver<u64>,
@@ -57,7 +57,7 @@ pub struct Hub {
 
 /// The pass's side.
 #[derive(Debug)]
-pub struct Desk {
+pub struct StatusPublisher {
     asks: mpsc::Receiver<oneshot::Sender<Arc<Report>>>,
     news: watch::Sender<u64>,
     /// What has happened: the pass writes, whoever asks reads.
@@ -71,7 +71,7 @@ pub fn open(
     socket: PathBuf,
     audit_file: Option<PathBuf>,
     files: Option<watch::Receiver<files::Report>>,
-) -> (Hub, Desk, Option<files::Task>) {
+) -> (StatusHandle, StatusPublisher, Option<files::Task>) {
     let (ask, asks) = mpsc::channel(1);
     let (tell, news) = watch::channel(0);
     let (file, writing) = match audit_file {
@@ -84,11 +84,11 @@ pub fn open(
     };
     let journal = Journal::written_to(file);
     let (meter, last) = (Meter::new(socket), Arc::default());
-    let hub = Hub { asks: ask, last, news, journal: journal.clone(), meter, files };
-    (hub, Desk { asks, news: tell, journal }, writing)
+    let hub = StatusHandle { asks: ask, last, news, journal: journal.clone(), meter, files };
+    (hub, StatusPublisher { asks, news: tell, journal }, writing)
 }
 
-impl Desk {
+impl StatusPublisher {
     /// The next who asks; pends for ever when nobody can.
     pub async fn asked(&mut self) -> oneshot::Sender<Arc<Report>> {
         match self.asks.recv().await {
@@ -109,7 +109,7 @@ impl Desk {
     }
 }
 
-impl Hub {
+impl StatusHandle {
     /// How things stand, not older than 100 ms and with all that was told before `generation`, unless the pass has no
     /// time; `None` if it never had any.
     pub async fn report(&self, generation: u64) -> Option<Arc<Report>> {
@@ -137,7 +137,7 @@ impl Hub {
 }
 
 /// What is served beside health.
-pub fn beside(hub: &Hub, shutdown: &CancellationToken) -> Beside {
+pub fn beside(hub: &StatusHandle, shutdown: &CancellationToken) -> Beside {
     let mut beside = Beside::default();
     beside.grpc.add_service(grpc::server(hub.clone(), shutdown.clone()));
     beside.pages = Router::new()
@@ -150,7 +150,7 @@ pub fn beside(hub: &Hub, shutdown: &CancellationToken) -> Beside {
     beside
 }
 
-type Asked = State<(Hub, Viewers)>;
+type Asked = State<(StatusHandle, Viewers)>;
 
 async fn status_page(State((hub, _)): Asked) -> Response {
     let Some(report) = hub.report(0).await else { return busy() };
@@ -185,7 +185,7 @@ async fn scrape(State((hub, _)): Asked) -> Response {
 
 async fn events(State((hub, _)): Asked) -> Response {
     let latest = hub.journal.latest();
-    axum::Json(latest.iter().map(|one| &**one).collect::<Vec<&Happening>>()).into_response()
+    axum::Json(latest.iter().map(|one| &**one).collect::<Vec<&JournalEvent>>()).into_response()
 }
 
 fn busy() -> Response {

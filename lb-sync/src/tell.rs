@@ -21,7 +21,7 @@ const SERVICES_MAX: usize = 100_000;
 
 /// How things stand after a pass.
 #[derive(Clone, Copy, Debug)]
-pub struct Condition<'a> {
+pub struct SyncCondition<'a> {
     /// Now.
     pub now: Tick,
     /// What the registry says.
@@ -44,7 +44,7 @@ struct Basis {
 }
 
 /// Tells what has changed since it was last told, and nothing else.
-pub struct Teller {
+pub struct Publisher {
     prefix: Prefix,
     balancer: BalancerName,
     /// `ADDR:PORT` of the status port, for the presence record.
@@ -61,7 +61,7 @@ pub struct Teller {
     known_at: u64,
 }
 
-impl Teller {
+impl Publisher {
     /// Has told nothing yet. Acks and presence stand under `lease`.
     #[must_use]
     pub fn new(
@@ -130,7 +130,7 @@ impl Teller {
 
     /// Tells presence and health, where they have changed. Called several times a second, it looks through the services only
     /// where there is reason to.
-    pub async fn tell(&mut self, condition: &Condition<'_>) {
+    pub async fn tell(&mut self, condition: &SyncCondition<'_>) {
         let basis = Basis {
             view_changes: condition.view.changes(),
             in_sync: condition.view.in_sync(),

@@ -218,7 +218,7 @@ impl View {
     }
 
     /// Suspects about whose lease etcd is to be asked; each is handed out once.
-    pub fn take_questions(&mut self) -> Vec<(InstanceId, LeaseId)> {
+    pub fn take_lease_queries(&mut self) -> Vec<(InstanceId, LeaseId)> {
         std::mem::take(&mut self.questions)
     }
 
@@ -244,7 +244,7 @@ impl View {
 
     /// The instance that is served in `id`'s stead: created later, at the same address, by another owner.
     #[must_use]
-    pub fn eclipsed_by(&self, id: &InstanceId) -> Option<&InstanceId> {
+    pub fn shadowed_by(&self, id: &InstanceId) -> Option<&InstanceId> {
         let ours = self.instances.get(id)?;
         let rivals = self.claims.get(&ours.record.endpoint())?;
         let (mut later, mut latest) = (None, (ours.create_revision, id));

@@ -1,7 +1,7 @@
 //! The operator's commands: they speak to etcd alone, and end.
 //!
 //! [`read`] lists what stands in the registry, [`list`], [`show`] and [`explain`] tell it, [`wish`] writes overrides, [`wait`] follows
-//! until something is so, [`watch`] for as long as somebody reads. What they say is a [`Told`]: `main` prints it.
+//! until something is so, [`watch`] for as long as somebody reads. What they say is a [`CommandOutput`]: `main` prints it.
 
 mod explain;
 mod list;
@@ -35,7 +35,7 @@ const CONFIG: u8 = 78;
 
 /// What a command found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct CommandOutput {
     /// For standard output, with its last newline.
     pub text: String,
     /// The exit code.
@@ -71,7 +71,7 @@ impl CommandError {
     }
 }
 
-impl Told {
+impl CommandOutput {
     fn done(text: String) -> Self {
         Self { text, code: 0 }
     }

@@ -7,7 +7,7 @@ use clap::Parser;
 use registrar::cli::{
     Cli, Command, EXIT_CONFIG, EXIT_USAGE, LogFormat, LogOptions, ProbeOptions, RunOptions,
 };
-use registrar::command::{self, CommandError, Told};
+use registrar::command::{self, CommandError, CommandOutput};
 use registrar::config::{Config, host_name};
 use registrar::supervise;
 use tracing_subscriber::Layer as _;
@@ -97,7 +97,7 @@ fn help(page: io::Result<Option<Vec<u8>>>) -> Ended {
     }
 }
 
-fn told(told: Result<Told, CommandError>) -> Ended {
+fn told(told: Result<CommandOutput, CommandError>) -> Ended {
     match told {
         Ok(told) => {
             // As above.

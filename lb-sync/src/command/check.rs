@@ -10,11 +10,11 @@ mod version;
 
 use finding::{Finding, render, to_json};
 
-use super::{FAILED, LookOptions, Output, Told, configured};
+use super::{CommandOutput, FAILED, LookOptions, Output, configured};
 use crate::run::RunConfig;
 
 /// Exit code 0; 1 if anything failed. Warnings do not. `host` is the host's name.
-pub async fn check(options: LookOptions, host: &str) -> Told {
+pub async fn check(options: LookOptions, host: &str) -> CommandOutput {
     let (output, etcd) = (options.output, options.run.etcd.clone());
     let findings = match configured(options.run, host) {
         Ok(config) => findings(&config, &etcd).await,
@@ -22,8 +22,8 @@ pub async fn check(options: LookOptions, host: &str) -> Told {
     };
     let code = if findings.iter().any(Finding::is_failed) { FAILED } else { 0 };
     match output {
-        Output::Text => Told { text: render(&findings), code },
-        Output::Json => Told::json(&to_json(&findings), code),
+        Output::Text => CommandOutput { text: render(&findings), code },
+        Output::Json => CommandOutput::json(&to_json(&findings), code),
     }
 }
 

@@ -11,8 +11,8 @@ use registry::name::InstanceId;
 use registry::time::Clock;
 
 use self::facts::Facts;
-use super::foresee::{Foreseen, foresee};
-use super::{CommandError, ExplainOptions, FAILED, Output, Told, configured, read, running};
+use super::dry_run::{Foreseen, dry_run};
+use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output, configured, read, running};
 use crate::haproxy::answer::stat::StatRow;
 use crate::plan::ids::Ids;
 use crate::run::RunConfig;
@@ -22,7 +22,7 @@ use crate::view::Scope;
 const EVENTS_SHOWN: usize = 5;
 
 /// Exit code 0; 1 if the instance is not known anywhere. `host` is the host's name.
-pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, CommandError> {
+pub async fn explain(options: ExplainOptions, host: &str) -> Result<CommandOutput, CommandError> {
     let ExplainOptions { instance, look } = options;
     let config = configured(look.run, host)?;
     let mut registry = read::registry(&config.etcd, &config.pass).await?;
@@ -30,15 +30,15 @@ pub async fn explain(options: ExplainOptions, host: &str) -> Result<Told, Comman
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
     let row = haproxy.stat(&instance).await?;
     let scope = Scope::Only([instance.clone()].into());
-    let next = foresee(&config, &registry.view, &mut haproxy, &scope).await?;
+    let next = dry_run(&config, &registry.view, &mut haproxy, &scope).await?;
     let mut facts = gather(&config, &instance, &registry, &haproxy, row, &next);
     facts.unasked = unasked.as_deref();
     // Of another balancer's lb-sync, or of none, there is nothing to tell.
     let events = if facts.unasked.is_none() { running::events(&config, &instance).await } else { vec![] };
     let code = if facts.is_known() { 0 } else { FAILED };
     Ok(match look.output {
-        Output::Text => Told { text: format!("{}\n{}", facts.paragraph(), lately(&events)), code },
-        Output::Json => Told::json(&with_events(facts.json(), &events), code),
+        Output::Text => CommandOutput { text: format!("{}\n{}", facts.paragraph(), lately(&events)), code },
+        Output::Json => CommandOutput::json(&with_events(facts.json(), &events), code),
     })
 }
 
@@ -93,7 +93,7 @@ fn gather<'a>(
         unreadable: unreadable(Key::Instance(id.clone())),
         wish: view.override_of(id),
         unreadable_wish: unreadable(Key::Override(id.clone())),
-        eclipsed_by: view.eclipsed_by(id),
+        shadowed_by: view.shadowed_by(id),
         suspect_for: view.suspect_until(id).map(|until| until.since(Clock.now())),
         unasked: None,
         version: &haproxy.info.version,

@@ -5,25 +5,25 @@ use std::fmt::Write as _;
 use registry::name::InstanceId;
 use serde_json::json;
 
-use super::foresee::{Foreseen, foresee};
-use super::{CommandError, LookOptions, Output, SOMETHING_TO_DO, Told, configured, read, running};
+use super::dry_run::{Foreseen, dry_run};
+use super::{CommandError, CommandOutput, LookOptions, Output, SOMETHING_TO_DO, configured, read, running};
 use crate::haproxy::answer::info::Info;
-use crate::plan::Why;
+use crate::plan::Cause;
 use crate::view::Scope;
 
 /// Exit code 0: nothing is to be done; 2: something is. `host` is the host's name.
-pub async fn plan(options: LookOptions, host: &str) -> Result<Told, CommandError> {
+pub async fn plan(options: LookOptions, host: &str) -> Result<CommandOutput, CommandError> {
     let output = options.output;
     let config = configured(options.run, host)?;
     let mut registry = read::registry(&config.etcd, &config.pass).await?;
     let unasked = running::adopt_suspects(&config, &mut registry.view).await.err();
     let mut haproxy = read::haproxy(&config.pass.socket).await?;
-    let foreseen = foresee(&config, &registry.view, &mut haproxy, &Scope::All).await?;
+    let foreseen = dry_run(&config, &registry.view, &mut haproxy, &Scope::All).await?;
     let code = if foreseen.is_nothing() { 0 } else { SOMETHING_TO_DO };
     Ok(match output {
-        Output::Text => Told { text: text(&foreseen, unasked.as_deref()), code },
+        Output::Text => CommandOutput { text: text(&foreseen, unasked.as_deref()), code },
         Output::Json => {
-            Told::json(&json(&foreseen, registry.revision, &haproxy.info, unasked.as_deref()), code)
+            CommandOutput::json(&json(&foreseen, registry.revision, &haproxy.info, unasked.as_deref()), code)
         }
     })
 }
@@ -49,7 +49,7 @@ fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
     if foreseen.is_nothing() {
         text.push_str("nothing to do\n");
     }
-    let gone = foreseen.steps.iter().any(|step| step.why == Why::Gone);
+    let gone = foreseen.steps.iter().any(|step| step.why == Cause::Gone);
     if let Some(why) = unasked.filter(|_| gone) {
         let _ = writeln!(
             text,
@@ -104,7 +104,7 @@ mod tests {
             Command::EnableHealth { server: server() },
             Command::SetState { server: server(), state: ServerState::Ready },
         ];
-        let steps = vec![Step { id: id.clone(), why: Why::Up, commands }];
+        let steps = vec![Step { id: id.clone(), why: Cause::Up, commands }];
         Foreseen {
             steps,
             waiting: vec!["web/web-2".parse().unwrap()],
@@ -126,7 +126,7 @@ mod tests {
         assert!(!text.contains("nobody answers"), "nobody is gone: {text}");
         assert_eq!(super::text(&Foreseen::default(), None), "nothing to do\n");
         let mut gone = foreseen();
-        gone.steps[0].why = Why::Gone;
+        gone.steps[0].why = Cause::Gone;
         assert!(super::text(&gone, Some("nobody answers")).contains("note: nobody answers: if a running"));
     }
 

@@ -142,7 +142,7 @@ impl Known<'_> {
         let number = server.map(|server| server.id).or_else(|| ids.id_of(&id))?;
         let addr = target.as_ref().map(|target| target.addr).or_else(|| server?.addr)?;
         let weight = match (is, &target) {
-            (Standing::Drains, _) => ServerWeight::try_from(0).ok()?,
+            (ServerDisposition::Drains, _) => ServerWeight::try_from(0).ok()?,
             (_, Some(target)) => target.weight,
             (_, None) => server?.weight,
         };
@@ -153,31 +153,33 @@ impl Known<'_> {
             id: number,
             weight,
             options: ServerOptions { check: self.policy.check, slowstart_s, ..ServerOptions::default() },
-            disabled: is == Standing::Out,
+            disabled: is == ServerDisposition::Out,
         })
     }
 
     /// What a server should be after a restart; `None` if it should not be there.
-    fn standing(&self, target: Option<&Target>, server: Option<&Server>) -> Option<Standing> {
+    fn standing(&self, target: Option<&Target>, server: Option<&Server>) -> Option<ServerDisposition> {
         let goes_on = self.connected && server.is_some_and(|server| server.admin.is_ready());
         match (target.map(|target| &target.mode), server) {
             // A suspect is served while HAProxy's own check passes, after a restart as before.
-            (Some(Mode::Serve | Mode::Suspect), _) => Some(Standing::Serves),
+            (Some(Mode::Serve | Mode::Suspect), _) => Some(ServerDisposition::Serves),
             (Some(Mode::Leave { .. }), Some(server))
                 if server.admin.is_drain() && !server.admin.is_maint() =>
             {
-                Some(Standing::Drains)
+                Some(ServerDisposition::Drains)
             }
-            (Some(Mode::Down | Mode::Maintenance | Mode::Leave { .. }), Some(_)) => Some(Standing::Out),
+            (Some(Mode::Down | Mode::Maintenance | Mode::Leave { .. }), Some(_)) => {
+                Some(ServerDisposition::Out)
+            }
             (Some(_) | None, None) => None,
             // Gone from the registry: not after a restart, unless HAProxy is to go on with it for now.
-            (None, Some(_)) => goes_on.then_some(Standing::Serves),
+            (None, Some(_)) => goes_on.then_some(ServerDisposition::Serves),
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum ServerDisposition {
     Serves,
     Drains,
     Out,

@@ -19,7 +19,7 @@ use super::pace::Pace;
 use super::template::Templates;
 use super::verify::Verifier;
 use super::writer::{Out, Report, Writer};
-use super::{Dirty, Files, Sections, WRITE_EVERY, Wishes};
+use super::{Dirty, Files, Sections, WRITE_EVERY, WriterRequests};
 use crate::haproxy::BackendName;
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
@@ -205,7 +205,7 @@ impl FilesConfig {
                 self.options;
             let templates = Templates::new(template, httpchk);
             let verifier = Verifier::new(haproxy_binary, conf_base);
-            let (wish, wishes) = watch::channel(Wishes::default());
+            let (wish, wishes) = watch::channel(WriterRequests::default());
             let (reloads, cold, replace) = (master_socket.is_some(), Cold::default(), None);
             let writer = Writer::new(folder, templates, verifier, master_socket, Out { report, wish });
             let writing = writer.run(tell.subscribe());

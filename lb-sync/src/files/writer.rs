@@ -13,7 +13,7 @@ use registry::time::{Clock, Tick};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Wishes;
+use super::WriterRequests;
 use super::choose::{Choice, Found, choose};
 use super::desired::{Desired, Presence};
 use super::folder::{Folder, Scan};
@@ -37,7 +37,7 @@ const COLD_MIN: usize = 1_000;
 const LATEST_MAX: Duration = Duration::from_secs(2);
 
 type Services = BTreeSet<ServiceName>;
-type Told = watch::Receiver<Arc<Desired>>;
+type DesiredReceiver = watch::Receiver<Arc<Desired>>;
 
 /// What has been done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub(super) struct Writer {
 /// What the writer says.
 pub(super) struct Out {
     pub(super) report: watch::Sender<Report>,
-    pub(super) wish: watch::Sender<Wishes>,
+    pub(super) wish: watch::Sender<WriterRequests>,
 }
 
 impl Writer {
@@ -89,7 +89,7 @@ impl Writer {
     }
 
     /// Writes what it is told, until who tells it is gone.
-    pub(super) async fn run(mut self, mut told: Told) {
+    pub(super) async fn run(mut self, mut told: DesiredReceiver) {
         loop {
             let desired = Arc::clone(&told.borrow_and_update());
             self.wake_at = Clock.now().plus(LOOK_EVERY);
@@ -112,7 +112,7 @@ impl Writer {
     }
 
     /// Brings the files up to `desired`, and HAProxy up to the files where a backend is missing.
-    async fn round(&mut self, desired: &Arc<Desired>, told: &mut Told) -> io::Result<()> {
+    async fn round(&mut self, desired: &Arc<Desired>, told: &mut DesiredReceiver) -> io::Result<()> {
         let files = self.files(desired).await?;
         let Some(master) = self.master.clone() else {
             self.without_master(&files.missing);
@@ -135,7 +135,7 @@ impl Writer {
     }
 
     /// Brings the files up to `desired`.
-    async fn files(&mut self, desired: &Arc<Desired>) -> io::Result<Standing> {
+    async fn files(&mut self, desired: &Arc<Desired>) -> io::Result<WriterState> {
         let desired_routes = desired.routes.len();
         let (folder, templates, desired) = (self.folder.clone(), self.templates.clone(), Arc::clone(desired));
         let drawn = blocking(move || draw(&folder, &templates, &desired)).await?;
@@ -153,7 +153,7 @@ impl Writer {
         if !changes.is_empty() {
             placed.extend(self.write(scan, changes).await?);
         }
-        Ok(Standing::of(choice, &placed))
+        Ok(WriterState::of(choice, &placed))
     }
 
     /// Writes those of `changes` that HAProxy takes; returns which.
@@ -204,7 +204,7 @@ impl Writer {
 
     /// Has HAProxy take in backends that it has not, with the files as they should be at this moment: whoever has joined or
     /// left in the meantime would be wrong until the next pass.
-    async fn new_backends(&mut self, master: &Path, vain: u32, told: &mut Told) -> io::Result<()> {
+    async fn new_backends(&mut self, master: &Path, vain: u32, told: &mut DesiredReceiver) -> io::Result<()> {
         self.out.wish.send_modify(|wishes| wishes.latest += 1);
         let wish = self.out.wish.borrow().latest;
         let latest = timeout(LATEST_MAX, told.wait_for(|desired| desired.answers >= wish)).await;
@@ -213,7 +213,7 @@ impl Writer {
             self.wake_by(AGAIN_AFTER);
             return Ok(());
         };
-        let Standing { missing, by_hand, .. } = self.files(&latest).await?;
+        let WriterState { missing, by_hand, .. } = self.files(&latest).await?;
         if !missing.is_empty() && by_hand.is_empty() {
             if vain > 0 {
                 self.in_vain(&missing);
@@ -224,7 +224,7 @@ impl Writer {
     }
 
     /// Has HAProxy take in what is in the files and not in `worker`; or says that it cannot be done.
-    async fn cold_start(&mut self, master: &Path, worker: u32, files: &Standing) -> io::Result<()> {
+    async fn cold_start(&mut self, master: &Path, worker: u32, files: &WriterState) -> io::Result<()> {
         let possible = files.by_hand.is_empty() && files.servers >= COLD_MIN;
         if !possible || !self.reload(master, Reason::ColdStart, &files.present).await? {
             self.out.wish.send_modify(|wishes| wishes.kept = Some(worker));
@@ -248,7 +248,7 @@ impl Writer {
 }
 
 /// How the files and HAProxy stand to each other.
-struct Standing {
+struct WriterState {
     /// Backends whose file is in place and that HAProxy has not.
     missing: Services,
     /// Backends whose file is in place and that HAProxy has, and how many servers are in those files.
@@ -260,7 +260,7 @@ struct Standing {
     haproxy_answers: bool,
 }
 
-impl Standing {
+impl WriterState {
     fn of(choice: Choice, placed: &Services) -> Self {
         let (mut missing, mut present, mut servers) = (Services::new(), Services::new(), 0);
         let mut haproxy_answers = true;

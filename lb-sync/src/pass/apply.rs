@@ -6,11 +6,11 @@ use std::time::Duration;
 use registry::name::ServiceName;
 use registry::time::Clock;
 
-use super::rhythm::GLANCE_EVERY;
+use super::schedule::PING_EVERY;
 use super::{COMMANDS_MAX, PassError, observe};
 use crate::haproxy::{Command, Dialogue, Reply, ServerState};
-use crate::plan::in_hand::InHand;
 use crate::plan::observed::{Observed, Touched};
+use crate::plan::pending::PendingPlan;
 use crate::plan::{Planner, Step};
 
 /// What came of a step.
@@ -33,22 +33,22 @@ const SLICE: Duration = Duration::from_millis(20);
 pub(super) async fn apply(
     dialogue: &mut Dialogue,
     planner: &mut Planner,
-    in_hand: &mut InHand,
+    pending: &mut PendingPlan,
     worker: u32,
     interrupted: impl Fn() -> bool,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<(), PassError> {
     let started = Clock.now();
-    let mut glanced = started;
-    while !in_hand.is_empty() && (Clock.now().since(started) < SLICE || !interrupted()) {
-        if Clock.now().since(glanced) >= GLANCE_EVERY {
+    let mut pinged = started;
+    while !pending.is_empty() && (Clock.now().since(started) < SLICE || !interrupted()) {
+        if Clock.now().since(pinged) >= PING_EVERY {
             let info = observe::info(dialogue).await?;
             if info.stopping || info.pid != worker {
                 return Err(PassError::Replaced);
             }
-            glanced = Clock.now();
+            pinged = Clock.now();
         }
-        let batch = in_hand.take(COMMANDS_MAX);
+        let batch = pending.take(COMMANDS_MAX);
         let sent = Clock.now();
         let answers = dialogue.ask(batch.iter().flat_map(|step| &step.commands)).await?;
         let took = Clock.now().since(sent);
@@ -96,14 +96,14 @@ fn settle<'a>(
     let refused = replies.filter(|(_, reply)| *reply != Reply::Ok).last();
     let id = &step.id;
     let Some((command, reply)) = refused else {
-        planner.note_success(id);
+        planner.record_success(id);
         return None;
     };
     let said = match &reply {
         Reply::Other(text) => text.to_string(),
         known => format!("{known:?}"),
     };
-    let news = planner.note_refusal(Clock.now(), id, &said);
+    let news = planner.record_refusal(Clock.now(), id, &said);
     match reply {
         // A connection that has not closed yet, or a view of HAProxy that was out of date: put right by the next plan.
         Reply::StillHasConnections | Reply::AlreadyExists | Reply::NoSuchServer | Reply::NotInMaint => {

@@ -9,7 +9,7 @@ use crate::haproxy::answer::info::Version;
 use crate::haproxy::{BackendName, Dialogue, Reply};
 use crate::plan::backends;
 use crate::plan::observed::Observed;
-use crate::status::{Journal, Totals};
+use crate::status::{Journal, Metrics};
 use crate::view::{Scope, View};
 
 /// Whether this HAProxy has `add backend` outside of experimental mode.
@@ -48,7 +48,7 @@ impl BackendMaker {
         defaults: &BackendName,
         (view, scope): (&View, &Scope),
         observed: &mut Observed,
-        (journal, totals): (&Journal, &mut Totals),
+        (journal, totals): (&Journal, &mut Metrics),
     ) -> Result<(), PassError> {
         let missing = backends::missing(view, observed, scope);
         let missing: BTreeSet<ServiceName> = missing.difference(&self.refused).cloned().collect();

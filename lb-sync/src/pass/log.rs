@@ -8,8 +8,8 @@ use registry::time::{Clock, Tick};
 
 use super::apply::{Outcome, deed};
 use crate::haproxy::{Command, ServerState};
-use crate::plan::{Step, Why};
-use crate::status::{Effect, Happening, Journal, Totals};
+use crate::plan::{Cause, Step};
+use crate::status::{Effect, Journal, JournalEvent, Metrics};
 use crate::view::View;
 
 /// Logs and counts every step, and remembers the latest steps.
@@ -17,7 +17,7 @@ use crate::view::View;
 pub(super) fn note(
     outcomes: &[Outcome],
     (view, arrived): (&View, &BTreeMap<InstanceId, Tick>),
-    totals: &mut Totals,
+    totals: &mut Metrics,
     journal: &Journal,
 ) {
     let now = Clock.now();
@@ -37,7 +37,7 @@ pub(super) fn note(
     // Of thousands at once the ring keeps the last: the others need not be written down.
     let latest = outcomes.len().saturating_sub(crate::status::HAPPENINGS_MAX);
     for Outcome { step, refused, took } in outcomes.iter().skip(latest) {
-        journal.note(Happening {
+        journal.note(JournalEvent {
             at: String::new(),
             instance: Some(step.id.to_string()),
             what: deed(&step.commands).into(),
@@ -53,7 +53,7 @@ pub(super) fn note(
 /// Why, and where an operator wants it so, who and what for.
 fn why(view: &View, step: &Step) -> String {
     let text = step.why.text();
-    let asked = matches!(step.why, Why::Leaving | Why::Maintenance);
+    let asked = matches!(step.why, Cause::Leaving | Cause::Maintenance);
     match view.override_of(&step.id).filter(|wish| asked && wish.mode.is_some()) {
         None => text.into(),
         Some(wish) => {

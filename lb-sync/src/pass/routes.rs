@@ -7,7 +7,7 @@ use super::{COMMANDS_MAX, PassError, observe};
 use crate::haproxy::{Command, Dialogue, Reply};
 use crate::plan::observed::Observed;
 use crate::plan::routes::{self, Routes};
-use crate::status::{Happening, Journal, Totals};
+use crate::status::{Journal, JournalEvent, Metrics};
 use crate::view::View;
 
 /// What is known of routes.
@@ -59,7 +59,7 @@ impl RouteKeeper {
         in_sync: bool,
         observed: &mut Observed,
         journal: &Journal,
-        totals: &mut Totals,
+        totals: &mut Metrics,
     ) -> Result<(), PassError> {
         let commands = routes::difference(&self.routes, observed, in_sync);
         if commands.is_empty() {
@@ -76,7 +76,7 @@ impl RouteKeeper {
 }
 
 /// Tells what came of a command that concerns no single server.
-pub(super) fn note(command: &Command, reply: &Reply, journal: &Journal, totals: &mut Totals) {
+pub(super) fn note(command: &Command, reply: &Reply, journal: &Journal, totals: &mut Metrics) {
     let refused = match reply {
         Reply::Ok => None,
         Reply::Other(text) => Some(text.to_string()),
@@ -87,11 +87,11 @@ pub(super) fn note(command: &Command, reply: &Reply, journal: &Journal, totals: 
         None => tracing::info!(%command, "{}", command.kind()),
         Some(said) => tracing::error!(%command, said, "HAProxy refused; tried again at the next audit"),
     }
-    journal.note(Happening {
+    journal.note(JournalEvent {
         what: command.kind().into(),
         why: "the registry's routes and services".into(),
         commands: vec![command.to_string()],
         refused,
-        ..Happening::default()
+        ..JournalEvent::default()
     });
 }

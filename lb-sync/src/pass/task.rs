@@ -16,20 +16,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::backends::{self, BackendMaker};
-use super::rhythm::{Due, Rhythm};
 use super::routes::RouteKeeper;
+use super::schedule::{Due, Schedule};
 use super::{PassError, apply, log, observe};
 use crate::files::Files;
 use crate::haproxy::answer::info::Info;
 use crate::haproxy::{BackendName, Dialogue, DialogueError};
 use crate::notify::{self, Manager};
 use crate::plan::ids::Ids;
-use crate::plan::in_hand::InHand;
 use crate::plan::observed::Observed;
+use crate::plan::pending::PendingPlan;
 use crate::plan::{Planner, Policy};
 use crate::snapshot::{self, Snapshot};
-use crate::status::{Desk, Happening, Pulse, Report, Totals};
-use crate::tell::{Condition, Teller};
+use crate::status::{JournalEvent, Metrics, PassProgress, Report, StatusPublisher};
+use crate::tell::{Publisher, SyncCondition};
 use crate::view::{GuardPolicy, Scope, View};
 
 /// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.
@@ -60,15 +60,15 @@ pub struct Pass {
     view: View,
     observed: Observed,
     planner: Planner,
-    rhythm: Rhythm,
+    schedule: Schedule,
     dialogue: Option<Dialogue>,
     /// The worker that is known.
     worker: Option<Info>,
-    teller: Teller,
+    publisher: Publisher,
     manager: Manager,
     session: Session,
     /// Questions to etcd about the leases of suspects.
-    inquiries: JoinSet<Vec<(InstanceId, LeaseId)>>,
+    lease_checks: JoinSet<Vec<(InstanceId, LeaseId)>>,
     /// Copies of the view for the disk.
     snapshots: watch::Sender<Option<Snapshot>>,
     /// Told what the files should say.
@@ -78,12 +78,12 @@ pub struct Pass {
     /// Instances to look at in the next pass.
     dirty: Scope,
     /// What is planned and not done yet.
-    in_hand: InHand,
+    pending: PendingPlan,
     routes: RouteKeeper,
     backends: BackendMaker,
     /// Who asks how things stand.
-    desk: Desk,
-    totals: Totals,
+    status: StatusPublisher,
+    totals: Metrics,
     /// When the changes that are to be passed for were taken up.
     arrived: BTreeMap<InstanceId, Tick>,
     /// How often anything was learnt of HAProxy.
@@ -109,7 +109,12 @@ enum Input {
 impl Pass {
     /// Knows nothing yet but for the snapshot.
     #[must_use]
-    pub fn new(mut config: PassConfig, session: Session, teller: Teller, desk: Desk) -> Self {
+    pub fn new(
+        mut config: PassConfig,
+        session: Session,
+        publisher: Publisher,
+        status: StatusPublisher,
+    ) -> Self {
         let mut view = View::guarded(config.prefix.clone(), config.guard);
         if let Some(snapshot) = config.snapshot.take() {
             let instances = snapshot.instances.len();
@@ -120,22 +125,22 @@ impl Pass {
             view,
             observed: Observed::default(),
             planner: Planner::new(config.policy),
-            rhythm: Rhythm::new(Clock.now(), fastrand::u64(..)),
+            schedule: Schedule::new(Clock.now(), fastrand::u64(..)),
             dialogue: None,
             worker: None,
-            teller,
+            publisher,
             manager: Manager::of_this_process(),
             session,
-            inquiries: JoinSet::new(),
+            lease_checks: JoinSet::new(),
             snapshots: watch::Sender::default(),
             files: Files::default(),
             copied: (0, Tick::default()),
             dirty: Scope::none(),
-            in_hand: InHand::default(),
+            pending: PendingPlan::default(),
             routes: RouteKeeper::default(),
             backends: BackendMaker::default(),
-            desk,
-            totals: Totals::default(),
+            status,
+            totals: Metrics::default(),
             arrived: BTreeMap::new(),
             reads: 0,
             passed: None,
@@ -160,33 +165,33 @@ impl Pass {
                 event = instances.recv() => event.map_or(Input::Shutdown, Input::Instances),
                 event = overrides.recv() => event.map_or(Input::Shutdown, Input::Overrides),
                 error = closed(&mut self.dialogue) => Input::HaproxyGone(error),
-                Some(Ok(living)) = self.inquiries.join_next() => Input::LeasesLive(living),
+                Some(Ok(living)) = self.lease_checks.join_next() => Input::LeasesLive(living),
                 () = self.files.asked() => Input::Woke,
-                asker = self.desk.asked() => Input::Asked(asker),
+                asker = self.status.asked() => Input::Asked(asker),
                 () = Clock.until(Some(wake_at)) => Input::Woke,
             };
             if matches!(input, Input::Shutdown) {
                 notify::stopping();
-                return self.teller.leave().await;
+                return self.publisher.leave().await;
             }
             if let Input::Asked(asker) = input {
                 // Whoever asked may have gone.
                 let _ = asker.send(Arc::new(self.report()));
                 continue;
             }
-            self.take_in(input);
+            self.handle(input);
             // Whatever came while the last pass ran is one burst: taken in as a whole.
             while let Ok(event) = instances.try_recv() {
-                self.take_in(Input::Instances(event));
+                self.handle(Input::Instances(event));
             }
             while let Ok(event) = overrides.try_recv() {
-                self.take_in(Input::Overrides(event));
+                self.handle(Input::Overrides(event));
             }
-            self.inquire();
+            self.check_leases();
             self.keep_up().await;
             self.make_backends().await;
             self.pass(|| !instances.is_empty() || !overrides.is_empty() || shutdown.is_cancelled()).await;
-            if self.dirty.is_empty() && self.in_hand.is_empty() {
+            if self.dirty.is_empty() && self.pending.is_empty() {
                 self.arrived.clear();
             }
             self.keep_routes().await;
@@ -217,10 +222,10 @@ impl Pass {
         [planned, self.view.wake_at(), self.files.wake_at()]
             .into_iter()
             .flatten()
-            .fold(self.rhythm.wake_at(), Tick::min)
+            .fold(self.schedule.wake_at(), Tick::min)
     }
 
-    fn take_in(&mut self, input: Input) {
+    fn handle(&mut self, input: Input) {
         let now = Clock.now();
         let was_in_sync = self.view.in_sync();
         if let Input::Instances(Event::OutOfSync) | Input::Overrides(Event::OutOfSync) = input {
@@ -254,10 +259,10 @@ impl Pass {
             self.dirty = Scope::All;
             self.routes.again();
             let instances = self.view.instances().len();
-            self.desk.changed();
+            self.status.changed();
             if was_in_sync {
                 self.totals.out_of_sync += 1;
-                self.desk
+                self.status
                     .journal
                     .say("out of sync with etcd", "all stay served, nothing is drained or deleted");
                 tracing::warn!(
@@ -265,7 +270,7 @@ impl Pass {
                     "out of sync with etcd: all stay served, nothing is drained or deleted"
                 );
             } else {
-                self.desk.journal.say("in sync with etcd", format!("instances: {instances}"));
+                self.status.journal.say("in sync with etcd", format!("instances: {instances}"));
                 tracing::info!(instances, "in sync with etcd");
             }
         }
@@ -296,13 +301,13 @@ impl Pass {
     }
 
     /// Asks etcd whether the leases of new suspects live: then their keys were deleted on purpose.
-    fn inquire(&mut self) {
-        let questions = self.view.take_questions();
+    fn check_leases(&mut self) {
+        let questions = self.view.take_lease_queries();
         if questions.is_empty() {
             return;
         }
         let session = self.session.clone();
-        self.inquiries.spawn(async move {
+        self.lease_checks.spawn(async move {
             let mut living = Vec::new();
             for (id, lease) in questions {
                 // Unanswered, it stays a suspect: that is what a guard is for.
@@ -316,13 +321,13 @@ impl Pass {
 
     /// Does what is due without anything having happened.
     async fn keep_up(&mut self) {
-        let Some(due) = self.rhythm.due(Clock.now()) else {
+        let Some(due) = self.schedule.due(Clock.now()) else {
             return;
         };
         let kept_up = match due {
             Due::Connect => self.connect().await,
             Due::Audit => self.audit().await,
-            Due::Glance => self.glance().await,
+            Due::Ping => self.ping().await,
         };
         if let Err(error) = kept_up {
             self.lost(&error);
@@ -351,17 +356,17 @@ impl Pass {
             tracing::warn!(instance = %id, "the audit found that somebody else has changed this server");
             self.totals.audit_findings += 1;
             let (what, why) = ("changed by somebody else".into(), "found by the audit".into());
-            self.desk.journal.note(Happening {
+            self.status.journal.note(JournalEvent {
                 instance: Some(id.to_string()),
                 what,
                 why,
-                ..Happening::default()
+                ..JournalEvent::default()
             });
         }
         Ok(())
     }
 
-    async fn glance(&mut self) -> Result<(), PassError> {
+    async fn ping(&mut self) -> Result<(), PassError> {
         let Some(dialogue) = &mut self.dialogue else {
             return Ok(());
         };
@@ -370,7 +375,7 @@ impl Pass {
         if info.stopping || !known {
             return Err(PassError::Replaced);
         }
-        self.rhythm.glanced(Clock.now());
+        self.schedule.pinged(Clock.now());
         Ok(())
     }
 
@@ -383,7 +388,7 @@ impl Pass {
         if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
             let backends = observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
-            self.desk.journal.say("HAProxy answers", format!("{}, process {}", info.version, info.pid));
+            self.status.journal.say("HAProxy answers", format!("{}, process {}", info.version, info.pid));
             self.planner.start_anew(&info.version);
             self.backends.start_anew();
         }
@@ -397,7 +402,7 @@ impl Pass {
         self.planner.learn(Clock.now(), &observed, &news);
         self.observed = observed;
         self.trouble.clear();
-        self.rhythm.read_all(Clock.now());
+        self.schedule.read_all(Clock.now());
         Ok(news)
     }
 
@@ -409,7 +414,7 @@ impl Pass {
             return;
         };
         self.reads += 1;
-        let (asked, kept) = ((&self.view, &self.dirty), (&self.desk.journal, &mut self.totals));
+        let (asked, kept) = ((&self.view, &self.dirty), (&self.status.journal, &mut self.totals));
         let made = self.backends.make(dialogue, defaults, asked, &mut self.observed, kept).await;
         if let Err(error) = made {
             self.lost(&error);
@@ -425,7 +430,7 @@ impl Pass {
         let in_sync = self.view.in_sync();
         let kept = self
             .routes
-            .keep(dialogue, in_sync, &mut self.observed, &self.desk.journal, &mut self.totals)
+            .keep(dialogue, in_sync, &mut self.observed, &self.status.journal, &mut self.totals)
             .await;
         if let Err(error) = kept {
             self.lost(&error);
@@ -447,16 +452,16 @@ impl Pass {
         if !scope.is_empty() {
             self.totals.passes += 1;
             self.passed = Some(Clock.now());
-            self.desk.changed();
+            self.status.changed();
         }
         for round in 0..ROUNDS_MAX {
             // At least one round: a registry that never rests must not keep us from acting.
-            if (scope.is_empty() && self.in_hand.is_empty()) || (round > 0 && interrupted()) {
+            if (scope.is_empty() && self.pending.is_empty()) || (round > 0 && interrupted()) {
                 break;
             }
             self.manager.alive(Clock.now());
             let mut plan = self.planner.plan(Clock.now(), &self.view, &self.observed, &scope);
-            self.in_hand.replan(&scope, std::mem::take(&mut plan.steps));
+            self.pending.replace(&scope, std::mem::take(&mut plan.steps));
             let mut again = Scope::none();
             for id in &plan.foreign {
                 tracing::error!(
@@ -464,17 +469,17 @@ impl Pass {
                     "not served: HAProxy has a server of that name that lb-sync did not make\n  remove it from the configuration, or give the instance another name"
                 );
             }
-            self.teller.acks(&plan.acks).await;
+            self.publisher.acks(&plan.acks).await;
             for id in &plan.failed {
                 tracing::warn!(instance = %id, "a suspect fails HAProxy's check: it is gone");
                 again.extend(self.view.check_failed(id));
                 let (what, why) =
                     ("no longer kept as a suspect".into(), "HAProxy's own check of it fails".into());
-                self.desk.journal.note(Happening {
+                self.status.journal.note(JournalEvent {
                     instance: Some(id.to_string()),
                     what,
                     why,
-                    ..Happening::default()
+                    ..JournalEvent::default()
                 });
             }
             match self.carry_out(&plan.reads, &interrupted).await {
@@ -501,14 +506,14 @@ impl Pass {
         let (Some(dialogue), Some(worker)) = (&mut self.dialogue, &self.worker) else {
             return Ok(BTreeSet::new());
         };
-        if self.in_hand.is_empty() && reads.is_empty() {
+        if self.pending.is_empty() && reads.is_empty() {
             return Ok(BTreeSet::new());
         }
         self.reads += 1;
         self.files.cover(self.planner.ids_mut()).await;
-        let (planner, in_hand, mut outcomes) = (&mut self.planner, &mut self.in_hand, Vec::new());
-        let applied = apply::apply(dialogue, planner, in_hand, worker.pid, interrupted, &mut outcomes).await;
-        log::note(&outcomes, (&self.view, &self.arrived), &mut self.totals, &self.desk.journal);
+        let (planner, pending, mut outcomes) = (&mut self.planner, &mut self.pending, Vec::new());
+        let applied = apply::apply(dialogue, planner, pending, worker.pid, interrupted, &mut outcomes).await;
+        log::note(&outcomes, (&self.view, &self.arrived), &mut self.totals, &self.status.journal);
         applied?;
         // An empty reply proves nothing: what was touched is read back.
         let servers = apply::servers(&outcomes, &self.observed);
@@ -522,13 +527,13 @@ impl Pass {
     fn lost(&mut self, error: &PassError) {
         if self.dialogue.take().is_some() {
             self.totals.haproxy_lost += 1;
-            self.desk.changed();
-            self.desk.journal.say("HAProxy is lost", error.to_string());
+            self.status.changed();
+            self.status.journal.say("HAProxy is lost", error.to_string());
         }
         // Planned for what is there no more; all is planned anew once it is read.
-        self.in_hand = InHand::default();
+        self.pending = PendingPlan::default();
         self.reads += 1;
-        self.rhythm.lost(Clock.now());
+        self.schedule.lost(Clock.now());
         let text = error.to_string();
         if text != self.trouble {
             tracing::warn!("{text}");
@@ -538,14 +543,15 @@ impl Pass {
 
     /// How everything stands.
     fn report(&self) -> Report {
-        let pulse = Pulse { generation: self.desk.generation(), passed: self.passed, read_at: self.read_at };
-        let teller = &self.teller;
-        let told = (teller.balancer(), teller.known());
+        let pulse =
+            PassProgress { generation: self.status.generation(), passed: self.passed, read_at: self.read_at };
+        let publisher = &self.publisher;
+        let told = (publisher.balancer(), publisher.known());
         Report::of(&self.condition(), &self.planner, told, &self.totals, pulse)
     }
 
-    fn condition(&self) -> Condition<'_> {
-        Condition {
+    fn condition(&self) -> SyncCondition<'_> {
+        SyncCondition {
             now: Clock.now(),
             view: &self.view,
             observed: &self.observed,
@@ -555,14 +561,14 @@ impl Pass {
     }
 
     async fn tell(&mut self) {
-        let condition = Condition {
+        let condition = SyncCondition {
             now: Clock.now(),
             view: &self.view,
             observed: &self.observed,
             reads: self.reads,
             worker: self.dialogue.as_ref().and(self.worker.as_ref()),
         };
-        self.teller.tell(&condition).await;
+        self.publisher.tell(&condition).await;
         self.manager.tell(&condition);
     }
 }

@@ -32,7 +32,7 @@ const INFLIGHT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Why a server is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub enum Cause {
     /// It is registered and up.
     Up,
     /// It says that it is unhealthy.
@@ -51,7 +51,7 @@ pub enum Why {
     TimeUp,
 }
 
-impl Why {
+impl Cause {
     /// For people.
     #[must_use]
     pub fn text(self) -> &'static str {
@@ -123,7 +123,7 @@ pub struct Decision {
     /// In this order; empty if it is as it should be, or there is something to wait for.
     pub commands: Vec<Command>,
     /// Why.
-    pub why: Why,
+    pub why: Cause,
     /// What to tell the registry.
     pub ack: Ack,
     /// What is in flight must be read before more can be decided.
@@ -133,15 +133,15 @@ pub struct Decision {
 }
 
 impl Decision {
-    fn settled(why: Why, ack: Ack) -> Self {
+    fn settled(why: Cause, ack: Ack) -> Self {
         Self { commands: vec![], why, ack, read_sessions: false, wake_at: None }
     }
 
-    fn act(why: Why, commands: Vec<Command>) -> Self {
+    fn act(why: Cause, commands: Vec<Command>) -> Self {
         Self { commands, ..Self::settled(why, Ack::Keep) }
     }
 
-    fn wait(why: Why, ack: Ack, until: Tick) -> Self {
+    fn wait(why: Cause, ack: Ack, until: Tick) -> Self {
         Self { wake_at: Some(until), ..Self::settled(why, ack) }
     }
 }
@@ -151,20 +151,20 @@ impl Decision {
 pub fn decide(case: &Case<'_>) -> Decision {
     let drained = Ack::Tell(Some(AckState::Drained));
     if let Some(until) = case.memory.left_alone_until(case.now) {
-        return Decision::wait(Why::Up, Ack::Keep, until);
+        return Decision::wait(Cause::Up, Ack::Keep, until);
     }
     match (case.target, case.server) {
-        (None, None) => Decision::settled(Why::Gone, Ack::Tell(None)),
+        (None, None) => Decision::settled(Cause::Gone, Ack::Tell(None)),
         // Somebody else's server: not touched, and no instance is served in its place.
-        (_, Some(_)) if !case.ours => Decision::settled(Why::Gone, Ack::Tell(None)),
-        (_, Some(_)) if case.from_disk => Decision::settled(Why::Up, Ack::Keep),
+        (_, Some(_)) if !case.ours => Decision::settled(Cause::Gone, Ack::Tell(None)),
+        (_, Some(_)) if case.from_disk => Decision::settled(Cause::Up, Ack::Keep),
         (Some(target), None) if target.mode == Mode::Serve => add(case, target),
         (Some(target), None) if target.mode == Mode::Suspect => add(case, target),
-        (Some(_), None) => Decision::settled(Why::Leaving, drained),
+        (Some(_), None) => Decision::settled(Cause::Leaving, drained),
         (Some(target), Some(server)) => match target.mode {
             Mode::Serve => serve(case, target, server),
-            Mode::Down => out(case, server, Why::Down),
-            Mode::Maintenance => out(case, server, Why::Maintenance),
+            Mode::Down => out(case, server, Cause::Down),
+            Mode::Maintenance => out(case, server, Cause::Maintenance),
             Mode::Leave { sticky } => leave(case, server, sticky),
             Mode::Suspect => suspect(case, target, server),
         },
@@ -190,7 +190,7 @@ fn add(case: &Case<'_>, target: &Target) -> Decision {
     if waits && !options.init_down {
         commands.push(Command::HealthDown { server: server() });
     }
-    Decision::act(if suspect { Why::Suspect } else { Why::Up }, commands)
+    Decision::act(if suspect { Cause::Suspect } else { Cause::Up }, commands)
 }
 
 fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
@@ -213,12 +213,12 @@ fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         }
     }
     if !commands.is_empty() {
-        return Decision::act(Why::Up, commands);
+        return Decision::act(Cause::Up, commands);
     }
     if is.op == OpState::Stopped && is.check.is_configured() {
         return await_check(case, is);
     }
-    Decision::settled(Why::Up, Ack::Tell(Some(AckState::Serving)))
+    Decision::settled(Cause::Up, Ack::Tell(Some(AckState::Serving)))
 }
 
 /// In rotation by our word, and HAProxy's own check finds it down (yet): not said to be serving before it is.
@@ -226,28 +226,28 @@ fn await_check(case: &Case<'_>, is: &Server) -> Decision {
     let since = case.memory.down_since.unwrap_or(case.now);
     let poll = (case.now.since(since) / 4).clamp(DOWN_POLL_MIN, DOWN_POLL_MAX);
     match is.sessions.map(|read| read.read_at.plus(poll)) {
-        Some(next) if case.now < next => Decision::wait(Why::Up, Ack::Keep, next),
-        _ => Decision { read_sessions: true, ..Decision::settled(Why::Up, Ack::Keep) },
+        Some(next) if case.now < next => Decision::wait(Cause::Up, Ack::Keep, next),
+        _ => Decision { read_sessions: true, ..Decision::settled(Cause::Up, Ack::Keep) },
     }
 }
 
 /// Sticky clients may stay a while: DRAIN first.
 fn leave(case: &Case<'_>, is: &Server, sticky: Duration) -> Decision {
     if sticky.is_zero() || is.admin.is_maint() {
-        return out(case, is, Why::Leaving);
+        return out(case, is, Cause::Leaving);
     }
     if !is.admin.is_drain() {
-        return restrict(case, Why::Leaving, ServerState::Drain);
+        return restrict(case, Cause::Leaving, ServerState::Drain);
     }
     let end = case.memory.drain_since.unwrap_or(case.now).plus(sticky);
     if case.now < end {
-        return Decision::wait(Why::Leaving, Ack::Tell(Some(AckState::Draining)), end);
+        return Decision::wait(Cause::Leaving, Ack::Tell(Some(AckState::Draining)), end);
     }
-    out(case, is, Why::Leaving)
+    out(case, is, Cause::Leaving)
 }
 
 /// No traffic: MAINT, and then what is in flight finishes.
-fn out(case: &Case<'_>, is: &Server, why: Why) -> Decision {
+fn out(case: &Case<'_>, is: &Server, why: Cause) -> Decision {
     if !is.admin.is_maint() {
         return restrict(case, why, ServerState::Maint);
     }
@@ -266,27 +266,27 @@ fn suspect(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         if is.check.is_enabled() {
             commands.push(Command::HealthDown { server: server() });
         }
-        return Decision::act(Why::Suspect, commands);
+        return Decision::act(Cause::Suspect, commands);
     }
     let poll = if is.op == OpState::Stopped { SUSPECT_DOWN_POLL } else { SUSPECT_POLL };
     let Some(read) = is.sessions.filter(|read| case.now.since(read.read_at) < poll) else {
-        return Decision { read_sessions: true, ..Decision::settled(Why::Suspect, Ack::Keep) };
+        return Decision { read_sessions: true, ..Decision::settled(Cause::Suspect, Ack::Keep) };
     };
     let failed_at = case.memory.down_since.map(|since| since.plus(SUSPECT_DOWN_MAX));
     match failed_at {
-        Some(at) if case.now >= at => Decision::settled(Why::SuspectDown, Ack::Keep),
-        _ => Decision::wait(Why::Suspect, Ack::Keep, read.read_at.plus(poll)),
+        Some(at) if case.now >= at => Decision::settled(Cause::SuspectDown, Ack::Keep),
+        _ => Decision::wait(Cause::Suspect, Ack::Keep, read.read_at.plus(poll)),
     }
 }
 
 /// Not registered: MAINT, what is in flight finishes, and then it is deleted.
 fn remove(case: &Case<'_>, is: &Server) -> Decision {
     if !is.admin.is_maint() {
-        return restrict(case, Why::Gone, ServerState::Maint);
+        return restrict(case, Cause::Gone, ServerState::Maint);
     }
-    finish(case, is, Why::Gone, |case| {
+    finish(case, is, Cause::Gone, |case| {
         if !case.in_sync {
-            return Decision::settled(Why::Gone, Ack::Keep);
+            return Decision::settled(Cause::Gone, Ack::Keep);
         }
         let mut commands = vec![];
         if case.memory.refused > 0 {
@@ -297,12 +297,12 @@ fn remove(case: &Case<'_>, is: &Server) -> Decision {
             }));
         }
         commands.push(Command::DelServer { server: case.path.clone() });
-        Decision::act(Why::Gone, commands)
+        Decision::act(Cause::Gone, commands)
     })
 }
 
 /// Waits until nothing is in flight or time is up; what comes `then` is decided once either is so.
-fn finish(case: &Case<'_>, is: &Server, why: Why, then: impl FnOnce(&Case<'_>) -> Decision) -> Decision {
+fn finish(case: &Case<'_>, is: &Server, why: Cause, then: impl FnOnce(&Case<'_>) -> Decision) -> Decision {
     let since = case.memory.maint_since.unwrap_or(case.now);
     let end = since.plus(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT));
     let poll = if case.now.since(since) < POLL_FAST_FOR { POLL_FAST } else { POLL_SLOW };
@@ -320,12 +320,12 @@ fn finish(case: &Case<'_>, is: &Server, why: Why, then: impl FnOnce(&Case<'_>) -
     match case.memory.shut_at.map(|at| at.plus(SHUT_EVERY)) {
         Some(next) if case.now < next => Decision::wait(why, ack, sessions.read_at.plus(poll).min(next)),
         _ if !case.in_sync => Decision::settled(why, Ack::Keep),
-        _ => Decision::act(Why::TimeUp, vec![Command::ShutdownSessions { server: case.path.clone() }]),
+        _ => Decision::act(Cause::TimeUp, vec![Command::ShutdownSessions { server: case.path.clone() }]),
     }
 }
 
 /// Takes traffic away, if the view is current.
-fn restrict(case: &Case<'_>, why: Why, state: ServerState) -> Decision {
+fn restrict(case: &Case<'_>, why: Cause, state: ServerState) -> Decision {
     if !case.in_sync {
         return Decision::settled(why, Ack::Keep);
     }

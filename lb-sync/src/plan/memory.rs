@@ -34,7 +34,7 @@ pub struct Memory {
 
 impl Memory {
     /// Takes in what the server is now: since when it has been leaving, and how long it may take.
-    pub fn note_state(&mut self, now: Tick, server: Option<&Server>, target: Option<&Target>) {
+    pub fn record_state(&mut self, now: Tick, server: Option<&Server>, target: Option<&Target>) {
         let is = |state: fn(AdminState) -> bool| server.is_some_and(|server| state(server.admin));
         if let Some(target) = target {
             self.inflight = Some(target.inflight);
@@ -58,7 +58,7 @@ impl Memory {
     }
 
     /// HAProxy refused a command for this server. True if that is news.
-    pub fn note_refusal(&mut self, now: Tick, said: &str) -> bool {
+    pub fn record_refusal(&mut self, now: Tick, said: &str) -> bool {
         let wait = REFUSED_FIRST.saturating_mul(1 << self.refused.min(16)).min(REFUSED_MAX);
         self.refused = self.refused.saturating_add(1);
         self.refused_until = Some(now.plus(wait));
@@ -68,7 +68,7 @@ impl Memory {
     }
 
     /// A server of this name is there that lb-sync did not make. True if that is news.
-    pub fn note_foreign(&mut self) -> bool {
+    pub fn record_foreign(&mut self) -> bool {
         let said = "not ours";
         let news = self.refusal != said;
         said.clone_into(&mut self.refusal);
@@ -76,7 +76,7 @@ impl Memory {
     }
 
     /// HAProxy did what it was told.
-    pub fn note_success(&mut self) {
+    pub fn record_success(&mut self) {
         self.refused = 0;
         self.refused_until = None;
         self.refusal.clear();

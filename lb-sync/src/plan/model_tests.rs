@@ -125,9 +125,9 @@ impl World {
             left = left.saturating_sub(step.commands.len());
             match refused {
                 Some(reply) => {
-                    self.planner.note_refusal(self.now, &step.id, &format!("{reply:?}"));
+                    self.planner.record_refusal(self.now, &step.id, &format!("{reply:?}"));
                 }
-                None => self.planner.note_success(&step.id),
+                None => self.planner.record_success(&step.id),
             }
         }
     }

@@ -111,7 +111,7 @@ impl Observed {
         for name in backends.names {
             observed.backends.extend(service(&name).map(|service| (service, Backend::default())));
         }
-        observed.take_in(state);
+        observed.handle(state);
         observed
     }
 
@@ -124,7 +124,7 @@ impl Observed {
             Some(state) => {
                 let backend = self.backends.entry(service.clone()).or_default();
                 backend.servers.clear();
-                self.take_in(state);
+                self.handle(state);
             }
         }
     }
@@ -235,7 +235,7 @@ impl Observed {
         self.backends.get_mut(&id.service)?.servers.get_mut(&id.instance)
     }
 
-    fn take_in(&mut self, state: ServersState) {
+    fn handle(&mut self, state: ServersState) {
         let mut rows = state.servers.into_iter().peekable();
         while let Some(first) = rows.next() {
             // The rows of one backend stand together: its name is looked at once, not 10,000 times.

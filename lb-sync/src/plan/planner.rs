@@ -7,11 +7,11 @@ use registry::name::{InstanceId, ServiceName};
 use registry::record::AckState;
 use registry::time::Tick;
 
-use super::decide::{Ack, Case, Decision, Why, decide};
+use super::decide::{Ack, Case, Cause, Decision, decide};
 use super::ids::Ids;
 use super::memory::Memory;
 use super::observed::{Observed, Server};
-use super::restarting::{Restarting, Stand};
+use super::restarting::{AffinityPhase, Restarting};
 use super::target::{Mode, Target, target};
 use crate::haproxy::answer::flags::OpState;
 use crate::haproxy::answer::info::Version;
@@ -57,7 +57,7 @@ pub struct Step {
     /// Which instance.
     pub id: InstanceId,
     /// Why.
-    pub why: Why,
+    pub why: Cause,
     /// In this order.
     pub commands: Vec<Command>,
 }
@@ -83,9 +83,9 @@ impl Step {
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self.why {
-            Why::Up | Why::Suspect => Phase::Serve,
-            Why::Down | Why::Maintenance | Why::Leaving => Phase::Restrict,
-            Why::Gone | Why::SuspectDown | Why::TimeUp => {
+            Cause::Up | Cause::Suspect => Phase::Serve,
+            Cause::Down | Cause::Maintenance | Cause::Leaving => Phase::Restrict,
+            Cause::Gone | Cause::SuspectDown | Cause::TimeUp => {
                 let deletes = |command: &Command| matches!(command, Command::DelServer { .. });
                 if self.commands.iter().any(deletes) { Phase::Delete } else { Phase::Restrict }
             }
@@ -217,14 +217,14 @@ impl Planner {
     }
 
     /// HAProxy refused a command for `id`, saying `said`. True if that is news.
-    pub fn note_refusal(&mut self, now: Tick, id: &InstanceId, said: &str) -> bool {
-        self.memories.entry(id.clone()).or_default().note_refusal(now, said)
+    pub fn record_refusal(&mut self, now: Tick, id: &InstanceId, said: &str) -> bool {
+        self.memories.entry(id.clone()).or_default().record_refusal(now, said)
     }
 
     /// HAProxy took all commands for `id`.
-    pub fn note_success(&mut self, id: &InstanceId) {
+    pub fn record_success(&mut self, id: &InstanceId) {
         if let Some(memory) = self.memories.get_mut(id) {
-            memory.note_success();
+            memory.record_success();
         }
     }
 
@@ -245,7 +245,7 @@ impl Planner {
         let target = target(view, &id);
         if !observed.backends.contains_key(&id.service) {
             // Not served here: nothing to do, and nothing to say.
-            self.restarting.step(now, &id, Stand::Ended, false);
+            self.restarting.step(now, &id, AffinityPhase::Ended, false);
             self.forget(&id);
             plan.acks.push((id, None));
             return;
@@ -253,10 +253,10 @@ impl Planner {
         let server = observed.server(&id);
         let ours = server.is_some_and(|server| self.ids.is_ours(server.id));
         if target.is_none() && !ours {
-            let stand = if server.is_some() { Stand::Ended } else { Stand::Away };
-            match self.relist(now, observed, &id, stand) {
+            let stand = if server.is_some() { AffinityPhase::Ended } else { AffinityPhase::Away };
+            match self.sync_restarting_map(now, observed, &id, stand) {
                 Some(command) => {
-                    plan.steps.push(Step { id: id.clone(), why: Why::Gone, commands: vec![command] });
+                    plan.steps.push(Step { id: id.clone(), why: Cause::Gone, commands: vec![command] });
                 }
                 None => self.forget(&id),
             }
@@ -267,8 +267,8 @@ impl Planner {
             return; // Two thousand million ids are used up.
         };
         let memory = self.memories.entry(id.clone()).or_default();
-        memory.note_state(now, server, target.as_ref());
-        if server.is_some() && !ours && memory.note_foreign() {
+        memory.record_state(now, server, target.as_ref());
+        if server.is_some() && !ours && memory.record_foreign() {
             plan.foreign.push(id.clone());
         }
         let path = ServerPath::from(&id);
@@ -285,10 +285,10 @@ impl Planner {
             policy: &self.policy,
         };
         let Decision { mut commands, why, ack, read_sessions, wake_at } = decide(&case);
-        if why == Why::TimeUp {
+        if why == Cause::TimeUp {
             memory.shut_at = Some(now);
         }
-        if why == Why::SuspectDown {
+        if why == Cause::SuspectDown {
             plan.failed.push(id.clone());
         }
         self.agenda.extend(wake_at.map(|at| (at, id.clone())));
@@ -299,10 +299,10 @@ impl Planner {
             plan.acks.push((id.clone(), owner.zip(state)));
         }
         let stand = match server {
-            Some(_) if !ours => Stand::Ended,
+            Some(_) if !ours => AffinityPhase::Ended,
             server => stand(view, &id, target.as_ref(), server, &commands),
         };
-        if let Some(command) = self.relist(now, observed, &id, stand) {
+        if let Some(command) = self.sync_restarting_map(now, observed, &id, stand) {
             // First: the client that asks right after the server is out keeps its cookie.
             commands.insert(0, command);
         }
@@ -315,7 +315,13 @@ impl Planner {
     }
 
     /// The command that puts the name of `id` on its service's restarting map, or takes it off, where that is due.
-    fn relist(&mut self, now: Tick, observed: &Observed, id: &InstanceId, stand: Stand) -> Option<Command> {
+    fn sync_restarting_map(
+        &mut self,
+        now: Tick,
+        observed: &Observed,
+        id: &InstanceId,
+        stand: AffinityPhase,
+    ) -> Option<Command> {
         let map = observed.restarting.get(&id.service);
         let listed = map.is_some_and(|map| map.names.contains(&id.instance));
         let wanted = self.restarting.step(now, id, stand, listed);
@@ -344,18 +350,18 @@ fn stand(
     target: Option<&Target>,
     server: Option<&Server>,
     commands: &[Command],
-) -> Stand {
+) -> AffinityPhase {
     // Who leaves in order hands its clients over: they move once, and stay there.
     let leaves = target.is_some_and(|target| matches!(target.mode, Mode::Leave { .. } | Mode::Maintenance));
     let goes = |command: &Command| matches!(command, Command::SetState { state: ServerState::Maint, .. });
     let ordered = view.override_of(id).is_some_and(|wish| wish.mode.is_some());
-    if leaves || ordered || view.eclipsed_by(id).is_some() {
-        Stand::Ended
+    if leaves || ordered || view.shadowed_by(id).is_some() {
+        AffinityPhase::Ended
     } else if commands.iter().any(goes) {
-        Stand::Goes
+        AffinityPhase::Goes
     } else if server.is_some_and(|server| !server.admin.is_maint() && server.op != OpState::Stopped) {
-        Stand::Serves
+        AffinityPhase::Serves
     } else {
-        Stand::Away
+        AffinityPhase::Away
     }
 }

@@ -17,7 +17,7 @@ const AWAY_MAX: usize = 10_000;
 
 /// How an instance stands, as far as its clients are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stand {
+pub enum AffinityPhase {
     /// They are served by it.
     Serves,
     /// It is being taken out of traffic.
@@ -54,16 +54,16 @@ impl Restarting {
     }
 
     /// Whether `id`, which is `listed` or not, is to be, now that it stands like this.
-    pub fn step(&mut self, now: Tick, id: &InstanceId, stand: Stand, listed: bool) -> bool {
+    pub fn step(&mut self, now: Tick, id: &InstanceId, stand: AffinityPhase, listed: bool) -> bool {
         match stand {
-            Stand::Serves | Stand::Ended => {
+            AffinityPhase::Serves | AffinityPhase::Ended => {
                 self.away.remove(id);
             }
             // Whoever was listed before and goes again before it was back has the rest of its time.
-            Stand::Goes if self.away.len() < AWAY_MAX && !self.gap.is_zero() => {
+            AffinityPhase::Goes if self.away.len() < AWAY_MAX && !self.gap.is_zero() => {
                 self.away.entry(id.clone()).or_insert(now.plus(self.gap));
             }
-            Stand::Goes | Stand::Away => {}
+            AffinityPhase::Goes | AffinityPhase::Away => {}
         }
         let wanted = self.away.get(id).is_some_and(|until| now < *until);
         // Remembered for as long as it is listed: nobody else would come back to it.
@@ -102,41 +102,44 @@ mod tests {
     #[test]
     fn listed_from_its_going_until_it_serves_again() {
         let mut restarting = Restarting::new(GAP);
-        assert!(!restarting.step(at(0), &id(), Stand::Away, false), "nobody was there before");
-        assert!(restarting.step(at(0), &id(), Stand::Goes, false));
-        assert!(restarting.step(at(29), &id(), Stand::Away, true));
-        assert!(!restarting.step(at(29), &id(), Stand::Serves, true));
-        assert!(!restarting.step(at(29), &id(), Stand::Away, true), "back, and with it the time is over");
+        assert!(!restarting.step(at(0), &id(), AffinityPhase::Away, false), "nobody was there before");
+        assert!(restarting.step(at(0), &id(), AffinityPhase::Goes, false));
+        assert!(restarting.step(at(29), &id(), AffinityPhase::Away, true));
+        assert!(!restarting.step(at(29), &id(), AffinityPhase::Serves, true));
+        assert!(
+            !restarting.step(at(29), &id(), AffinityPhase::Away, true),
+            "back, and with it the time is over"
+        );
     }
 
     #[test]
     fn the_time_ends_and_does_not_begin_anew() {
         let mut restarting = Restarting::new(GAP);
-        restarting.step(at(0), &id(), Stand::Goes, false);
-        assert!(restarting.step(at(20), &id(), Stand::Goes, false));
-        assert!(!restarting.step(at(30), &id(), Stand::Away, true));
+        restarting.step(at(0), &id(), AffinityPhase::Goes, false);
+        assert!(restarting.step(at(20), &id(), AffinityPhase::Goes, false));
+        assert!(!restarting.step(at(30), &id(), AffinityPhase::Away, true));
         assert_eq!(
             (restarting.until(at(30), &id()), restarting.ids().count()),
             (None, 1),
             "to be struck off"
         );
-        assert!(!restarting.step(at(31), &id(), Stand::Away, false));
+        assert!(!restarting.step(at(31), &id(), AffinityPhase::Away, false));
         assert_eq!(restarting.ids().count(), 0);
     }
 
     #[test]
     fn an_order_ends_it_and_without_a_gap_nobody_is_listed() {
         let mut restarting = Restarting::new(GAP);
-        restarting.step(at(0), &id(), Stand::Goes, false);
-        assert!(!restarting.step(at(1), &id(), Stand::Ended, true));
-        assert!(!Restarting::new(Duration::ZERO).step(at(0), &id(), Stand::Goes, false));
+        restarting.step(at(0), &id(), AffinityPhase::Goes, false);
+        assert!(!restarting.step(at(1), &id(), AffinityPhase::Ended, true));
+        assert!(!Restarting::new(Duration::ZERO).step(at(0), &id(), AffinityPhase::Goes, false));
     }
 
     #[test]
     fn the_number_of_names_is_bounded() {
         let mut restarting = Restarting::new(GAP);
         for n in 0..=AWAY_MAX {
-            restarting.step(at(0), &format!("web/i-{n}").parse().unwrap(), Stand::Goes, false);
+            restarting.step(at(0), &format!("web/i-{n}").parse().unwrap(), AffinityPhase::Goes, false);
         }
         assert_eq!(restarting.ids().count(), AWAY_MAX);
     }

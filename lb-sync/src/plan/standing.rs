@@ -173,7 +173,7 @@ impl<'a> Situation<'a> {
         Self {
             record: view.instances().get(id).map(|registered| registered.record.state),
             wish: view.override_of(id).and_then(|wish| wish.mode),
-            eclipsed: view.eclipsed_by(id).is_some(),
+            eclipsed: view.shadowed_by(id).is_some(),
             suspect: view.is_suspect(id),
             has: Has::of(observed, ours, id),
         }

@@ -47,7 +47,7 @@ pub enum Mode {
 #[must_use]
 pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
     let registered = view.instances().get(id)?;
-    if view.eclipsed_by(id).is_some() {
+    if view.shadowed_by(id).is_some() {
         return None;
     }
     let record = &registered.record;

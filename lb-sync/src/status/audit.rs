@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::Happening;
+use super::JournalEvent;
 
 /// Happenings that wait for the disk. What comes while it is full is lost and said: HAProxy does not wait for a disk.
 pub(super) const WAITING_MAX: usize = 10_000;
@@ -15,7 +15,7 @@ pub(super) const WAITING_MAX: usize = 10_000;
 const TOGETHER_MAX: usize = 1_000;
 
 /// Appends to `file` whatever comes, until nothing can come any more.
-pub(super) async fn keep(file: PathBuf, mut news: mpsc::Receiver<Arc<Happening>>) {
+pub(super) async fn keep(file: PathBuf, mut news: mpsc::Receiver<Arc<JournalEvent>>) {
     let mut trouble = false;
     loop {
         let mut some = Vec::new();
@@ -37,7 +37,7 @@ pub(super) async fn keep(file: PathBuf, mut news: mpsc::Receiver<Arc<Happening>>
     }
 }
 
-fn append(path: &Path, some: &[Arc<Happening>]) -> io::Result<()> {
+fn append(path: &Path, some: &[Arc<JournalEvent>]) -> io::Result<()> {
     let mut text = Vec::new();
     for one in some {
         serde_json::to_writer(&mut text, &**one)?;
@@ -58,7 +58,7 @@ mod tests {
         std::fs::write(&path, "{}\n").unwrap();
         let (send, news) = mpsc::channel(WAITING_MAX);
         for n in 0..3 {
-            let one = Happening { what: format!("a\nb{n}"), ..Happening::default() };
+            let one = JournalEvent { what: format!("a\nb{n}"), ..JournalEvent::default() };
             send.send(Arc::new(one)).await.unwrap();
         }
         drop(send);

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 
 pub(super) use self::convert::reason;
 use self::select::Filter;
-use super::{Happening, Hub, Report};
+use super::{JournalEvent, Report, StatusHandle};
 
 /// Entries on a page, and in a part of a snapshot.
 const PAGE_MAX: usize = 1_000;
@@ -28,7 +28,7 @@ const WATCHES_MAX: usize = 128;
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
 /// The service, ready to be added to a server. Open watches end with `shutdown`.
-pub(super) fn server(hub: Hub, shutdown: CancellationToken) -> RegistryServer<RegistryService> {
+pub(super) fn server(hub: StatusHandle, shutdown: CancellationToken) -> RegistryServer<RegistryService> {
     let watches = Arc::new(Semaphore::new(WATCHES_MAX));
     RegistryServer::new(RegistryService { hub, shutdown, watches })
         .max_decoding_message_size(REQUEST_BYTES_MAX)
@@ -37,7 +37,7 @@ pub(super) fn server(hub: Hub, shutdown: CancellationToken) -> RegistryServer<Re
 /// Answers from reports.
 #[derive(Debug)]
 pub(super) struct RegistryService {
-    hub: Hub,
+    hub: StatusHandle,
     shutdown: CancellationToken,
     watches: Arc<Semaphore>,
 }
@@ -91,7 +91,8 @@ impl Registry for RegistryService {
     ) -> Result<Response<ListEventsResponse>, Status> {
         let instance = request.into_inner().instance;
         let latest = self.hub.journal.latest();
-        let of_it = |one: &&Arc<Happening>| instance.is_empty() || one.instance.as_ref() == Some(&instance);
+        let of_it =
+            |one: &&Arc<JournalEvent>| instance.is_empty() || one.instance.as_ref() == Some(&instance);
         let events = latest.iter().filter(of_it).map(|one| convert::event(one)).collect();
         Ok(Response::new(ListEventsResponse { events }))
     }

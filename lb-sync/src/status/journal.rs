@@ -12,7 +12,7 @@ pub(crate) const HAPPENINGS_MAX: usize = 500;
 
 /// One thing that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Happening {
+pub struct JournalEvent {
     /// When, RFC 3339.
     pub at: String,
     /// `service/instance`; null where it concerns all.
@@ -34,19 +34,19 @@ pub struct Happening {
 /// The ring. Clones are the same ring.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    ring: Arc<Mutex<VecDeque<Arc<Happening>>>>,
+    ring: Arc<Mutex<VecDeque<Arc<JournalEvent>>>>,
     /// Who writes it down.
-    file: Option<mpsc::Sender<Arc<Happening>>>,
+    file: Option<mpsc::Sender<Arc<JournalEvent>>>,
 }
 
 impl Journal {
     /// Hands everything on to `file` as well.
-    pub(super) fn written_to(file: Option<mpsc::Sender<Arc<Happening>>>) -> Self {
+    pub(super) fn written_to(file: Option<mpsc::Sender<Arc<JournalEvent>>>) -> Self {
         Self { ring: Arc::default(), file }
     }
 
     /// Remembers it, with the time of now.
-    pub fn note(&self, mut happening: Happening) {
+    pub fn note(&self, mut happening: JournalEvent) {
         happening.at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
         // Whoever panicked with the lock held left the ring whole: an element is pushed or not.
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,12 +64,12 @@ impl Journal {
 
     /// Something that concerns all.
     pub fn say(&self, what: impl Into<String>, why: impl Into<String>) {
-        self.note(Happening { what: what.into(), why: why.into(), ..Happening::default() });
+        self.note(JournalEvent { what: what.into(), why: why.into(), ..JournalEvent::default() });
     }
 
     /// All that is remembered, the latest first.
     #[must_use]
-    pub fn latest(&self) -> Vec<Arc<Happening>> {
+    pub fn latest(&self) -> Vec<Arc<JournalEvent>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Hub, page};
+use super::{StatusHandle, page};
 
 /// Browsers that look on at once.
 const VIEWERS_MAX: usize = 32;
@@ -35,7 +35,7 @@ impl Viewers {
     }
 
     /// The events, until the browser goes; `None` if there are too many already.
-    pub(super) fn follow(&self, hub: Hub) -> Option<ReceiverStream<Message>> {
+    pub(super) fn follow(&self, hub: StatusHandle) -> Option<ReceiverStream<Message>> {
         let place = Arc::clone(&self.room).try_acquire_owned().ok()?;
         let (stream, reader) = mpsc::channel(1);
         let shutdown = self.shutdown.clone();
@@ -51,7 +51,7 @@ impl Viewers {
     }
 }
 
-async fn tell(mut hub: Hub, stream: &mpsc::Sender<Message>) {
+async fn tell(mut hub: StatusHandle, stream: &mpsc::Sender<Message>) {
     let mut told = String::new();
     loop {
         let generation = *hub.news.borrow_and_update();

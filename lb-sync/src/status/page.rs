@@ -10,7 +10,7 @@ use registry::name::{InstanceId, ServiceName};
 use registry::time::Clock;
 
 use super::grpc::reason;
-use super::journal::Happening;
+use super::journal::JournalEvent;
 use super::report::{InstanceReport, Report};
 use super::spark::{Spark, spark};
 use super::traffic::Traffic;
@@ -38,7 +38,7 @@ pub(super) const HEADERS: [(HeaderName, &str); 3] = [
 pub(super) fn render(
     report: &Report,
     traffic: &Traffic,
-    happenings: &[Arc<Happening>],
+    happenings: &[Arc<JournalEvent>],
 ) -> Result<String, minijinja::Error> {
     let content = Value::from_safe_string(content(report, traffic, happenings)?);
     let (balancer, version) = (report.balancer.as_str(), env!("CARGO_PKG_VERSION"));
@@ -49,7 +49,7 @@ pub(super) fn render(
 pub(super) fn content(
     report: &Report,
     traffic: &Traffic,
-    happenings: &[Arc<Happening>],
+    happenings: &[Arc<JournalEvent>],
 ) -> Result<String, minijinja::Error> {
     let mut room = INSTANCES_MAX;
     let named =
@@ -119,7 +119,7 @@ fn row(id: &InstanceId, one: &InstanceReport, traffic: &Traffic) -> Value {
         suspect_for_s => one.suspect_for.map(|left| left.as_secs()),
         reason => reason(one),
         weight => one.server.as_ref().map(|server| server.weight.get()),
-        sessions => counters.map(|counters| counters.in_hand),
+        sessions => counters.map(|counters| counters.pending),
         rate => counters.map(|counters| counters.rate),
         age => record.and_then(|record| age(record.registered_at.as_deref()?)),
         labels,
@@ -151,7 +151,7 @@ mod tests {
     use registry::time::Tick;
 
     use super::super::report::{HaproxyReport, RegistryReport};
-    use super::super::{Report, Totals};
+    use super::super::{Metrics, Report};
     use super::*;
     use crate::plan::standing::Reason;
     use crate::view::Registered;
@@ -167,7 +167,7 @@ mod tests {
             server: None,
             state: State::Up,
             reason: Reason::Suspect,
-            eclipsed_by: None,
+            shadowed_by: None,
             refusal: None,
         };
         Report {
@@ -186,7 +186,7 @@ mod tests {
             passed: None,
             services: BTreeMap::from([("web".parse().unwrap(), true)]),
             instances: BTreeMap::from([("web/web-1".parse().unwrap(), one)]),
-            totals: Totals::default(),
+            totals: Metrics::default(),
         }
     }
 
@@ -194,7 +194,7 @@ mod tests {
     fn a_suspect_is_on_the_page_and_nothing_from_a_record_is_html() {
         let hostile =
             r#"{"address":"10.0.0.5","port":80,"labels":{"<script>alert(1)</script>":"\"><img src=x>"}}"#;
-        let said = Happening { what: "added".into(), why: "<b>".into(), ..Happening::default() };
+        let said = JournalEvent { what: "added".into(), why: "<b>".into(), ..JournalEvent::default() };
         let page = render(&report(hostile), &Traffic::default(), &[Arc::new(said)]).unwrap();
         assert!(page.contains("suspect, 61 s left") && page.contains("in sync"), "{page}");
         assert!(

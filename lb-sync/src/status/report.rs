@@ -7,12 +7,12 @@ use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::record::OverrideRecord;
 use registry::time::Tick;
 
-use super::Totals;
+use super::Metrics;
 use crate::haproxy::ServerId;
 use crate::plan::Planner;
 use crate::plan::observed::Server;
 use crate::plan::standing::{Reason, Situation, State};
-use crate::tell::Condition;
+use crate::tell::SyncCondition;
 use crate::view::Registered;
 
 /// How everything stands.
@@ -35,13 +35,13 @@ pub struct Report {
     /// Everybody who has a record, or a server of ours.
     pub instances: BTreeMap<InstanceId, InstanceReport>,
     /// Counts since the start.
-    pub totals: Totals,
+    pub totals: Metrics,
 }
 
 /// How the pass gets on.
 #[derive(Clone, Copy, Debug)]
-pub struct Pulse {
-    /// What [`super::Desk::changed`] has told so far.
+pub struct PassProgress {
+    /// What [`super::StatusPublisher::changed`] has told so far.
     pub generation: u64,
     /// When the last pass was.
     pub passed: Option<Tick>,
@@ -93,7 +93,7 @@ pub struct InstanceReport {
     /// Why.
     pub reason: Reason,
     /// Who is served at its address in its stead.
-    pub eclipsed_by: Option<InstanceId>,
+    pub shadowed_by: Option<InstanceId>,
     /// What HAProxy said last, where it refused a command for it.
     pub refusal: Option<String>,
 }
@@ -102,13 +102,13 @@ impl Report {
     /// Draws it up: some milliseconds at 10,000 instances. `known` are the services that are or were registered.
     #[must_use]
     pub fn of(
-        condition: &Condition<'_>,
+        condition: &SyncCondition<'_>,
         planner: &Planner,
         (balancer, known): (&BalancerName, &BTreeSet<ServiceName>),
-        totals: &Totals,
-        pulse: Pulse,
+        totals: &Metrics,
+        pulse: PassProgress,
     ) -> Self {
-        let Condition { now, view, observed, worker, .. } = *condition;
+        let SyncCondition { now, view, observed, worker, .. } = *condition;
         let is_ours = |id: ServerId| planner.ids().is_ours(id);
         let ours = observed.backends.iter().flat_map(|(service, backend)| {
             let ours = backend.servers.iter().filter(|(_, server)| is_ours(server.id));
@@ -130,7 +130,7 @@ impl Report {
                 server: situation.has.server().cloned(),
                 state,
                 reason,
-                eclipsed_by: view.eclipsed_by(id).cloned(),
+                shadowed_by: view.shadowed_by(id).cloned(),
                 refusal: planner.refusal_of(id).map(str::to_owned),
             }
         };

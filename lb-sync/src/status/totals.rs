@@ -9,7 +9,7 @@ use crate::haproxy::Command;
 
 /// Counts since the start; they only grow.
 #[derive(Clone, Debug)]
-pub struct Totals {
+pub struct Metrics {
     /// Passes in which something was looked at.
     pub passes: u64,
     /// Times that everything was read from HAProxy anew: at each connection and audit.
@@ -41,7 +41,7 @@ fn histogram(name: &str, help: &str) -> Option<Histogram> {
     Histogram::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec())).ok()
 }
 
-impl Default for Totals {
+impl Default for Metrics {
     fn default() -> Self {
         let serving = histogram(
             "leasehold_lb_serving_seconds",
@@ -75,7 +75,7 @@ pub enum Effect {
     Removed,
 }
 
-impl Totals {
+impl Metrics {
     /// A change that was taken up `after` ago has come to HAProxy.
     pub fn took_effect(&mut self, effect: Effect, after: Duration) {
         let histogram = match effect {

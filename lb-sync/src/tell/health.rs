@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::health::Status;
 use registry::name::ServiceName;
 
-use super::Condition;
+use super::SyncCondition;
 use crate::haproxy::answer::flags::OpState;
 use crate::plan::observed::Backend;
 
@@ -15,8 +15,11 @@ use crate::plan::observed::Backend;
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// What to answer for each name.
-pub(super) fn statuses(condition: &Condition<'_>, known: &BTreeSet<ServiceName>) -> BTreeMap<String, Status> {
-    let Condition { view, observed, worker, .. } = condition;
+pub(super) fn statuses(
+    condition: &SyncCondition<'_>,
+    known: &BTreeSet<ServiceName>,
+) -> BTreeMap<String, Status> {
+    let SyncCondition { view, observed, worker, .. } = condition;
     let fresh = is_fresh(condition);
     let whole = worker.is_some() && view.in_sync();
     let services = known.iter().map(|service| {
@@ -27,7 +30,7 @@ pub(super) fn statuses(condition: &Condition<'_>, known: &BTreeSet<ServiceName>)
 }
 
 /// Whether the view is no older than its bound.
-pub(super) fn is_fresh(condition: &Condition<'_>) -> bool {
+pub(super) fn is_fresh(condition: &SyncCondition<'_>) -> bool {
     condition.view.heard().is_some_and(|heard| condition.now.since(heard) <= VIEW_AGE_MAX)
 }
 

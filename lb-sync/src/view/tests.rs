@@ -85,10 +85,10 @@ fn of_two_at_one_address_the_later_is_served() {
     let mut view = view(vec![entry("web/old", GOOD, 5, 5)]);
     let scope = view.fold_instances(NOW, put(entry("api/new", GOOD, 11, 11)));
     assert_eq!(scope, only(&["web/old", "api/new"]), "the change of one concerns the other");
-    assert_eq!(view.eclipsed_by(&id("web/old")), Some(&id("api/new")));
-    assert_eq!(view.eclipsed_by(&id("api/new")), None);
+    assert_eq!(view.shadowed_by(&id("web/old")), Some(&id("api/new")));
+    assert_eq!(view.shadowed_by(&id("api/new")), None);
     assert_eq!(view.fold_instances(NOW, delete("api/new", 12)), only(&["web/old", "api/new"]));
-    assert_eq!(view.eclipsed_by(&id("web/old")), None);
+    assert_eq!(view.shadowed_by(&id("web/old")), None);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn who_shares_an_address_with_a_suspect_is_looked_at_once_that_is_gone() {
         // Restored to a time before the later one.
         view.fold_instances(NOW, listed(2, vec![entry("web/old", GOOD, 1, 1)]));
         assert!(view.is_suspect(&id("api/new")));
-        assert_eq!(view.eclipsed_by(&id("web/old")), Some(&id("api/new")));
+        assert_eq!(view.shadowed_by(&id("web/old")), Some(&id("api/new")));
         view
     };
     assert_eq!(eclipsed().check_failed(&id("api/new")), only(&["web/old", "api/new"]));
@@ -107,14 +107,14 @@ fn who_shares_an_address_with_a_suspect_is_looked_at_once_that_is_gone() {
     let wish = Change::Put(Entry { key, value, lease: 0, create_revision: 3, mod_revision: 3 });
     let mut view = eclipsed();
     assert_eq!(view.fold_overrides(NOW, Event::Changed(vec![wish])), only(&["web/old", "api/new"]));
-    assert_eq!(view.eclipsed_by(&id("web/old")), None);
+    assert_eq!(view.shadowed_by(&id("web/old")), None);
 }
 
 #[test]
 fn one_owner_may_have_several_services_at_one_address() {
     let owned = r#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
     let view = view(vec![entry("web/a", owned, 5, 5), entry("admin/a", owned, 6, 6)]);
-    assert_eq!(view.eclipsed_by(&id("web/a")), None);
+    assert_eq!(view.shadowed_by(&id("web/a")), None);
 }
 
 #[test]
@@ -153,8 +153,8 @@ fn a_mass_expiry_is_not_believed_and_a_small_one_is() {
     let mut view = many(10);
     expire_all(&mut view, NOW, 0..6);
     assert_eq!((view.instances().len(), view.suspects().count()), (10, 6));
-    assert_eq!(view.take_questions().len(), 6);
-    assert!(view.take_questions().is_empty(), "asked once");
+    assert_eq!(view.take_lease_queries().len(), 6);
+    assert!(view.take_lease_queries().is_empty(), "asked once");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_small_service_a_leave_a_delete_and_an_override_are_not_guarded() {
 
     let mut deleted = many(4);
     expire_all(&mut deleted, NOW, 0..4);
-    for (id, lease) in deleted.take_questions() {
+    for (id, lease) in deleted.take_lease_queries() {
         deleted.lease_lives(&id, lease);
     }
     assert!(deleted.instances().is_empty(), "their leases live: deleted on purpose");

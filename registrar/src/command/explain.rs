@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use self::balancer::{Answer, ask};
 use super::list::{acked, plain, value};
 use super::read::{Registered, Registry};
-use super::{CommandError, ExplainOptions, FAILED, Output, Told};
+use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output};
 
 /// Balancers that are asked; the others are told of by their acks.
 const ASKED_MAX: usize = 100;
@@ -27,21 +27,21 @@ struct Side {
 }
 
 /// Exit code 0; 1 if it is not registered.
-pub async fn explain(options: ExplainOptions) -> Result<Told, CommandError> {
+pub async fn explain(options: ExplainOptions) -> Result<CommandOutput, CommandError> {
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let id = &options.instance;
     let sides = sides(&registry, id).await;
     let one = registry.instances.get(id);
     let code = if one.is_some() { 0 } else { FAILED };
     if options.look.output == Output::Json {
-        let told = Told::json(&as_json(&registry, id, one, &sides));
-        return Ok(Told { code, ..told });
+        let told = CommandOutput::json(&as_json(&registry, id, one, &sides));
+        return Ok(CommandOutput { code, ..told });
     }
     let mut text = format!("{}\n", verdict(&registry, id, one, &sides));
     for side in &sides {
         text.push_str(&paragraph(side));
     }
-    Ok(Told { text, code })
+    Ok(CommandOutput { text, code })
 }
 
 async fn sides(registry: &Registry, id: &InstanceId) -> Vec<Side> {

@@ -6,16 +6,18 @@ use serde_json::{Value, json};
 
 use super::read::{Registered, Registry};
 use super::table::table;
-use super::{CommandError, ListOptions, Output, Told};
+use super::{CommandError, CommandOutput, ListOptions, Output};
 
 /// Exit code 0, also where nobody is registered.
-pub async fn list(options: ListOptions) -> Result<Told, CommandError> {
+pub async fn list(options: ListOptions) -> Result<CommandOutput, CommandError> {
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let wanted = |id: &InstanceId| options.service.as_ref().is_none_or(|service| *service == id.service);
     let some: Vec<_> = registry.instances.iter().filter(|(id, _)| wanted(id)).collect();
     Ok(match options.look.output {
-        Output::Json => Told::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect()),
-        Output::Text => Told::done(text(&registry, &some)),
+        Output::Json => {
+            CommandOutput::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect())
+        }
+        Output::Text => CommandOutput::done(text(&registry, &some)),
     })
 }
 

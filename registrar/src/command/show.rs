@@ -4,18 +4,18 @@ use std::fmt::Write as _;
 
 use super::list::{acked, mode, plain, state, value};
 use super::read::Registry;
-use super::{CommandError, FAILED, Output, ShowOptions, Told};
+use super::{CommandError, CommandOutput, FAILED, Output, ShowOptions};
 
 /// Exit code 0; 1 if it is not registered.
-pub async fn show(options: ShowOptions) -> Result<Told, CommandError> {
+pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let id = &options.instance;
     let Some(one) = registry.instances.get(id) else {
         let kept = if registry.overrides.contains_key(id) { ", and an override stands for it" } else { "" };
-        return Ok(Told { text: format!("{id} is not registered{kept}\n"), code: FAILED });
+        return Ok(CommandOutput { text: format!("{id} is not registered{kept}\n"), code: FAILED });
     };
     if options.look.output == Output::Json {
-        return Ok(Told::json(&value(&registry, id, one)));
+        return Ok(CommandOutput::json(&value(&registry, id, one)));
     }
     let (record, mut text) = (&one.record, String::new());
     let mut line = |name: &str, value: String| {
@@ -56,5 +56,5 @@ pub async fn show(options: ShowOptions) -> Result<Told, CommandError> {
         );
         line("balancer", format!("{name}: {said}"));
     }
-    Ok(Told::done(text))
+    Ok(CommandOutput::done(text))
 }

@@ -10,7 +10,7 @@ use registry::session::Session;
 use tokio_util::sync::CancellationToken;
 
 use super::read::Registry;
-use super::{CommandError, FAILED, Reached, Told, WaitOptions};
+use super::{CommandError, CommandOutput, FAILED, Reached, WaitOptions};
 
 /// How far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum Progress {
 }
 
 /// Exit code 0; 1 if it did not come to be in time.
-pub async fn wait(options: WaitOptions) -> Result<Told, CommandError> {
+pub async fn wait(options: WaitOptions) -> Result<CommandOutput, CommandError> {
     let WaitOptions { instance, reached, timeout, etcd } = options;
     let config = etcd.checked()?;
     // What cannot be reached is told at once, and not after the whole wait.
@@ -60,10 +60,10 @@ pub async fn wait(options: WaitOptions) -> Result<Told, CommandError> {
     });
     let it = word(reached);
     if waited.await.is_ok() {
-        return Ok(Told::done(format!("{instance} is {it}\n")));
+        return Ok(CommandOutput::done(format!("{instance} is {it}\n")));
     }
     let timeout = humantime::format_duration(timeout);
-    Ok(Told { text: format!("{instance} is not {it} after {timeout}: {last}\n"), code: FAILED })
+    Ok(CommandOutput { text: format!("{instance} is not {it} after {timeout}: {last}\n"), code: FAILED })
 }
 
 /// One follower.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::list::{mode, plain, state};
 use super::read::Registry;
-use super::{CommandError, ListOptions, Output, Told};
+use super::{CommandError, CommandOutput, ListOptions, Output};
 
 /// Kinds of news, as JSON has them.
 const RECORD: &str = "record";
@@ -24,7 +24,10 @@ const ACK: &str = "ack";
 const WAITING_MAX: usize = 64;
 
 /// Says each line to `say`, until that returns false: whoever reads has gone.
-pub async fn watch(options: ListOptions, mut say: impl FnMut(&str) -> bool) -> Result<Told, CommandError> {
+pub async fn watch(
+    options: ListOptions,
+    mut say: impl FnMut(&str) -> bool,
+) -> Result<CommandOutput, CommandError> {
     let config = options.look.etcd.checked()?;
     // What cannot be reached is told at once; afterwards it is tried again for as long as it takes.
     Registry::read(&config).await?;
@@ -56,11 +59,11 @@ pub async fn watch(options: ListOptions, mut say: impl FnMut(&str) -> bool) -> R
                 Output::Text => news.text,
             };
             if !say(&line) {
-                return Ok(Told::done(String::new()));
+                return Ok(CommandOutput::done(String::new()));
             }
         }
     }
-    Ok(Told::done(String::new()))
+    Ok(CommandOutput::done(String::new()))
 }
 
 /// One thing that is new.

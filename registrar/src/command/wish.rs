@@ -12,13 +12,15 @@ use registry::record::{OverrideMode, OverrideRecord, parse, to_value};
 use registry::session::{EtcdError, EtcdOptions, Session};
 use registry::time::Clock;
 
-use super::{CommandError, DrainOptions, ResumeOptions, Told, WeightOptions, WeightWish, WishOptions};
+use super::{
+    CommandError, CommandOutput, DrainOptions, ResumeOptions, WeightOptions, WeightWish, WishOptions,
+};
 
 /// How often a write is tried that somebody else comes before.
 const TRIES_MAX: u32 = 10;
 
 /// Takes an instance out: its sticky clients may stay their time, or `--now` not even they.
-pub async fn drain(options: DrainOptions) -> Result<Told, CommandError> {
+pub async fn drain(options: DrainOptions) -> Result<CommandOutput, CommandError> {
     let (mode, done) = if options.now {
         (OverrideMode::Maintenance, "out of rotation at once")
     } else {
@@ -29,7 +31,7 @@ pub async fn drain(options: DrainOptions) -> Result<Told, CommandError> {
 }
 
 /// Gives it another weight than its record's.
-pub async fn weight(options: WeightOptions) -> Result<Told, CommandError> {
+pub async fn weight(options: WeightOptions) -> Result<CommandOutput, CommandError> {
     let (weight, done) = match options.weight {
         WeightWish::Record => (None, "its record's weight again".to_owned()),
         WeightWish::Of(weight) => (Some(weight), format!("weight {}", weight.get())),
@@ -38,7 +40,7 @@ pub async fn weight(options: WeightOptions) -> Result<Told, CommandError> {
 }
 
 /// Takes a drain back; a weight stays.
-pub async fn resume(options: ResumeOptions) -> Result<Told, CommandError> {
+pub async fn resume(options: ResumeOptions) -> Result<CommandOutput, CommandError> {
     let done = "in rotation again, as far as its operators are concerned";
     write(&options.instance, &options.etcd, None, |record| record.mode = None, done).await
 }
@@ -47,7 +49,7 @@ async fn wish(
     options: WishOptions,
     change: impl Fn(&mut OverrideRecord),
     done: &str,
-) -> Result<Told, CommandError> {
+) -> Result<CommandOutput, CommandError> {
     let WishOptions { instance, reason, by, lasting, etcd } = options;
     let changed = |record: &mut OverrideRecord| {
         change(record);
@@ -63,7 +65,7 @@ async fn write(
     lasting: Option<Duration>,
     change: impl Fn(&mut OverrideRecord),
     done: &str,
-) -> Result<Told, CommandError> {
+) -> Result<CommandOutput, CommandError> {
     let config = etcd.clone().checked()?;
     let session = Session::new(config.clone());
     let key = config.prefix().text(&Key::Override(id.clone()));
@@ -82,7 +84,7 @@ async fn write(
         let value = (!empty).then(|| to_value(&record));
         if commit(&session, &key, value, lease, before.mod_revision).await? {
             let ends = lasting.map(|time| format!(" For {}.", humantime::format_duration(time)));
-            return Ok(Told::done(format!("{id}: {done}.{}\n", ends.unwrap_or_default())));
+            return Ok(CommandOutput::done(format!("{id}: {done}.{}\n", ends.unwrap_or_default())));
         }
     }
     Err(CommandError::Contested)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use registry::name::{InstanceId, ServiceName};
 
-use super::super::foresee::foresee;
+use super::super::dry_run::dry_run;
 use super::super::read::{Haproxy, Registry};
 use super::super::words::row;
 use super::finding::Finding;
@@ -28,7 +28,7 @@ pub(super) async fn findings(
     let (mut services, mut foreign) = (BTreeSet::new(), vec![]);
     if let Some(registry) = registry {
         services.extend(registry.view.instances().keys().map(|id| id.service.clone()));
-        foreign = foresee(config, &registry.view, haproxy, &Scope::All).await?.foreign;
+        foreign = dry_run(config, &registry.view, haproxy, &Scope::All).await?.foreign;
     }
     Ok(told(&found, &services, &fixed, &foreign))
 }

@@ -28,7 +28,7 @@ pub(super) struct Facts<'a> {
     /// Why what stands at the override's key is none.
     pub(super) unreadable_wish: Option<&'a str>,
     /// Who is served at its address in its stead.
-    pub(super) eclipsed_by: Option<&'a InstanceId>,
+    pub(super) shadowed_by: Option<&'a InstanceId>,
     /// How long the running lb-sync keeps it as a suspect at most, if it does.
     pub(super) suspect_for: Option<Duration>,
     /// Why the running lb-sync could not be asked.
@@ -79,7 +79,7 @@ impl Facts<'_> {
         Situation {
             record: self.registered.map(|registered| registered.record.state),
             wish: self.wish.and_then(|wish| wish.mode),
-            eclipsed: self.eclipsed_by.is_some(),
+            eclipsed: self.shadowed_by.is_some(),
             suspect: self.suspect_for.is_some(),
             has: match self.server {
                 Some(server) if self.ours => Has::Ours(server),
@@ -141,7 +141,7 @@ impl Facts<'_> {
     }
 
     fn of_rival(&self) -> Option<String> {
-        let rival = self.eclipsed_by?;
+        let rival = self.shadowed_by?;
         Some(format!("{rival} has the same address, was registered later, and is served in its stead."))
     }
 
@@ -196,7 +196,7 @@ impl Facts<'_> {
             "unasked": self.unasked,
             "unreadable": self.unreadable,
             "override": self.wish,
-            "eclipsed_by": self.eclipsed_by.map(ToString::to_string),
+            "eclipsed_by": self.shadowed_by.map(ToString::to_string),
             "server": self.server.map(|server| json!({
                 "id": server.id.get(),
                 "ours": self.ours,

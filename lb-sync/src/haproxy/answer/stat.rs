@@ -102,7 +102,7 @@ pub fn rows(text: &str) -> Result<Vec<StatRow>, AnswerError> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Streams on it, and requests in its own queue.
-    pub in_hand: u64,
+    pub pending: u64,
     /// Streams that it got in the last second; in HTTP mode, requests.
     pub rate: u64,
 }
@@ -120,7 +120,7 @@ pub fn counters(text: &str) -> Result<Vec<(ServerPath, Counters)>, AnswerError> 
         let fields = csv::fields(line);
         let number = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let path = ServerPath::new(fields.get(backend)?.parse().ok()?, fields.get(server)?.parse().ok()?);
-        Some((path, Counters { in_hand: number(scur).saturating_add(number(qcur)), rate: number(rate) }))
+        Some((path, Counters { pending: number(scur).saturating_add(number(qcur)), rate: number(rate) }))
     };
     Ok(lines.filter_map(row).collect())
 }

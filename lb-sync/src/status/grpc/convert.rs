@@ -6,7 +6,7 @@ use proto::registry::v1;
 use registry::name::InstanceId;
 use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 
-use super::super::Happening;
+use super::super::JournalEvent;
 use super::super::report::{InstanceReport, Report};
 use crate::plan::standing::{Reason, State};
 
@@ -75,7 +75,7 @@ pub(super) fn instance(id: &InstanceId, one: &InstanceReport) -> Option<v1::Inst
 }
 
 /// One thing that happened.
-pub(super) fn event(one: &Happening) -> v1::Event {
+pub(super) fn event(one: &JournalEvent) -> v1::Event {
     v1::Event {
         at: one.at.clone(),
         instance: one.instance.clone().unwrap_or_default(),
@@ -125,7 +125,7 @@ fn balancer(id: &InstanceId, one: &InstanceReport) -> v1::BalancerView {
 
 /// Why, with the names that belong to it.
 pub(in super::super) fn reason(one: &InstanceReport) -> String {
-    let text = match (one.reason, &one.eclipsed_by, &one.wish) {
+    let text = match (one.reason, &one.shadowed_by, &one.wish) {
         (Reason::Eclipsed, Some(rival), _) => format!("{rival} has the same address, and is newer"),
         (Reason::OperatorDrains | Reason::OperatorOut, _, Some(wish)) if !wish.by.is_empty() => {
             let verb = if one.reason == Reason::OperatorDrains { "drains it" } else { "took it out" };

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::super::Hub;
+use super::super::StatusHandle;
 use super::PAGE_MAX;
 use super::select::Filter;
 
@@ -28,7 +28,7 @@ type Message = Result<WatchInstancesResponse, Status>;
 type Set = BTreeMap<(String, String), Instance>;
 
 pub(super) fn follow(
-    hub: Hub,
+    hub: StatusHandle,
     filter: Filter,
     shutdown: CancellationToken,
     permit: OwnedSemaphorePermit,
@@ -50,7 +50,7 @@ pub(super) fn follow(
     ReceiverStream::new(reader)
 }
 
-async fn tell(mut hub: Hub, filter: Filter, stream: &mpsc::Sender<Message>) -> Result<(), Status> {
+async fn tell(mut hub: StatusHandle, filter: Filter, stream: &mpsc::Sender<Message>) -> Result<(), Status> {
     let mut told: Option<(i64, Set)> = None;
     loop {
         let generation = *hub.news.borrow_and_update();

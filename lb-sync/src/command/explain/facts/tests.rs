@@ -3,7 +3,7 @@ use registry::record::{InstanceRecord, parse};
 use super::*;
 use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
 use crate::haproxy::{Command, ServerState};
-use crate::plan::Why;
+use crate::plan::Cause;
 
 fn id() -> InstanceId {
     "web/web-1".parse().unwrap()
@@ -71,7 +71,7 @@ impl Case {
             unreadable: None,
             wish: self.wish.as_ref(),
             unreadable_wish: None,
-            eclipsed_by: self.rival.as_ref(),
+            shadowed_by: self.rival.as_ref(),
             suspect_for: self.suspect_for,
             unasked: None,
             version: &self.version,
@@ -141,7 +141,7 @@ fn what_comes_next_is_named_with_its_commands() {
     let mut case = Case::new(None, Some(server(0, OpState::Running)));
     let server = (&id()).into();
     let commands = vec![Command::SetState { server, state: ServerState::Maint }];
-    case.steps = vec![Step { id: id(), why: Why::Gone, commands }];
+    case.steps = vec![Step { id: id(), why: Cause::Gone, commands }];
     case.says(&[
         "web/web-1 is not registered.",
         "It gets traffic: still, though it is not registered.",

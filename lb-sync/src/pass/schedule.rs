@@ -6,7 +6,7 @@ use registry::backoff::Backoff;
 use registry::time::Tick;
 
 /// A reload leaves our session with the old worker: it is asked this often whether it has been replaced.
-pub(super) const GLANCE_EVERY: Duration = Duration::from_millis(200);
+pub(super) const PING_EVERY: Duration = Duration::from_millis(200);
 /// How often everything is read anew, to find what somebody changed by hand.
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
 /// Waits between attempts to connect: a restarted HAProxy serves nobody until we are back.
@@ -19,7 +19,7 @@ pub(super) enum Due {
     /// Connect to HAProxy, and read everything.
     Connect,
     /// Ask who answers.
-    Glance,
+    Ping,
     /// Read everything.
     Audit,
 }
@@ -27,17 +27,17 @@ pub(super) enum Due {
 #[derive(Debug)]
 enum State {
     Away { connect_at: Tick },
-    Connected { glance_at: Tick, audit_at: Tick },
+    Connected { ping_at: Tick, audit_at: Tick },
 }
 
 /// When what is due.
 #[derive(Debug)]
-pub(super) struct Rhythm {
+pub(super) struct Schedule {
     state: State,
     backoff: Backoff,
 }
 
-impl Rhythm {
+impl Schedule {
     /// Connects at once.
     pub(super) fn new(now: Tick, seed: u64) -> Self {
         let backoff = Backoff::new(CONNECT_FIRST, CONNECT_MAX, seed);
@@ -49,7 +49,7 @@ impl Rhythm {
         match self.state {
             State::Away { connect_at } => (now >= connect_at).then_some(Due::Connect),
             State::Connected { audit_at, .. } if now >= audit_at => Some(Due::Audit),
-            State::Connected { glance_at, .. } => (now >= glance_at).then_some(Due::Glance),
+            State::Connected { ping_at, .. } => (now >= ping_at).then_some(Due::Ping),
         }
     }
 
@@ -57,20 +57,20 @@ impl Rhythm {
     pub(super) fn wake_at(&self) -> Tick {
         match self.state {
             State::Away { connect_at } => connect_at,
-            State::Connected { glance_at, audit_at } => glance_at.min(audit_at),
+            State::Connected { ping_at, audit_at } => ping_at.min(audit_at),
         }
     }
 
     /// Everything was read: by an audit, or after connecting.
     pub(super) fn read_all(&mut self, now: Tick) {
         self.backoff.reset();
-        self.state = State::Connected { glance_at: now.plus(GLANCE_EVERY), audit_at: now.plus(AUDIT_EVERY) };
+        self.state = State::Connected { ping_at: now.plus(PING_EVERY), audit_at: now.plus(AUDIT_EVERY) };
     }
 
     /// Somebody answered, and it was who we know.
-    pub(super) fn glanced(&mut self, now: Tick) {
-        if let State::Connected { glance_at, .. } = &mut self.state {
-            *glance_at = now.plus(GLANCE_EVERY);
+    pub(super) fn pinged(&mut self, now: Tick) {
+        if let State::Connected { ping_at, .. } = &mut self.state {
+            *ping_at = now.plus(PING_EVERY);
         }
     }
 
@@ -91,22 +91,22 @@ mod tests {
     #[test]
     fn a_lost_dialogue_is_begun_anew_at_once_and_failures_are_spaced() {
         let at = Tick::from_ms;
-        let mut rhythm = Rhythm::new(at(0), 1);
-        assert_eq!(rhythm.due(at(0)), Some(Due::Connect));
-        rhythm.read_all(at(0));
-        assert_eq!(rhythm.due(at(199)), None);
-        assert_eq!(rhythm.due(at(200)), Some(Due::Glance));
-        rhythm.glanced(at(200));
-        assert_eq!(rhythm.wake_at(), at(400));
-        assert_eq!(rhythm.due(at(30_000)), Some(Due::Audit));
-        rhythm.lost(at(30_001));
-        assert_eq!(rhythm.due(at(30_001)), Some(Due::Connect));
-        rhythm.lost(at(30_001));
-        assert_eq!(rhythm.due(at(30_001)), None);
+        let mut schedule = Schedule::new(at(0), 1);
+        assert_eq!(schedule.due(at(0)), Some(Due::Connect));
+        schedule.read_all(at(0));
+        assert_eq!(schedule.due(at(199)), None);
+        assert_eq!(schedule.due(at(200)), Some(Due::Ping));
+        schedule.pinged(at(200));
+        assert_eq!(schedule.wake_at(), at(400));
+        assert_eq!(schedule.due(at(30_000)), Some(Due::Audit));
+        schedule.lost(at(30_001));
+        assert_eq!(schedule.due(at(30_001)), Some(Due::Connect));
+        schedule.lost(at(30_001));
+        assert_eq!(schedule.due(at(30_001)), None);
         for _ in 0..50 {
-            let now = rhythm.wake_at();
-            rhythm.lost(now);
-            assert!(rhythm.wake_at().since(now) <= CONNECT_MAX);
+            let now = schedule.wake_at();
+            schedule.lost(now);
+            assert!(schedule.wake_at().since(now) <= CONNECT_MAX);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::view::Scope;
 /// The steps, in the order in which they are to be carried out: those of the service that has the fewest first, since
 /// nobody is to wait for thousands of another service; in a service, whoever takes over before what goes.
 #[derive(Debug, Default)]
-pub struct InHand {
+pub struct PendingPlan {
     services: BTreeMap<ServiceName, Steps>,
     /// The services by how many steps they have.
     fewest_first: BTreeSet<(usize, ServiceName)>,
@@ -23,7 +23,7 @@ pub struct InHand {
 /// The steps of one service.
 type Steps = BTreeMap<(Phase, InstanceName), Step>;
 
-impl InHand {
+impl PendingPlan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -31,7 +31,7 @@ impl InHand {
     }
 
     /// Takes in what was planned for `scope`; what was in hand for it is out of date.
-    pub fn replan(&mut self, scope: &Scope, steps: Vec<Step>) {
+    pub fn replace(&mut self, scope: &Scope, steps: Vec<Step>) {
         match scope {
             Scope::All => *self = Self::default(),
             Scope::Only(_) if self.is_empty() => {}
@@ -95,13 +95,13 @@ mod tests {
 
     use super::*;
     use crate::haproxy::{Command, ServerPath, ServerState};
-    use crate::plan::Why;
+    use crate::plan::Cause;
 
     fn id(name: &str) -> InstanceId {
         format!("web/{name}").parse().unwrap()
     }
 
-    fn step(name: &str, why: Why, commands: usize) -> Step {
+    fn step(name: &str, why: Cause, commands: usize) -> Step {
         let command = || Command::SetState { server: ServerPath::from(&id(name)), state: ServerState::Maint };
         Step { id: id(name), why, commands: std::iter::repeat_with(command).take(commands).collect() }
     }
@@ -116,45 +116,46 @@ mod tests {
 
     #[test]
     fn additions_go_first_in_bounded_requests() {
-        let mut in_hand = InHand::default();
-        let steps = [("leaves", Why::Leaving, 1), ("b", Why::Up, 3), ("a", Why::Up, 3), ("c", Why::Up, 9)];
+        let mut pending = PendingPlan::default();
+        let steps =
+            [("leaves", Cause::Leaving, 1), ("b", Cause::Up, 3), ("a", Cause::Up, 3), ("c", Cause::Up, 9)];
         let steps = steps.map(|(name, why, commands)| step(name, why, commands));
-        in_hand.replan(&only(&["a", "b", "c", "leaves"]), steps.to_vec());
-        assert_eq!(names(&in_hand.take(6)), ["a", "b"]);
-        assert_eq!(names(&in_hand.take(6)), ["c"], "one at least, however long");
-        assert!(!in_hand.is_empty());
-        assert_eq!(names(&in_hand.take(6)), ["leaves"]);
-        assert!(in_hand.is_empty());
-        assert!(in_hand.take(6).is_empty());
+        pending.replace(&only(&["a", "b", "c", "leaves"]), steps.to_vec());
+        assert_eq!(names(&pending.take(6)), ["a", "b"]);
+        assert_eq!(names(&pending.take(6)), ["c"], "one at least, however long");
+        assert!(!pending.is_empty());
+        assert_eq!(names(&pending.take(6)), ["leaves"]);
+        assert!(pending.is_empty());
+        assert!(pending.take(6).is_empty());
     }
 
     #[test]
     fn few_of_one_service_do_not_wait_for_many_of_another() {
-        let mut in_hand = InHand::default();
-        let many: Vec<Step> = (0..100).map(|n| step(&format!("i-{n}"), Why::Up, 3)).collect();
-        in_hand.replan(&Scope::All, many);
-        assert_eq!(in_hand.take(6).len(), 2);
+        let mut pending = PendingPlan::default();
+        let many: Vec<Step> = (0..100).map(|n| step(&format!("i-{n}"), Cause::Up, 3)).collect();
+        pending.replace(&Scope::All, many);
+        assert_eq!(pending.take(6).len(), 2);
         let of_another = |why| Step { id: "zebra/a".parse().unwrap(), ..step("a", why, 1) };
-        in_hand.replan(&Scope::none(), vec![of_another(Why::Leaving)]);
-        let next = in_hand.take(7);
-        assert_eq!(next[0], of_another(Why::Leaving));
+        pending.replace(&Scope::none(), vec![of_another(Cause::Leaving)]);
+        let next = pending.take(7);
+        assert_eq!(next[0], of_another(Cause::Leaving));
         assert_eq!(next.len(), 3, "the request is filled up");
     }
 
     #[test]
     fn what_is_planned_anew_replaces_what_was_in_hand() {
-        let mut in_hand = InHand::default();
-        in_hand.replan(&only(&["a", "b"]), vec![step("a", Why::Up, 1), step("b", Why::Up, 1)]);
-        in_hand.replan(&only(&["a", "c"]), vec![step("a", Why::Leaving, 1), step("c", Why::Up, 1)]);
-        assert_eq!(names(&in_hand.take(2)), ["b", "c"]);
-        assert_eq!(in_hand.take(10), [step("a", Why::Leaving, 1)]);
-        in_hand.replan(&Scope::none(), vec![step("a", Why::Up, 1), step("b", Why::Up, 1)]);
-        in_hand.replan(&only(&["a"]), vec![]);
-        in_hand.replan(&Scope::none(), vec![]);
-        assert_eq!(names(&in_hand.take(10)), ["b"]);
-        in_hand.replan(&Scope::none(), vec![step("a", Why::Up, 1)]);
-        in_hand.replan(&Scope::All, vec![]);
-        assert!(in_hand.is_empty());
+        let mut pending = PendingPlan::default();
+        pending.replace(&only(&["a", "b"]), vec![step("a", Cause::Up, 1), step("b", Cause::Up, 1)]);
+        pending.replace(&only(&["a", "c"]), vec![step("a", Cause::Leaving, 1), step("c", Cause::Up, 1)]);
+        assert_eq!(names(&pending.take(2)), ["b", "c"]);
+        assert_eq!(pending.take(10), [step("a", Cause::Leaving, 1)]);
+        pending.replace(&Scope::none(), vec![step("a", Cause::Up, 1), step("b", Cause::Up, 1)]);
+        pending.replace(&only(&["a"]), vec![]);
+        pending.replace(&Scope::none(), vec![]);
+        assert_eq!(names(&pending.take(10)), ["b"]);
+        pending.replace(&Scope::none(), vec![step("a", Cause::Up, 1)]);
+        pending.replace(&Scope::All, vec![]);
+        assert!(pending.is_empty());
     }
 
     proptest! {
@@ -162,23 +163,23 @@ mod tests {
         fn every_step_is_taken_once_as_it_was_planned_last(
             rounds in prop::collection::vec((prop::collection::btree_set((0..3_usize, 0..5_usize), 0..8), 0..6_usize), 0..12)
         ) {
-            let (mut in_hand, mut wanted) = (InHand::default(), BTreeMap::new());
+            let (mut pending, mut wanted) = (PendingPlan::default(), BTreeMap::new());
             for (ids, commands) in rounds {
                 let ids: Vec<InstanceId> =
                     ids.iter().map(|(service, n)| format!("s-{service}/i-{n}").parse().unwrap()).collect();
-                let why = if commands % 2 == 0 { Why::Up } else { Why::Leaving };
+                let why = if commands % 2 == 0 { Cause::Up } else { Cause::Leaving };
                 let planned = |id: &InstanceId| Step { id: id.clone(), ..step("a", why, commands) };
                 let steps: Vec<Step> = ids.iter().map(planned).filter(|step| !step.commands.is_empty()).collect();
                 wanted.retain(|id, _| !ids.contains(id));
                 wanted.extend(steps.iter().map(|step| (step.id.clone(), step.clone())));
-                in_hand.replan(&Scope::Only(ids.into_iter().collect()), steps);
-                for step in in_hand.take(commands) {
+                pending.replace(&Scope::Only(ids.into_iter().collect()), steps);
+                for step in pending.take(commands) {
                     prop_assert_eq!(wanted.remove(&step.id), Some(step));
                 }
-                prop_assert_eq!(in_hand.is_empty(), wanted.is_empty());
+                prop_assert_eq!(pending.is_empty(), wanted.is_empty());
             }
-            while !in_hand.is_empty() {
-                for step in in_hand.take(1) {
+            while !pending.is_empty() {
+                for step in pending.take(1) {
                     prop_assert_eq!(wanted.remove(&step.id), Some(step));
                 }
             }

@@ -34,7 +34,7 @@ impl Foreseen {
 
 /// Plans for `scope` as the first pass of an lb-sync that starts now would: with the ids of servers that were kept, or
 /// are learnt from HAProxy, and the sessions of leaving servers read where the planner asks for them.
-pub(super) async fn foresee(
+pub(super) async fn dry_run(
     config: &RunConfig,
     view: &View,
     haproxy: &mut Haproxy,
