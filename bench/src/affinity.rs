@@ -114,6 +114,7 @@ impl Way {
             stats_port: ports.free()?,
             services: vec![SERVICE.into()],
             affinity,
+            balance: "roundrobin",
             sections: None,
         };
         let haproxy = HaProxy::launch(&home, layout).await?;

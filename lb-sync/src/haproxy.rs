@@ -18,7 +18,9 @@ pub use addr::ServerAddr;
 pub use answer::reply::Reply;
 pub use command::{Command, ServerState};
 pub use dialogue_error::DialogueError;
-pub use name::{BackendId, BackendName, MapId, ServerId, ServerName, ServerPath, ServerWeight};
+pub use name::{
+    BackendId, BackendName, InitialWeight, MapId, ServerId, ServerName, ServerPath, ServerWeight,
+};
 pub use options::{Check, CheckInterval, ServerOptions};
 pub use socket::Dialogue;
 

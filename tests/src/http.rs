@@ -16,23 +16,29 @@ const ANSWER_LEN_MAX: u64 = 1024 * 1024;
 
 /// The status and the body of `GET path` on `port` of loopback.
 pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
-    exchange(port, "GET", path, "").await
+    exchange(port, "GET", path, "", "").await
+}
+
+/// The status of `GET /` on `port` of loopback with this `Cookie` header.
+pub async fn get_with_cookie(port: u16, cookie: &str) -> Result<u16> {
+    Ok(exchange(port, "GET", "/", &format!("Cookie: {cookie}\r\n"), "").await?.0)
 }
 
 /// The same of a `POST` with `body`.
 pub async fn post(port: u16, path: &str, body: &str) -> Result<(u16, String)> {
-    exchange(port, "POST", path, body).await
+    exchange(port, "POST", path, "", body).await
 }
 
 /// The same of a `PUT`.
 pub async fn put(port: u16, path: &str, body: &str) -> Result<(u16, String)> {
-    exchange(port, "PUT", path, body).await
+    exchange(port, "PUT", path, "", body).await
 }
 
-async fn exchange(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+/// `headers`: further header lines, each with its line end.
+async fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String)> {
     let len = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\nConnection: close\r\n{headers}\r\n{body}"
     );
     let asked = async {
         let mut stream = TcpStream::connect(loopback(port)).await?;

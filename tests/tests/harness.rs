@@ -22,6 +22,7 @@ fn layout(home: &Home, ports: &Ports, affinity: bool) -> Layout {
         stats_port: ports.free().unwrap(),
         services: vec!["web".into(), "api".into()],
         affinity,
+        balance: "roundrobin",
         sections: None,
     }
 }

@@ -94,6 +94,7 @@ impl Filled {
             stats_port: ports.free()?,
             services: names.clone(),
             affinity: true,
+            balance: "roundrobin",
             sections: None,
         };
         let (port, crowd) = (layout.traffic_port, Crowd::start(&ports, services).await?);

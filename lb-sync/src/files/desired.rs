@@ -143,7 +143,7 @@ impl Known<'_> {
         let addr = target.as_ref().map(|target| target.addr).or_else(|| server?.addr)?;
         let weight = match (is, &target) {
             (ServerDisposition::Drains, _) => ServerWeight::try_from(0).ok()?,
-            (_, Some(target)) => target.weight,
+            (_, Some(target)) => target.weight.into(),
             (_, None) => server?.weight,
         };
         let slowstart_s = target.map_or(0, |target| target.slowstart_s);

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::route::Route;
-use super::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerOptions, ServerPath, ServerWeight};
+use super::{
+    BackendId, BackendName, InitialWeight, MapId, ServerAddr, ServerId, ServerOptions, ServerPath,
+    ServerWeight,
+};
 
 /// Longest line a [`Command`] renders to, in bytes, without the newline. A line must fit into HAProxy's `tune.bufsize`
 /// (16,384 bytes unless changed), and far smaller buffers are in use.
@@ -21,8 +24,8 @@ pub enum Command {
         id: ServerId,
         /// Where it listens.
         addr: ServerAddr,
-        /// Its share.
-        weight: ServerWeight,
+        /// Its share. Never 0: see [`InitialWeight`].
+        weight: InitialWeight,
         /// Checks and slow start.
         options: ServerOptions,
     },

@@ -210,6 +210,39 @@ impl ServerWeight {
     }
 }
 
+/// The weight that a server is added with, `1..=256`.
+///
+/// Never 0: a server that takes persistent requests and has never been in the balancing tree makes HAProxy crash when its
+/// weight changes or it is deleted (`leastconn` and `first`, 2.6 to 3.4). 0 is set once the server has been up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InitialWeight(ServerWeight);
+
+/// Why a number is not a weight to add a server with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a server is added with a weight within 1..=256, not {0}")]
+pub struct IllegalInitialWeight(pub u16);
+
+impl TryFrom<u16> for InitialWeight {
+    type Error = IllegalInitialWeight;
+
+    fn try_from(number: u16) -> Result<Self, IllegalInitialWeight> {
+        let weight = ServerWeight::try_from(number).ok().filter(|weight| weight.get() > 0);
+        weight.map(Self).ok_or(IllegalInitialWeight(number))
+    }
+}
+
+impl From<InitialWeight> for ServerWeight {
+    fn from(InitialWeight(weight): InitialWeight) -> Self {
+        weight
+    }
+}
+
+impl fmt::Display for InitialWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for ServerWeight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -238,5 +271,8 @@ mod tests {
         assert!(BackendId::try_from(0).is_err());
         assert_eq!(ServerWeight::try_from(256).unwrap().to_string(), "256");
         assert_eq!(ServerWeight::try_from(257), Err(IllegalWeight(257)));
+        assert_eq!(InitialWeight::try_from(0), Err(IllegalInitialWeight(0)));
+        assert_eq!(InitialWeight::try_from(257), Err(IllegalInitialWeight(257)));
+        assert_eq!(InitialWeight::try_from(1).unwrap().to_string(), "1");
     }
 }

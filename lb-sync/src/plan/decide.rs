@@ -199,8 +199,8 @@ fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
     if is.addr != Some(target.addr) {
         commands.push(Command::SetAddr { server: server(), addr: target.addr });
     }
-    if is.weight != target.weight {
-        commands.push(Command::SetWeight { server: server(), weight: target.weight });
+    if is.weight != target.weight.into() {
+        commands.push(Command::SetWeight { server: server(), weight: target.weight.into() });
     }
     if is.check.is_configured() && !is.check.is_enabled() {
         commands.push(Command::EnableHealth { server: server() });
@@ -231,12 +231,19 @@ fn await_check(case: &Case<'_>, is: &Server) -> Decision {
     }
 }
 
-/// Sticky clients may stay a while: DRAIN first.
+/// Sticky clients may stay for a time: DRAIN first, where that is safe.
+///
+/// A server that takes persistent requests and has never been in the balancing tree makes HAProxy crash when it is
+/// deleted (`leastconn` and `first`, 2.6 to 3.4). So a server that is down, or that was never seen up, goes to MAINT at
+/// once: no client can stick to it.
 fn leave(case: &Case<'_>, is: &Server, sticky: Duration) -> Decision {
-    if sticky.is_zero() || is.admin.is_maint() {
+    if sticky.is_zero() || is.admin.is_maint() || is.op == OpState::Stopped {
         return out(case, is, Cause::Leaving);
     }
     if !is.admin.is_drain() {
+        if !case.memory.was_up {
+            return out(case, is, Cause::Leaving);
+        }
         return restrict(case, Cause::Leaving, ServerState::Drain);
     }
     let end = case.memory.drain_since.unwrap_or(case.now).plus(sticky);
@@ -261,6 +268,10 @@ fn suspect(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         let mut commands = vec![];
         if is.addr != Some(target.addr) {
             commands.push(Command::SetAddr { server: server(), addr: target.addr });
+        }
+        if is.weight.get() == 0 {
+            // Weight 0 and ready, without ever having been up, crashes HAProxy: see `leave`.
+            commands.push(Command::SetWeight { server: server(), weight: target.weight.into() });
         }
         commands.push(Command::SetState { server: server(), state: ServerState::Ready });
         if is.check.is_enabled() {

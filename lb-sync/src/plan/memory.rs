@@ -21,6 +21,8 @@ pub struct Memory {
     pub maint_since: Option<Tick>,
     /// Since when HAProxy's own check has found it down, as seen here.
     pub down_since: Option<Tick>,
+    /// HAProxy has had this server ready and up, as seen here: it has been in the balancing tree.
+    pub was_up: bool,
     /// How long its requests in flight may take: of its last record, since the record may be gone.
     pub inflight: Option<Duration>,
     /// When its streams were last shut down.
@@ -44,6 +46,8 @@ impl Memory {
         } else {
             self.down_since = None;
         }
+        self.was_up =
+            server.is_some_and(|server| self.was_up || (server.admin.is_ready() && server.op.is_up()));
         if is(AdminState::is_maint) {
             self.maint_since.get_or_insert(now);
         } else {

@@ -7,7 +7,10 @@ use registry::time::Tick;
 
 use super::observed::{Backend, Observed, RestartingMap, Server, Sessions};
 use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{BackendId, Command, MapId, Reply, ServerAddr, ServerId, ServerState, ServerWeight};
+use crate::haproxy::{
+    BackendId, Command, InitialWeight, MapId, Reply, ServerAddr, ServerId, ServerOptions, ServerState,
+    ServerWeight,
+};
 
 const MAINT: u32 = 0x01;
 const DRAIN: u32 = 0x08;
@@ -24,6 +27,10 @@ pub(super) struct ModelServer {
     pub(super) pooled: bool,
     /// HAProxy's own check fails.
     pub(super) down: bool,
+    /// Has been ready and up with a weight: since then it is safe to drain it, and to give it weight 0.
+    pub(super) was_in_tree: bool,
+    /// Somebody has changed its state or weight by hand: what crashes then is not lb-sync's doing.
+    pub(super) edited: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +96,7 @@ impl Model {
             return Reply::Ok;
         }
         if let Command::AddServer { id: number, addr, weight, options, .. } = command {
-            return self.add(id, *number, *addr, *weight, if options.check.is_some() { 2 } else { 0 });
+            return self.add(id, *number, *addr, *weight, *options);
         }
         let Some(server) = self.servers.get_mut(&id) else {
             return Reply::NoSuchServer;
@@ -116,6 +123,13 @@ impl Model {
             }
             _ => unreachable!("reads are not in a plan"),
         }
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.enter_tree();
+            assert!(
+                !server.crashes_haproxy(),
+                "{id}: takes persistent requests, never in the tree: {command}"
+            );
+        }
         Reply::Ok
     }
 
@@ -124,8 +138,8 @@ impl Model {
         id: InstanceId,
         number: ServerId,
         addr: ServerAddr,
-        weight: ServerWeight,
-        check: u32,
+        weight: InitialWeight,
+        options: ServerOptions,
     ) -> Reply {
         if !self.services.iter().any(|service| service == id.service.as_str()) {
             return Reply::NoSuchBackend;
@@ -139,11 +153,13 @@ impl Model {
             id: number,
             addr,
             admin: MAINT,
-            weight,
-            check,
+            weight: weight.into(),
+            check: if options.check.is_some() { 2 } else { 0 },
             sessions: 0,
             pooled: false,
-            down: false,
+            down: options.init_down,
+            was_in_tree: false,
+            edited: false,
         };
         self.servers.insert(id, server);
         Reply::Ok
@@ -151,6 +167,24 @@ impl Model {
 }
 
 impl ModelServer {
+    /// The check passes or fails.
+    pub(super) fn set_down(&mut self, down: bool) {
+        self.down = down;
+        self.enter_tree();
+    }
+
+    /// The balancing tree takes a server in while it is ready and up and has a weight.
+    pub(super) fn enter_tree(&mut self) {
+        self.was_in_tree |= self.admin & (MAINT | DRAIN) == 0 && !self.down && self.weight.get() > 0;
+    }
+
+    /// Takes persistent requests, now or once its check passes, and has never been in the balancing tree: HAProxy
+    /// crashes when such a server is changed or deleted (`leastconn` and `first`, 2.6 to 3.4).
+    fn crashes_haproxy(&self) -> bool {
+        let persistent_only = self.admin & DRAIN != 0 || self.weight.get() == 0;
+        self.admin & MAINT == 0 && persistent_only && !self.was_in_tree && !self.edited
+    }
+
     fn observed(&self) -> Server {
         Server {
             id: self.id,

@@ -43,11 +43,16 @@ struct World {
     view: View,
     model: Model,
     planner: Planner,
+    policy: Policy,
     acks: BTreeMap<InstanceId, (String, AckState)>,
 }
 
 impl World {
     fn new() -> Self {
+        Self::with(policy())
+    }
+
+    fn with(policy: Policy) -> Self {
         let mut view = View::new(Prefix::default());
         let now = Tick::from_ms(0);
         let empty = || Event::Listed { cluster: 1, revision: 1, entries: vec![] };
@@ -58,7 +63,8 @@ impl World {
             revision: 1,
             view,
             model: Model::with_services(&SERVICES),
-            planner: Planner::new(policy()),
+            planner: Planner::new(policy),
+            policy,
             acks: BTreeMap::new(),
         };
         world.sync(true);
@@ -155,7 +161,7 @@ impl World {
     }
 
     fn restart_lb_sync(&mut self) {
-        self.planner = Planner::new(policy());
+        self.planner = Planner::new(self.policy);
     }
 
     fn listed(&self) -> Vec<&str> {
@@ -176,7 +182,7 @@ impl World {
             }
             assert_eq!(ready, target.mode == Mode::Serve, "{id}");
             if ready {
-                assert_eq!((server.addr, server.weight), (target.addr, target.weight), "{id}");
+                assert_eq!((server.addr, server.weight), (target.addr, target.weight.into()), "{id}");
                 assert_eq!(server.check, 6, "{id} is checked");
             }
         }
@@ -363,6 +369,27 @@ fn sticky_clients_stay_their_time_and_a_stuck_request_ends_with_its_own() {
 }
 
 #[test]
+fn a_server_that_was_never_up_leaves_without_drain() {
+    let mut world = World::with(Policy { first_check: FirstCheck::Wait, init_state: true, ..policy() });
+    let sticky = |state: &str| {
+        format!(r#"{{"address":"10.0.0.1","port":1,"state":"{state}","drain":{{"sticky_s":5}}}}"#)
+    };
+    world.put("web/a", &sticky("up"));
+    let plan = world.plan();
+    world.apply(&plan, usize::MAX);
+    world.put("web/a", &sticky("draining"));
+    assert_eq!(lines(&world.plan()), ["set server web/a state maint"], "its check has never passed");
+
+    world.put("web/a", &sticky("up"));
+    world.model.servers.get_mut(&id("web/a")).unwrap().set_down(false);
+    world.plan();
+    world.put("web/a", &sticky("draining"));
+    assert_eq!(lines(&world.plan()), ["set server web/a state drain"], "it has been up");
+    world.model.servers.get_mut(&id("web/a")).unwrap().set_down(true);
+    assert_eq!(lines(&world.plan()), ["set server web/a state maint"], "it is down");
+}
+
+#[test]
 fn an_idle_connection_that_holds_a_server_is_dropped_by_moving_it_nowhere() {
     let mut world = World::new();
     world.put("web/web-1", &up(3000));
@@ -394,6 +421,8 @@ fn a_server_that_is_not_ours_is_never_touched() {
         sessions: 0,
         pooled: false,
         down: false,
+        was_in_tree: true,
+        edited: false,
     };
     world.model.servers.insert(id("web/static"), server.clone());
     world.put("web/static", &up(3000));
@@ -507,6 +536,15 @@ fn happenings() -> impl Strategy<Value = Happens> {
     ]
 }
 
+/// How a new server starts: taken for up, down by `health down` (before 3.1), or down by `init-state`.
+fn first_checks() -> impl Strategy<Value = (FirstCheck, bool)> {
+    prop_oneof![
+        Just((FirstCheck::Skip, false)),
+        Just((FirstCheck::Wait, false)),
+        Just((FirstCheck::Wait, true)),
+    ]
+}
+
 fn takes_away(line: &str) -> bool {
     ["state maint", "state drain", "del server", "shutdown"].iter().any(|part| line.contains(part))
 }
@@ -531,13 +569,15 @@ impl World {
             }
             Happens::CheckFails { at, down } => {
                 if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
-                    server.down = down;
+                    server.set_down(down);
                 }
             }
             Happens::HandEdit { at, admin, weight } => {
                 if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
                     server.admin = admin;
                     server.weight = ServerWeight::try_from(weight).unwrap();
+                    server.edited = true;
+                    server.enter_tree();
                 }
             }
             Happens::HaproxyRestarts => {
@@ -561,10 +601,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Invariants 3, 5, 6 and 7: whatever happened, cut off wherever it was, planning on converges to what the
-    /// registry says; planning again is empty; the model refuses every illegal deletion on the way.
+    /// registry says; planning again is empty. On the way the model refuses every illegal deletion, and every server
+    /// that takes persistent requests without ever having been in the balancing tree.
     #[test]
-    fn whatever_happens_it_converges(script in proptest::collection::vec(happenings(), 0..60)) {
-        let mut world = World::new();
+    fn whatever_happens_it_converges(
+        script in proptest::collection::vec(happenings(), 0..60),
+        (first_check, init_state) in first_checks(),
+    ) {
+        let mut world = World::with(Policy { first_check, init_state, ..policy() });
         world.model.maps.insert("web".into(), BTreeSet::new());
         for happens in script {
             world.happen(happens);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use registry::name::InstanceId;
 use registry::record::{InstanceRecord, InstanceState, OverrideMode};
 
-use crate::haproxy::{ServerAddr, ServerWeight};
+use crate::haproxy::{InitialWeight, ServerAddr};
 use crate::view::View;
 
 /// What HAProxy should have for an instance.
@@ -14,7 +14,7 @@ pub struct Target {
     /// Where it listens.
     pub addr: ServerAddr,
     /// Its share.
-    pub weight: ServerWeight,
+    pub weight: InitialWeight,
     /// Seconds of ramp when it comes up.
     pub slowstart_s: u16,
     /// Whether it gets traffic.
@@ -56,7 +56,7 @@ pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
     Some(Target {
         // A record's address is never unspecified, its port never 0: this cannot fail.
         addr: ServerAddr::new(record.address, record.port.get()).ok()?,
-        weight: ServerWeight::try_from(weight.get()).ok()?,
+        weight: InitialWeight::try_from(weight.get()).ok()?,
         slowstart_s: u16::try_from(record.slow_start_s).unwrap_or(u16::MAX),
         mode: if view.is_suspect(id) { Mode::Suspect } else { mode(record, wish.and_then(|wish| wish.mode)) },
         owner: registered.owner.clone(),

@@ -21,6 +21,8 @@ pub struct Layout {
     pub services: Vec<String>,
     /// Whether a client stays with its instance by the cookie `LBI`, which carries the instance's name.
     pub affinity: bool,
+    /// The backends' balance algorithm.
+    pub balance: &'static str,
     /// The folder of the backend sections, where lb-sync keeps them as files; else they stand with the rest.
     pub sections: Option<PathBuf>,
 }
@@ -91,10 +93,11 @@ listen stats
             text,
             "
 backend {service}
-    balance roundrobin
+    balance {balance}
     option httpchk HEAD /
     http-request disable-l7-retry unless METH_GET
-"
+",
+            balance = self.balance,
         );
         if self.affinity {
             let map = self.restarting_map(service);

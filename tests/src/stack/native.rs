@@ -20,6 +20,7 @@ use crate::slot::Slot;
 pub struct Native {
     services: Vec<String>,
     affinity: bool,
+    balance: &'static str,
     files: bool,
     traffic_port: Option<u16>,
     stats_port: Option<u16>,
@@ -32,6 +33,7 @@ impl Default for Native {
         Self {
             services: vec!["web".into()],
             affinity: false,
+            balance: "roundrobin",
             files: false,
             traffic_port: None,
             stats_port: None,
@@ -51,6 +53,12 @@ impl Native {
     /// Clients stay with their instance, by a cookie.
     pub fn with_affinity(mut self) -> Self {
         self.affinity = true;
+        self
+    }
+
+    /// The backends balance by this algorithm instead of `roundrobin`.
+    pub fn with_balance(mut self, algorithm: &'static str) -> Self {
+        self.balance = algorithm;
         self
     }
 
@@ -95,6 +103,7 @@ impl Native {
             stats_port: port(self.stats_port)?,
             services: self.services,
             affinity: self.affinity,
+            balance: self.balance,
             sections: self.files.then(|| home.join("sections")),
         };
         let mut flags = self.lb_sync_flags;

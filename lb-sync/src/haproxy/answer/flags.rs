@@ -103,6 +103,14 @@ pub enum OpState {
     Stopping,
 }
 
+impl OpState {
+    /// Takes its share of new requests, unless an administrative state forbids it.
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::Starting | Self::Running)
+    }
+}
+
 /// A number that is no [`OpState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is no state of a server")]
