@@ -19,9 +19,9 @@ pub use plan::plan;
 
 use registry::session::{Class, EtcdError};
 
+use crate::balancer::PassError;
 use crate::cli::RunOptions;
 use crate::haproxy::DialogueError;
-use crate::pass::PassError;
 use crate::run::{RunConfig, RunError};
 
 /// There is something to do (`plan`), as `diff` and `grep` say it with 1: that one is taken by failures.

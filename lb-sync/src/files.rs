@@ -1,6 +1,6 @@
 //! Files that equal the running state, so that a HAProxy that starts again starts with its members.
 //!
-//! The pass hands over what the files should say ([`Files`], never waiting for a disk); a task of its own renders each
+//! The balancer hands over what the files should say ([`Files`], without I/O); a task of its own renders each
 //! service's backend section from a template, has HAProxy check it together with the administrator's own files, and
 //! renames it into place. A service without a backend gets its section, and with a master socket one reload brings it
 //! in. HAProxy ids are kept in a file beside it, so that they outlive both programs.
@@ -14,6 +14,7 @@ mod cold;
 mod desired;
 mod folder;
 mod ids_file;
+mod link;
 mod master;
 mod news;
 mod options;
@@ -30,18 +31,19 @@ use std::time::Duration;
 
 use registry::name::ServiceName;
 use registry::time::Tick;
-use tokio::sync::watch;
 
 use crate::haproxy::answer::info::Info;
 use crate::plan::Policy;
-use crate::plan::ids::Ids;
+use crate::plan::ids::{Ids, SavedIds};
 use crate::plan::observed::Observed;
 use crate::plan::routes::Routes;
 use crate::view::{Scope, View};
 use cold::{Cold, Counts};
-use desired::{Desired, Known};
+pub use desired::Desired;
+use desired::Known;
 use ids_file::IdsKeeper;
 pub(crate) use ids_file::peek as peek_ids;
+pub use link::FilesLink;
 pub use options::{FilesConfig, FilesError, FilesOptions, HttpCheck, Started, Task};
 use pace::Pace;
 pub use reloads::Reason;
@@ -51,19 +53,30 @@ pub use writer::Report;
 /// servers) is to be kept busy.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
-/// The pass's side of the files: says what should be in them. Without `--conf-dir` and `--state-dir` it does nothing.
+/// The balancer's side of the files: says what should be in them, without I/O. Without `--conf-dir` and `--state-dir` it
+/// does nothing. [`FilesLink`] connects it with the tasks that write.
 #[derive(Debug, Default)]
 pub struct Files {
     sections: Option<Sections>,
     ids: Option<IdsKeeper>,
-    /// When [`Self::keep`] has something to do.
+    /// When [`Self::draw`] has something to do.
     wake_at: Option<Tick>,
+}
+
+/// Something that a task is to write.
+#[derive(Debug)]
+pub enum FilesAction {
+    /// The sections and routes.
+    Sections(Arc<Desired>),
+    /// Which instance has which HAProxy id.
+    Ids(Arc<SavedIds>),
 }
 
 #[derive(Debug)]
 struct Sections {
-    tell: watch::Sender<Arc<Desired>>,
-    wishes: watch::Receiver<WriterRequests>,
+    /// What was handed over last.
+    desired: Arc<Desired>,
+    requests: WriterRequests,
     /// Whether there is a master socket.
     reloads: bool,
     cold: Cold,
@@ -74,10 +87,10 @@ struct Sections {
     dirty: Dirty,
 }
 
-/// What the writer asks of the pass.
+/// What the writer asks for.
 #[derive(Clone, Copy, Debug, Default)]
-struct WriterRequests {
-    /// Counts its wishes for the latest: what HAProxy is reloaded on is not to be a second old.
+pub struct WriterRequests {
+    /// Counts its requests for the latest: what HAProxy is reloaded on must not be a second old.
     latest: u64,
     /// The worker that cannot be replaced by a reload: its servers are to be added by commands.
     kept: Option<u32>,
@@ -91,8 +104,8 @@ enum Dirty {
 }
 
 impl Files {
-    /// Notes that these instances may have changed, in the registry or in HAProxy.
-    pub fn note(&mut self, changed: &Scope) {
+    /// These instances may have changed, in the registry or in HAProxy.
+    pub fn mark_dirty(&mut self, changed: &Scope) {
         let Some(sections) = self.sections.as_mut().filter(|_| !changed.is_empty()) else { return };
         sections.pace.note();
         match (&mut sections.dirty, changed) {
@@ -104,46 +117,60 @@ impl Files {
         }
     }
 
-    /// Before `ids` reach HAProxy. Waits for the disk only where more new ones are needed at once than were reserved.
-    pub async fn cover(&mut self, ids: &Ids) {
-        if let Some(keeper) = &mut self.ids {
-            keeper.cover(ids).await;
-        }
+    /// The ids to reserve on disk before more are given out, where too few are reserved.
+    pub fn reserve_ids(&mut self, ids: &Ids) -> Option<Arc<SavedIds>> {
+        self.ids.as_mut()?.reserve(ids)
     }
 
-    /// After a pass: hands over what has changed, if it is time. Never waits. `made` are backends that lb-sync had made
+    /// Whether every id that was given out is reserved on disk. Always, where ids are not kept.
+    #[must_use]
+    pub fn are_ids_reserved(&self, ids: &Ids) -> bool {
+        self.ids.as_ref().is_none_or(|keeper| keeper.is_reserved(ids))
+    }
+
+    /// The disk has reserved the ids below `below`.
+    pub fn ids_reserved(&mut self, below: u32) -> Scope {
+        if let Some(keeper) = &mut self.ids {
+            keeper.reserved(below);
+        }
+        Scope::none()
+    }
+
+    /// The writer asks for the latest, or says which worker is kept: [`Self::draw`] answers at once.
+    pub fn handle_requests(&mut self, requests: WriterRequests) -> Scope {
+        if let Some(sections) = &mut self.sections {
+            sections.requests = requests;
+            sections.pace.hurry();
+        }
+        Scope::none()
+    }
+
+    /// Between two rounds: what has changed, if it is time to hand it over. `made` are backends that lb-sync had made
     /// while HAProxy runs.
-    pub fn keep(
+    pub fn draw(
         &mut self,
         now: Tick,
         (view, routes): (&View, &Arc<Routes>),
         (observed, made): (&Observed, &BTreeSet<ServiceName>),
         connected: bool,
         ids: &mut Ids,
-    ) {
+    ) -> Vec<FilesAction> {
+        let mut actions = Vec::new();
         self.wake_at = None;
         if let Some(sections) = &mut self.sections
             // What is not known for certain does not replace what was.
             && view.in_sync()
         {
             let policy = &sections.policy.clone();
-            sections.keep(now, &Known { view, observed, connected, made, policy }, routes, ids);
+            let known = Known { view, observed, connected, made, policy };
+            actions.extend(sections.draw(now, &known, routes, ids).map(FilesAction::Sections));
             self.wake_at = sections.pace.due_at();
         }
         if let Some(keeper) = &mut self.ids {
-            keeper.keep(now, ids);
+            actions.extend(keeper.save(now, ids).map(FilesAction::Ids));
             self.wake_at = [self.wake_at, keeper.wake_at()].into_iter().flatten().min();
         }
-    }
-
-    /// Returns when [`Self::keep`] is asked for the latest. May be dropped and called again.
-    pub async fn asked(&mut self) {
-        if let Some(sections) = &mut self.sections
-            && sections.wishes.changed().await.is_ok()
-        {
-            return sections.pace.hurry();
-        }
-        std::future::pending::<()>().await;
+        actions
     }
 
     /// Whether so many servers are missing that the pass is to wait for a reload on the files rather than add them; for
@@ -161,7 +188,7 @@ impl Files {
         else {
             return false;
         };
-        let kept = sections.wishes.borrow().kept;
+        let kept = sections.requests.kept;
         let counts = || Counts::of(view, observed, ids);
         let replace = sections.cold.step(now, worker, kept, counts);
         if sections.replace != replace {
@@ -171,7 +198,7 @@ impl Files {
         replace.is_some()
     }
 
-    /// When [`Self::keep`] has something to do.
+    /// When [`Self::draw`] has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
         self.wake_at
@@ -179,11 +206,17 @@ impl Files {
 }
 
 impl Sections {
-    fn keep(&mut self, now: Tick, known: &Known<'_>, routes: &Arc<Routes>, ids: &mut Ids) {
+    fn draw(
+        &mut self,
+        now: Tick,
+        known: &Known<'_>,
+        routes: &Arc<Routes>,
+        ids: &mut Ids,
+    ) -> Option<Arc<Desired>> {
         if !self.pace.take(now) {
-            return;
+            return None;
         }
-        let mut sections = self.tell.borrow().sections.clone();
+        let mut sections = self.desired.sections.clone();
         let dirty = match std::mem::replace(&mut self.dirty, Dirty::Only(BTreeSet::new())) {
             Dirty::Only(services) => services,
             Dirty::All => {
@@ -197,15 +230,12 @@ impl Sections {
                 None => sections.remove(&service),
             };
         }
-        let (answers, replace) = (self.wishes.borrow().latest, self.replace);
-        let routes = Arc::clone(routes);
+        let (answers, replace, routes) = (self.requests.latest, self.replace, Arc::clone(routes));
         let desired = Desired { complete: true, answers, replace, sections, routes };
-        self.tell.send_if_modified(|told| {
-            let changed = **told != desired;
-            if changed {
-                *told = Arc::new(desired);
-            }
-            changed
-        });
+        if *self.desired == desired {
+            return None;
+        }
+        self.desired = Arc::new(desired);
+        Some(Arc::clone(&self.desired))
     }
 }

@@ -1,19 +1,18 @@
 //! lb-sync: makes one HAProxy follow the registry, over its runtime socket.
 //!
 //! [`view`] is what the registry says, [`plan`] decides what to tell HAProxy, [`haproxy`] is the dialogue with it, and
-//! [`pass`] carries one to the other. [`tell`] answers the registry with acks and presence, and tells who asks for health; [`status`] answers everything else that is asked on its port.
+//! [`balancer`] carries one to the other and publishes acks, presence and health. [`status`] answers everything else that is asked on its port.
 //! [`files`] keeps backend sections on disk that equal the running state. [`command`] holds what only looks: `plan`, `check`, `explain`.
 
+pub mod balancer;
 pub mod cli;
 pub mod command;
 pub mod files;
 pub mod haproxy;
 pub mod help;
 pub mod notify;
-pub mod pass;
 pub mod plan;
 pub mod run;
 pub mod snapshot;
 pub mod status;
-pub mod tell;
 pub mod view;

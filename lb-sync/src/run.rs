@@ -12,20 +12,20 @@ use registry::lease::hold;
 use registry::name::BalancerName;
 use registry::route::local_address_towards;
 use registry::session::{EtcdConfig, Session};
+use registry::time::Clock;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::balancer::{Balancer, BalancerConfig, BalancerTask, Outputs};
 use crate::cli::{FirstCheckOption, RunOptions};
 use crate::files::FilesOptions;
 use crate::haproxy::{Check, CheckInterval, ServerId};
-use crate::pass::{Pass, PassConfig};
 use crate::plan::{FirstCheck, Policy};
 use crate::snapshot::{self, Snapshot};
 use crate::status;
-use crate::tell::Publisher;
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
 const CHECK_RISE: u16 = 1;
@@ -37,7 +37,7 @@ const FIND_ADDRESS_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     pub(crate) etcd: EtcdConfig,
-    pub(crate) pass: PassConfig,
+    pub(crate) pass: BalancerConfig,
     pub(crate) balancer: BalancerName,
     pub(crate) listen: SocketAddr,
     ttl: Duration,
@@ -100,7 +100,7 @@ impl RunConfig {
                 ))
             })?;
         }
-        let pass = PassConfig {
+        let pass = BalancerConfig {
             socket: options.haproxy_socket,
             prefix: etcd.prefix().clone(),
             policy: Policy {
@@ -150,12 +150,17 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
         status::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
     let beside = Beside { tls, ..status::beside(&hub, &end) };
     let told = reachable(listening, session.endpoints()).await;
-    let publisher = Publisher::new(prefix, config.balancer, told.to_string(), lease, tell_health);
-    let pass = Pass::new(config.pass, session, publisher, status).keeping(files.files, files.ids);
+    let (snapshots, new_snapshots) = watch::channel(None);
+    let outputs = Outputs { lease, health: tell_health, snapshots, files: files.link, status };
+    let (name, socket) = (config.balancer, config.pass.socket.clone());
+    let known = (name.clone(), told.to_string());
+    let balancer =
+        Balancer::new(Clock.now(), fastrand::u64(..), config.pass, known, (files.files, files.ids));
+    let balancing = BalancerTask::new(balancer, (name, prefix), socket, session, outputs);
 
     let mut tasks = JoinSet::new();
     if let Some(dir) = config.state_dir {
-        let keeping = snapshot::keep(dir, pass.snapshots());
+        let keeping = snapshot::keep(dir, new_snapshots);
         tasks.spawn_on(async move { (keeping.await, "the snapshot").1 }, others);
     }
     if let Some(auditing) = auditing {
@@ -174,7 +179,7 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
     );
     let ended = tokio::select! {
         // Ends by `shutdown`, after it has released the lease.
-        () = pass.run(instances, overrides, shutdown.clone()) => "the pass",
+        () = balancing.run(instances, overrides, shutdown.clone()) => "the balancer",
         ended = tasks.join_next() => ended.and_then(Result::ok).unwrap_or("a task"),
     };
     end.cancel();

@@ -34,7 +34,6 @@ use crate::files;
 use live::Viewers;
 use traffic::Meter;
 
-pub(crate) use journal::HAPPENINGS_MAX;
 pub use journal::{Journal, JournalEvent};
 pub use report::{HaproxyReport, InstanceReport, PassProgress, RegistryReport, Report};
 pub use totals::{Effect, Metrics};

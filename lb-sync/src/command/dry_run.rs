@@ -5,9 +5,10 @@ use registry::record::AckState;
 use registry::time::Clock;
 
 use super::read::Haproxy;
+use crate::balancer::reading::Reading;
+use crate::balancer::{PassError, can_add_backends};
 use crate::files::peek_ids;
 use crate::haproxy::Command;
-use crate::pass::{PassError, can, observe};
 use crate::plan::{Planner, Step, backends, routes};
 use crate::run::RunConfig;
 use crate::view::{Scope, View};
@@ -50,7 +51,9 @@ pub(super) async fn dry_run(
     let now = Clock.now();
     planner.learn(now, &haproxy.observed, &Scope::All);
     let first = planner.plan(now, view, &haproxy.observed, scope);
-    observe::sessions(&mut haproxy.dialogue, &first.reads, &mut haproxy.observed).await?;
+    let mut reading = Reading::default();
+    reading.add_sessions(&haproxy.observed, &first.reads);
+    haproxy.read(reading).await?;
     let read = Scope::Only(first.reads.into_iter().collect());
     let then = planner.plan(now, view, &haproxy.observed, &read);
     let waits = |(id, ack): (InstanceId, Option<(String, AckState)>)| {
@@ -68,7 +71,9 @@ pub(super) async fn dry_run(
 fn others(config: &RunConfig, view: &View, haproxy: &Haproxy, scope: &Scope) -> Vec<(String, Vec<Command>)> {
     let mut others = Vec::new();
     let observed = &haproxy.observed;
-    if let Some(defaults) = config.pass.backend_defaults.as_ref().filter(|_| can(&haproxy.info.version)) {
+    if let Some(defaults) =
+        config.pass.backend_defaults.as_ref().filter(|_| can_add_backends(&haproxy.info.version))
+    {
         let missing = backends::missing(view, observed, scope);
         others.extend(missing.iter().map(|service| {
             (

@@ -10,10 +10,11 @@ use registry::record::{self, InstanceRecord, OverrideRecord};
 use registry::session::{Class, EtcdConfig, EtcdError, Session};
 use registry::time::Clock;
 
+use crate::balancer::reading::Reading;
+use crate::balancer::{BalancerConfig, PassError};
 use crate::haproxy::answer::info::Info;
 use crate::haproxy::answer::stat::StatRow;
 use crate::haproxy::{Command, Dialogue};
-use crate::pass::{PassConfig, PassError, observe};
 use crate::plan::observed::Observed;
 use crate::view::View;
 
@@ -39,7 +40,7 @@ pub(super) struct Haproxy {
 }
 
 /// Reads the registry at one revision. Each endpoint is tried once.
-pub(super) async fn registry(etcd: &EtcdConfig, pass: &PassConfig) -> Result<Registry, EtcdError> {
+pub(super) async fn registry(etcd: &EtcdConfig, pass: &BalancerConfig) -> Result<Registry, EtcdError> {
     let session = Session::new(etcd.clone());
     let mut left = session.endpoints().len();
     loop {
@@ -51,7 +52,7 @@ pub(super) async fn registry(etcd: &EtcdConfig, pass: &PassConfig) -> Result<Reg
     }
 }
 
-async fn read(session: &Session, pass: &PassConfig) -> Result<Registry, EtcdError> {
+async fn read(session: &Session, pass: &BalancerConfig) -> Result<Registry, EtcdError> {
     let instances = list(session, &pass.prefix.instances(), 0).await?;
     let revision = instances.revision;
     let overrides = list(session, &pass.prefix.overrides(), revision).await?;
@@ -59,7 +60,7 @@ async fn read(session: &Session, pass: &PassConfig) -> Result<Registry, EtcdErro
 }
 
 /// As the followers would tell it to the view, with nothing behind.
-fn fold(pass: &PassConfig, instances: Listed, overrides: Listed) -> Registry {
+fn fold(pass: &BalancerConfig, instances: Listed, overrides: Listed) -> Registry {
     let revision = instances.revision;
     let entries = instances.entries.iter().chain(&overrides.entries);
     let unreadable = entries.filter_map(|entry| unreadable(&pass.prefix, entry)).collect();
@@ -85,12 +86,36 @@ fn unreadable(prefix: &Prefix, entry: &Entry) -> Option<(String, String)> {
 
 /// Connects to HAProxy and reads all it has.
 pub(super) async fn haproxy(socket: &Path) -> Result<Haproxy, PassError> {
-    let mut dialogue = Dialogue::connect(socket, ANSWER_MAX).await?;
-    let (info, observed) = observe::all(&mut dialogue).await?;
-    Ok(Haproxy { dialogue, info, observed })
+    Haproxy::read_all(Dialogue::connect(socket, ANSWER_MAX).await?).await
 }
 
 impl Haproxy {
+    /// Reads all that HAProxy has. Fails for a worker on its way out, and for a HAProxy that is too old.
+    pub(super) async fn read_all(mut dialogue: Dialogue) -> Result<Self, PassError> {
+        let answers = dialogue.ask(&[Command::ShowInfo]).await?;
+        let info = Info::parse(answers.first().map_or("", String::as_str))?;
+        if info.stopping {
+            return Err(PassError::Replaced);
+        }
+        if !info.version.at_least(2, 6) {
+            return Err(PassError::TooOld(info.version));
+        }
+        let mut haproxy = Self { dialogue, info, observed: Observed::default() };
+        let everything = haproxy.read(Reading::everything()).await?;
+        haproxy.observed = everything.into_everything().unwrap_or_default();
+        Ok(haproxy)
+    }
+
+    /// Asks all of `reading`, and folds the answers in.
+    pub(super) async fn read(&mut self, mut reading: Reading) -> Result<Reading, PassError> {
+        while !reading.is_done() {
+            let asked_at = Clock.now();
+            let answers = self.dialogue.ask(&reading.request()).await?;
+            reading.answers(&mut self.observed, &answers, asked_at)?;
+        }
+        Ok(reading)
+    }
+
     /// One server's counters; `None` if it is not there (any more).
     pub(super) async fn stat(&mut self, id: &InstanceId) -> Result<Option<StatRow>, PassError> {
         let numbers = (

@@ -20,7 +20,7 @@ use crate::view::View;
 
 /// What the files should say, for every service that the registry or HAProxy has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Desired {
+pub struct Desired {
     /// It has been drawn up: before, nothing is known.
     pub(super) complete: bool,
     /// The writer's last wish for the latest that it answers.

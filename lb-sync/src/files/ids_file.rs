@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use registry::time::Tick;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::news::News;
 use super::pace::Pace;
@@ -26,75 +25,73 @@ const LEN_MAX: u64 = 64 * 1024 * 1024;
 const BAD_MAX: u32 = 9;
 /// Ids reserved ahead. A join waits for the disk only when more than this many are new within one write.
 const BLOCK: u32 = 1_000;
-/// Longest that a pass waits for the disk: a member is worth more than an id that is never used twice.
-const COVER_MAX: Duration = Duration::from_secs(1);
 /// Shortest time between two writes of who has which.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
 
-/// The pass's side.
+/// The balancer's side: when what is to be written.
 #[derive(Debug)]
 pub(super) struct IdsKeeper {
-    tell: watch::Sender<Option<Arc<SavedIds>>>,
     /// Below this, ids may be given out.
-    written: watch::Receiver<u32>,
-    /// What was asked to be reserved last.
-    asked: u32,
+    written: u32,
+    /// What was asked to be reserved last; nothing yet before the first request.
+    asked: Option<u32>,
     /// Which state of the ids was handed over last.
-    kept: u64,
+    saved: u64,
     pace: Pace,
 }
 
 impl IdsKeeper {
-    /// Goes on from `ids`; the future writes what it is told until the keeper is dropped.
-    pub(super) fn start(dir: PathBuf, ids: &Ids) -> (Self, impl Future<Output = ()> + Send + use<>) {
-        let tell = watch::Sender::new(None);
-        let (wrote, written) = watch::channel(ids.top());
-        let writing = write(dir, tell.subscribe(), wrote);
-        let pace = Pace::new(WRITE_EVERY);
-        let mut keeper = Self { tell, written, asked: ids.top(), kept: ids.changes(), pace };
-        keeper.ask(ids);
-        (keeper, writing)
+    /// Goes on from `ids`.
+    pub(super) fn new(ids: &Ids) -> Self {
+        Self { written: ids.top(), asked: None, saved: ids.changes(), pace: Pace::new(WRITE_EVERY) }
     }
 
-    /// Returns once every id that was given out is reserved; at once, but for bursts of new instances.
-    pub(super) async fn cover(&mut self, ids: &Ids) {
-        let top = ids.top();
-        if self.is_short(ids) {
-            self.ask(ids);
-        }
-        if top > *self.written.borrow() {
-            let _ = timeout(COVER_MAX, self.written.wait_for(|written| *written >= top)).await;
-        }
+    /// What to write before more ids are given out, where fewer than half a block are left.
+    pub(super) fn reserve(&mut self, ids: &Ids) -> Option<Arc<SavedIds>> {
+        self.is_short(ids).then(|| self.hand_over(ids))
     }
 
-    /// Hands over who has which id, if that has changed and it is time.
-    pub(super) fn keep(&mut self, now: Tick, ids: &Ids) {
-        if ids.changes() != self.kept {
+    /// Whether every id that was given out is reserved; at once, but for bursts of new instances.
+    pub(super) fn is_reserved(&self, ids: &Ids) -> bool {
+        ids.top() <= self.written
+    }
+
+    /// The disk has reserved the ids below `below`.
+    pub(super) fn reserved(&mut self, below: u32) {
+        self.written = self.written.max(below);
+    }
+
+    /// Which instance has which id, if that has changed and it is time.
+    pub(super) fn save(&mut self, now: Tick, ids: &Ids) -> Option<Arc<SavedIds>> {
+        if ids.changes() != self.saved {
             self.pace.note();
         }
-        if self.pace.take(now) || self.is_short(ids) {
-            self.ask(ids);
-        }
+        (self.pace.take(now) || self.is_short(ids)).then(|| self.hand_over(ids))
     }
 
-    /// When [`Self::keep`] has something to do.
+    /// When [`Self::save`] has something to do.
     pub(super) fn wake_at(&self) -> Option<Tick> {
         self.pace.due_at()
     }
 
     fn is_short(&self, ids: &Ids) -> bool {
-        ids.top().saturating_add(BLOCK / 2) > self.asked
+        self.asked.is_none_or(|asked| ids.top().saturating_add(BLOCK / 2) > asked)
     }
 
-    fn ask(&mut self, ids: &Ids) {
-        self.asked = self.asked.max(ids.top().saturating_add(BLOCK));
-        self.kept = ids.changes();
-        self.tell.send_replace(Some(Arc::new(ids.saved(self.asked))));
+    fn hand_over(&mut self, ids: &Ids) -> Arc<SavedIds> {
+        let asked = self.asked.unwrap_or(0).max(ids.top().saturating_add(BLOCK));
+        self.asked = Some(asked);
+        self.saved = ids.changes();
+        Arc::new(ids.saved(asked))
     }
 }
 
 /// Writes what it is told, the last always.
-async fn write(dir: PathBuf, mut told: watch::Receiver<Option<Arc<SavedIds>>>, wrote: watch::Sender<u32>) {
+pub(super) async fn write(
+    dir: PathBuf,
+    mut told: watch::Receiver<Option<Arc<SavedIds>>>,
+    wrote: watch::Sender<u32>,
+) {
     let mut news = News::default();
     while told.changed().await.is_ok() {
         let Some(ids) = told.borrow_and_update().clone() else { continue };
@@ -189,20 +186,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ids_outlive_a_restart_and_nothing_reaches_haproxy_that_is_not_reserved() {
+    async fn ids_outlive_a_restart_and_none_reaches_haproxy_that_is_not_reserved() {
         let dir = tempfile::tempdir().unwrap();
         let mut ids = load(dir.path(), base());
-        let (mut keeper, writing) = IdsKeeper::start(dir.path().into(), &ids);
-        let writing = tokio::spawn(writing);
+        let mut keeper = IdsKeeper::new(&ids);
+        let (save, saves) = watch::channel(None);
+        let (wrote, mut written) = watch::channel(0);
+        let writing = tokio::spawn(write(dir.path().into(), saves, wrote));
         for n in 0..3_000 {
             ids.id_of(&format!("web/i{n}").parse().unwrap()).unwrap();
         }
-        keeper.cover(&ids).await;
+        assert!(!keeper.is_reserved(&ids));
+        save.send_replace(keeper.reserve(&ids));
+        assert!(keeper.reserve(&ids).is_none(), "it is asked for once");
+        let below = *written.wait_for(|below| *below > 0).await.unwrap();
+        keeper.reserved(below);
+        assert!(keeper.is_reserved(&ids));
         // As after a crash at this point.
         let mut later = load(dir.path(), base());
         assert_eq!(later.id_of(&"web/i7".parse().unwrap()).unwrap().get(), 10_007);
         assert!(later.id_of(&"web/new".parse().unwrap()).unwrap().get() >= 13_000);
-        drop(keeper);
+        drop(save);
         writing.await.unwrap();
     }
 

@@ -19,7 +19,7 @@ use super::pace::Pace;
 use super::template::Templates;
 use super::verify::Verifier;
 use super::writer::{Out, Report, Writer};
-use super::{Dirty, Files, Sections, WRITE_EVERY, WriterRequests};
+use super::{Dirty, Files, FilesLink, Sections, WRITE_EVERY, WriterRequests};
 use crate::haproxy::BackendName;
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
@@ -139,17 +139,22 @@ pub enum FilesError {
     },
 }
 
-/// A task that goes on until the pass ends.
+/// A task that goes on until the balancer ends.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Tasks, with their names.
+type Tasks = Vec<(Task, &'static str)>;
 
 /// What there is to do about files.
 pub struct Started {
-    /// For the pass.
+    /// For the balancer.
     pub files: Files,
+    /// Between the balancer and the tasks.
+    pub link: FilesLink,
     /// What was kept: whom it knows keeps its id. `None` without a state directory.
     pub ids: Option<Ids>,
     /// Tasks, with their names.
-    pub tasks: Vec<(Task, &'static str)>,
+    pub tasks: Tasks,
     /// What the writer of the sections has done so far.
     pub report: watch::Receiver<Report>,
 }
@@ -190,39 +195,41 @@ impl FilesConfig {
     /// Loads what was kept, and begins.
     #[must_use]
     pub fn start(self, policy: Policy) -> Started {
-        let (mut files, mut tasks) = (Files::default(), Vec::<(Task, &'static str)>::new());
+        let (mut files, mut link, mut tasks) = (Files::default(), FilesLink::default(), Tasks::new());
         let ids = self.state_dir.map(|dir| {
             let ids = ids_file::load(&dir, policy.id_base);
-            let (keeper, writing) = IdsKeeper::start(dir, &ids);
-            files.ids = Some(keeper);
-            tasks.push((Box::pin(writing), "the writer of HAProxy's ids"));
+            let (save, saves) = watch::channel(None);
+            let (wrote, written) = watch::channel(ids.top());
+            files.ids = Some(IdsKeeper::new(&ids));
+            link.ids = Some((save, written));
+            tasks.push((Box::pin(ids_file::write(dir, saves, wrote)), "the writer of HAProxy's ids"));
             ids
         });
         let (report, reported) = watch::channel(Report::default());
         if let Some(folder) = self.folder {
-            let tell = watch::Sender::new(Arc::new(Desired::default()));
             let FilesOptions { conf_base, template, httpchk, master_socket, haproxy_binary, .. } =
                 self.options;
-            let templates = Templates::new(template, httpchk);
-            let verifier = Verifier::new(haproxy_binary, conf_base);
-            let (wish, wishes) = watch::channel(WriterRequests::default());
-            let (reloads, cold, replace) = (master_socket.is_some(), Cold::default(), None);
-            let writer = Writer::new(folder, templates, verifier, master_socket, Out { report, wish });
-            let writing = writer.run(tell.subscribe());
-            let dirty = Dirty::All;
+            let desired = Arc::new(Desired::default());
+            let (hand_over, handed_over) = watch::channel(Arc::clone(&desired));
+            let (request, requests) = watch::channel(WriterRequests::default());
             files.sections = Some(Sections {
-                tell,
-                wishes,
-                reloads,
-                cold,
-                replace,
+                desired,
+                requests: WriterRequests::default(),
+                reloads: master_socket.is_some(),
+                cold: Cold::default(),
+                replace: None,
                 policy,
                 pace: Pace::new(WRITE_EVERY),
-                dirty,
+                dirty: Dirty::All,
             });
-            tasks.push((Box::pin(writing), "the writer of the files"));
+            link.sections = Some((hand_over, requests));
+            let templates = Templates::new(template, httpchk);
+            let verifier = Verifier::new(haproxy_binary, conf_base);
+            let writer =
+                Writer::new(folder, templates, verifier, master_socket, Out { report, wish: request });
+            tasks.push((Box::pin(writer.run(handed_over)), "the writer of the files"));
         }
-        Started { files, ids, tasks, report: reported }
+        Started { files, link, ids, tasks, report: reported }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// Happenings that are remembered: some 200 kB.
-pub(crate) const HAPPENINGS_MAX: usize = 500;
+const HAPPENINGS_MAX: usize = 500;
 
 /// One thing that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -8,11 +8,11 @@ use registry::record::OverrideRecord;
 use registry::time::Tick;
 
 use super::Metrics;
+use crate::balancer::SyncCondition;
 use crate::haproxy::ServerId;
 use crate::plan::Planner;
 use crate::plan::observed::Server;
 use crate::plan::standing::{Reason, Situation, State};
-use crate::tell::SyncCondition;
 use crate::view::Registered;
 
 /// How everything stands.

@@ -8,8 +8,8 @@ use super::super::dry_run::dry_run;
 use super::super::read::{Haproxy, Registry};
 use super::super::words::row;
 use super::finding::Finding;
+use crate::balancer::PassError;
 use crate::haproxy::{BackendName, Command, Reply};
-use crate::pass::PassError;
 use crate::run::RunConfig;
 use crate::view::Scope;
 

@@ -9,8 +9,8 @@ use nix::unistd::{Gid, Group, Uid, User};
 use super::super::read::{self, ANSWER_MAX};
 use super::finding::Finding;
 use super::{backends, version};
+use crate::balancer::PassError;
 use crate::haproxy::{Dialogue, DialogueError};
-use crate::pass::{PassError, observe};
 use crate::run::RunConfig;
 
 const CHECK: &str = "HAProxy socket";
@@ -36,17 +36,16 @@ pub(super) async fn socket(path: &Path) -> (Option<Dialogue>, Finding) {
 
 /// What is behind the socket: the version, what it supports, the backends.
 pub(super) async fn inside(
-    mut dialogue: Dialogue,
+    dialogue: Dialogue,
     config: &RunConfig,
     registry: Option<&read::Registry>,
 ) -> Vec<Finding> {
-    let (info, observed) = match observe::all(&mut dialogue).await {
-        Ok(read) => read,
+    let mut haproxy = match read::Haproxy::read_all(dialogue).await {
+        Ok(haproxy) => haproxy,
         Err(error @ PassError::TooOld(_)) => return vec![Finding::by_error("HAProxy version", &error)],
         Err(error) => return vec![Finding::by_error("HAProxy", &error)],
     };
-    let mut findings = version::findings(&info.version);
-    let mut haproxy = read::Haproxy { dialogue, info, observed };
+    let mut findings = version::findings(&haproxy.info.version);
     match backends::findings(&mut haproxy, config, registry).await {
         Ok(more) => findings.extend(more),
         Err(error) => findings.push(Finding::by_error("backends", &error)),

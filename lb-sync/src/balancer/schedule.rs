@@ -1,4 +1,4 @@
-//! What is due without anything having happened: reconnecting, a glance at who answers, the audit.
+//! What is due without anything having happened: connecting, a ping that asks which process answers, the audit.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use registry::backoff::Backoff;
 use registry::time::Tick;
 
 /// A reload leaves our session with the old worker: it is asked this often whether it has been replaced.
-pub(super) const PING_EVERY: Duration = Duration::from_millis(200);
+const PING_EVERY: Duration = Duration::from_millis(200);
 /// How often everything is read anew, to find what somebody changed by hand.
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
 /// Waits between attempts to connect: a restarted HAProxy serves nobody until we are back.
@@ -18,7 +18,7 @@ const CONNECT_MAX: Duration = Duration::from_millis(250);
 pub(super) enum Due {
     /// Connect to HAProxy, and read everything.
     Connect,
-    /// Ask who answers.
+    /// Ask which process answers.
     Ping,
     /// Read everything.
     Audit,
@@ -67,8 +67,8 @@ impl Schedule {
         self.state = State::Connected { ping_at: now.plus(PING_EVERY), audit_at: now.plus(AUDIT_EVERY) };
     }
 
-    /// Somebody answered, and it was who we know.
-    pub(super) fn pinged(&mut self, now: Tick) {
+    /// HAProxy answered, and it was the process that is known.
+    pub(super) fn answered(&mut self, now: Tick) {
         if let State::Connected { ping_at, .. } = &mut self.state {
             *ping_at = now.plus(PING_EVERY);
         }
@@ -96,7 +96,7 @@ mod tests {
         schedule.read_all(at(0));
         assert_eq!(schedule.due(at(199)), None);
         assert_eq!(schedule.due(at(200)), Some(Due::Ping));
-        schedule.pinged(at(200));
+        schedule.answered(at(200));
         assert_eq!(schedule.wake_at(), at(400));
         assert_eq!(schedule.due(at(30_000)), Some(Due::Audit));
         schedule.lost(at(30_001));

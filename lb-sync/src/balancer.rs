@@ -1,0 +1,397 @@
+//! The balancer: what one HAProxy is asked and told, and what the registry is told of it. A machine without I/O.
+//!
+//! [`Balancer::step`] takes what has happened and returns what to do. It owns the view of the registry, what was observed
+//! of HAProxy, and the planner. It goes by levels, not by events: an event only names the instances to look at.
+//!
+//! One request to HAProxy is under way at a time ([`conversation`]). Every request begins with `show info`, so that each
+//! answer says which HAProxy process gave it. A [`round`] carries out what the planner has planned, reads back what was
+//! touched, and has it planned again, until nothing is left to do. [`schedule`] says what is due by itself.
+//! [`task`] performs the actions.
+
+mod backends;
+mod conversation;
+mod error;
+mod events;
+mod health;
+mod publisher;
+pub(crate) mod reading;
+mod round;
+mod routes;
+mod schedule;
+mod task;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proto::health::Status;
+use registry::follow::Event;
+use registry::key::Prefix;
+use registry::lease::LeaseId;
+use registry::name::{BalancerName, InstanceId};
+use registry::record::{AckState, BalancerRecord};
+use registry::time::Tick;
+
+pub(crate) use backends::can_add_backends;
+pub use error::PassError;
+pub use task::{BalancerTask, Outputs};
+
+use crate::files::{Desired, Files, FilesAction, WriterRequests};
+use crate::haproxy::answer::info::Info;
+use crate::haproxy::{BackendName, Command, DialogueError};
+use crate::plan::ids::{Ids, SavedIds};
+use crate::plan::observed::Observed;
+use crate::plan::pending::PendingPlan;
+use crate::plan::{Planner, Policy};
+use crate::snapshot::{self, Snapshot};
+use crate::status::{JournalEvent, Metrics, PassProgress, Report};
+use crate::view::{GuardPolicy, Scope, View};
+use backends::BackendMaker;
+use conversation::{Activity, Talk};
+use publisher::Publisher;
+use routes::RouteSync;
+use schedule::Schedule;
+
+/// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
+/// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
+const COMMANDS_MAX: usize = 10;
+
+/// How one HAProxy is made to follow the registry.
+#[derive(Clone, Debug)]
+pub struct BalancerConfig {
+    /// HAProxy's runtime socket.
+    pub socket: PathBuf,
+    /// Where the registry stands in etcd.
+    pub prefix: Prefix,
+    /// How servers are made.
+    pub policy: Policy,
+    /// When an expiry is not believed.
+    pub guard: GuardPolicy,
+    /// The `defaults` section that a new service's backend is made from, where HAProxy can do that while it runs.
+    pub backend_defaults: Option<BackendName>,
+    /// What was known before etcd is heard.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Something that has happened.
+#[derive(Debug)]
+pub enum Input {
+    /// An event of the follower of `instances/`.
+    Instances(Event),
+    /// An event of the follower of `overrides/`.
+    Overrides(Event),
+    /// etcd says that these leases live.
+    LeasesAlive(Vec<(InstanceId, LeaseId)>),
+    /// There is a session with HAProxy.
+    Connected,
+    /// HAProxy's answers to the last [`Action::Ask`], one for each command.
+    Answers(Vec<String>),
+    /// The session with HAProxy is over, or could not be begun.
+    Lost(DialogueError),
+    /// The writer of the files asks for something.
+    Files(WriterRequests),
+    /// Below this, HAProxy ids may be given out.
+    IdsReserved(u32),
+    /// [`Balancer::wake_at`] has come.
+    Woke,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Begin a session with HAProxy: [`Input::Connected`] or [`Input::Lost`] follows.
+    Connect,
+    /// Give the session up.
+    Disconnect,
+    /// Send these commands in one request: [`Input::Answers`] or [`Input::Lost`] follows. At most one is under way.
+    Ask(Vec<Command>),
+    /// Write an ack.
+    PutAck {
+        /// Of this instance.
+        id: InstanceId,
+        /// The owner that it answers.
+        owner: String,
+        /// How it stands.
+        state: AckState,
+    },
+    /// Take an ack back.
+    RemoveAck(InstanceId),
+    /// Write the presence record.
+    PutPresence(BalancerRecord),
+    /// Publish health, by name.
+    PutHealth(BTreeMap<String, Status>),
+    /// Ask etcd which of these leases live: [`Input::LeasesAlive`] follows.
+    CheckLeases(Vec<(InstanceId, LeaseId)>),
+    /// Write the view to disk.
+    SaveSnapshot(Snapshot),
+    /// Write to disk which instance has which HAProxy id: [`Input::IdsReserved`] follows.
+    SaveIds(Arc<SavedIds>),
+    /// Hand over what the files should say.
+    WriteFiles(Arc<Desired>),
+    /// Add this to the journal.
+    Record(JournalEvent),
+    /// The status page may look different from now on.
+    StatusChanged,
+}
+
+/// How lb-sync stands with etcd and HAProxy.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncCondition<'a> {
+    /// Now.
+    pub now: Tick,
+    /// What the registry says.
+    pub view: &'a View,
+    /// What HAProxy has, as last read.
+    pub observed: &'a Observed,
+    /// Counts how often anything of `observed` or `worker` was read.
+    pub reads: u64,
+    /// The HAProxy process that answers; `None` while none does.
+    pub worker: Option<&'a Info>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Balancer {
+    view: View,
+    observed: Observed,
+    planner: Planner,
+    schedule: Schedule,
+    talk: Talk,
+    activity: Activity,
+    /// The HAProxy process that is known.
+    worker: Option<Info>,
+    publisher: Publisher,
+    files: Files,
+    routes: RouteSync,
+    backends: BackendMaker,
+    /// Whether the view is kept on disk.
+    saves_snapshots: bool,
+    /// Which view was copied last (by its count of changes), and when.
+    copied: (u64, Tick),
+    /// Instances to look at: something newer has happened to them.
+    dirty: Scope,
+    /// Instances that were read back, or read on, and are to be planned again.
+    replan: BTreeSet<InstanceId>,
+    /// What is planned and not done yet.
+    pending: PendingPlan,
+    metrics: Metrics,
+    /// When the changes that wait to be carried out were received.
+    arrived: BTreeMap<InstanceId, Tick>,
+    /// How often anything was read from HAProxy.
+    reads: u64,
+    /// When the last pass was, and when all of HAProxy's state was last read.
+    passed: Option<Tick>,
+    read_at: Tick,
+    /// Until when the next commands wait for HAProxy ids to be reserved on disk.
+    ids_wait_until: Option<Tick>,
+    /// The last failure, so that each is logged once.
+    trouble: String,
+    actions: Vec<Action>,
+}
+
+impl Balancer {
+    /// Knows nothing yet but for the snapshot. `status` is the address of the status port, `seed` spreads waits.
+    #[must_use]
+    pub fn new(
+        now: Tick,
+        seed: u64,
+        mut config: BalancerConfig,
+        (name, status): (BalancerName, String),
+        (files, ids): (Files, Option<Ids>),
+    ) -> Self {
+        let mut view = View::guarded(config.prefix, config.guard);
+        if let Some(snapshot) = config.snapshot.take() {
+            let instances = snapshot.instances.len();
+            tracing::warn!(instances, "etcd has not answered yet: serving from the snapshot on disk");
+            view.restore(snapshot);
+        }
+        let mut planner = Planner::new(config.policy);
+        let saves_snapshots = ids.is_some();
+        if let Some(ids) = ids {
+            *planner.ids_mut() = ids;
+        }
+        Self {
+            view,
+            observed: Observed::default(),
+            planner,
+            schedule: Schedule::new(now, seed),
+            talk: Talk::Away,
+            activity: Activity::None,
+            worker: None,
+            publisher: Publisher::new(name, status),
+            files,
+            routes: RouteSync::default(),
+            backends: BackendMaker::new(config.backend_defaults),
+            saves_snapshots,
+            copied: (0, Tick::default()),
+            dirty: Scope::none(),
+            replan: BTreeSet::new(),
+            pending: PendingPlan::default(),
+            metrics: Metrics::default(),
+            arrived: BTreeMap::new(),
+            reads: 0,
+            passed: None,
+            read_at: Tick::default(),
+            ids_wait_until: None,
+            trouble: String::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes in what has happened until `now`, all of it, and returns what to do, in this order.
+    pub fn step(&mut self, now: Tick, inputs: impl IntoIterator<Item = Input>) -> Vec<Action> {
+        for input in inputs {
+            self.handle(now, input);
+        }
+        let queries = self.view.take_lease_queries();
+        if !queries.is_empty() {
+            self.actions.push(Action::CheckLeases(queries));
+        }
+        self.proceed(now);
+        if self.is_at_rest() && self.dirty.is_empty() {
+            self.arrived.clear();
+        }
+        self.publish(now);
+        self.copy_view(now);
+        self.write_files(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Input::Woke`] is wanted, if nothing else happens before.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Tick> {
+        let planned = self.planner.wake_at().filter(|_| self.is_waiting() && self.is_connected());
+        let due = self.is_waiting().then(|| self.schedule.wake_at());
+        let waits = [planned, due, self.ids_wait_until, self.view.wake_at(), self.files.wake_at()];
+        waits.into_iter().flatten().min()
+    }
+
+    /// How everything stands.
+    #[must_use]
+    pub fn report(&self, now: Tick, generation: u64) -> Report {
+        let progress = PassProgress { generation, passed: self.passed, read_at: self.read_at };
+        let published = (self.publisher.balancer(), self.publisher.known());
+        Report::of(&self.condition(now), &self.planner, published, &self.metrics, progress)
+    }
+
+    /// How lb-sync stands with etcd and HAProxy.
+    #[must_use]
+    pub fn condition(&self, now: Tick) -> SyncCondition<'_> {
+        let (view, observed, reads) = (&self.view, &self.observed, self.reads);
+        SyncCondition {
+            now,
+            view,
+            observed,
+            reads,
+            worker: self.worker.as_ref().filter(|_| self.is_connected()),
+        }
+    }
+
+    fn handle(&mut self, now: Tick, input: Input) {
+        let was_in_sync = self.view.in_sync();
+        if let Input::Instances(Event::OutOfSync) | Input::Overrides(Event::OutOfSync) = input {
+            self.metrics.watch_restarts += 1;
+        }
+        let changed = match input {
+            Input::Instances(event) => self.view.fold_instances(now, event),
+            Input::Overrides(event) => self.view.fold_overrides(now, event),
+            Input::LeasesAlive(alive) => {
+                let mut changed = Scope::none();
+                for (id, lease) in alive {
+                    changed.extend(self.view.lease_lives(&id, lease));
+                }
+                changed
+            }
+            Input::Woke => self.view.expire(now),
+            Input::Connected => self.connected(),
+            Input::Answers(answers) => self.answers(now, &answers),
+            Input::Lost(error) => self.lost(now, &error.into()),
+            Input::Files(requests) => self.files.handle_requests(requests),
+            Input::IdsReserved(below) => self.files.ids_reserved(below),
+        };
+        if let Scope::Only(ids) = &changed {
+            for id in ids {
+                self.arrived.entry(id.clone()).or_insert(now);
+            }
+        }
+        self.mark_dirty(changed);
+        if was_in_sync != self.view.in_sync() {
+            self.sync_changed();
+        }
+    }
+
+    fn mark_dirty(&mut self, scope: Scope) {
+        self.files.mark_dirty(&scope);
+        self.dirty.extend(scope);
+    }
+
+    /// What had to wait for the view to be current is looked at now.
+    fn sync_changed(&mut self) {
+        self.mark_dirty(Scope::All);
+        self.routes.invalidate();
+        self.actions.push(Action::StatusChanged);
+        let instances = self.view.instances().len();
+        if self.view.in_sync() {
+            self.record("in sync with etcd", format!("instances: {instances}"));
+            tracing::info!(instances, "in sync with etcd");
+        } else {
+            self.metrics.out_of_sync += 1;
+            self.record("out of sync with etcd", "all stay served, nothing is drained or deleted");
+            tracing::warn!(
+                instances,
+                "out of sync with etcd: all stay served, nothing is drained or deleted"
+            );
+        }
+    }
+
+    /// Remembers something that concerns all instances.
+    fn record(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        let event = JournalEvent { what: what.into(), why: why.into(), ..JournalEvent::default() };
+        self.actions.push(Action::Record(event));
+    }
+
+    /// Remembers something that concerns one instance.
+    fn record_of(&mut self, id: &InstanceId, what: &str, why: &str) {
+        let (instance, what, why) = (Some(id.to_string()), what.into(), why.into());
+        self.actions.push(Action::Record(JournalEvent { instance, what, why, ..JournalEvent::default() }));
+    }
+
+    fn publish(&mut self, now: Tick) {
+        let (view, observed, reads) = (&self.view, &self.observed, self.reads);
+        let worker = self.worker.as_ref().filter(|_| self.talk.is_connected());
+        let condition = SyncCondition { now, view, observed, reads, worker };
+        self.publisher.publish(&condition, &mut self.actions);
+    }
+
+    /// Copies the view for the disk if it has changed, which takes some milliseconds at 10,000 instances: not in every
+    /// step, and only where a copy is kept.
+    fn copy_view(&mut self, now: Tick) {
+        let (changes, at) = self.copied;
+        let due = changes != self.view.changes() && now.since(at) >= snapshot::WRITE_EVERY;
+        if due && self.view.in_sync() && self.saves_snapshots {
+            self.copied = (self.view.changes(), now);
+            self.actions.extend(self.view.snapshot().map(Action::SaveSnapshot));
+        }
+    }
+
+    /// Says what the files should say, between two rounds.
+    fn write_files(&mut self, now: Tick) {
+        if !self.is_at_rest() {
+            return;
+        }
+        self.routes.read_view(&self.view);
+        let connected = self.is_connected();
+        let known = (&self.observed, self.backends.made());
+        let actions = self.files.draw(
+            now,
+            (&self.view, self.routes.routes()),
+            known,
+            connected,
+            self.planner.ids_mut(),
+        );
+        self.actions.extend(actions.into_iter().map(|action| match action {
+            FilesAction::Sections(desired) => Action::WriteFiles(desired),
+            FilesAction::Ids(ids) => Action::SaveIds(ids),
+        }));
+    }
+}

@@ -1,0 +1,98 @@
+//! What a round has done: log lines, journal events and counts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use registry::name::InstanceId;
+use registry::time::Tick;
+
+use super::Action;
+use super::round::{Outcome, deed};
+use crate::haproxy::{Command, Reply, ServerState};
+use crate::plan::{Cause, Step};
+use crate::status::{Effect, JournalEvent, Metrics};
+use crate::view::View;
+
+/// Logs and counts every step, and has the latest steps recorded. `arrived` says when the changes that are carried out
+/// were received.
+pub(super) fn of_steps(
+    now: Tick,
+    outcomes: &[Outcome],
+    (view, arrived): (&View, &BTreeMap<InstanceId, Tick>),
+    metrics: &mut Metrics,
+    actions: &mut Vec<Action>,
+) {
+    for Outcome { step, refused, took } in outcomes {
+        metrics.sent(&step.commands, refused.is_none());
+        metrics.steps += 1;
+        let (why, revision, took_us) = (why(view, step), revision(view, &step.id), micros(*took));
+        if refused.is_none() {
+            tracing::info!(instance = %step.id, why, revision, took_us, "{}", deed(&step.commands));
+        }
+        let effect = step.commands.iter().find_map(effect).filter(|_| refused.is_none());
+        if let (Some(effect), Some(at)) = (effect, arrived.get(&step.id)) {
+            metrics.took_effect(effect, now.since(*at));
+        }
+        actions.push(Action::Record(JournalEvent {
+            at: String::new(),
+            instance: Some(step.id.to_string()),
+            what: deed(&step.commands).into(),
+            why,
+            revision,
+            took_us: Some(took_us),
+            commands: step.lines(),
+            refused: refused.clone(),
+        }));
+    }
+}
+
+/// Logs, counts and has recorded what came of a command that concerns no single server.
+pub(super) fn of_command(command: &Command, reply: &Reply, metrics: &mut Metrics, actions: &mut Vec<Action>) {
+    let refused = match reply {
+        Reply::Ok => None,
+        Reply::Other(text) => Some(text.to_string()),
+        known => Some(format!("{known:?}")),
+    };
+    metrics.sent([command], refused.is_none());
+    match &refused {
+        None => tracing::info!(%command, "{}", command.kind()),
+        Some(said) => tracing::error!(%command, said, "HAProxy refused a command; retried at the next audit"),
+    }
+    actions.push(Action::Record(JournalEvent {
+        what: command.kind().into(),
+        why: "the registry's routes and services".into(),
+        commands: vec![command.to_string()],
+        refused,
+        ..JournalEvent::default()
+    }));
+}
+
+/// The cause, and where an operator wants it so, their name and reason.
+fn why(view: &View, step: &Step) -> String {
+    let text = step.why.text();
+    let asked = matches!(step.why, Cause::Leaving | Cause::Maintenance);
+    match view.override_of(&step.id).filter(|wish| asked && wish.mode.is_some()) {
+        None => text.into(),
+        Some(wish) => {
+            let by = if wish.by.is_empty() { "an operator" } else { &wish.by };
+            let reason = if wish.reason.is_empty() { "no reason given" } else { &wish.reason };
+            format!("{text} ({by}: {reason})")
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn effect(command: &Command) -> Option<Effect> {
+    match command {
+        Command::SetState { state: ServerState::Ready, .. } => Some(Effect::Serves),
+        Command::SetState { state: ServerState::Drain | ServerState::Maint, .. } => Some(Effect::Removed),
+        _ => None,
+    }
+}
+
+fn revision(view: &View, id: &InstanceId) -> Option<i64> {
+    view.instances().get(id).map(|registered| registered.mod_revision)
+}

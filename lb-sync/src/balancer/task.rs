@@ -1,0 +1,233 @@
+//! The task: waits for something to happen, steps the machine, performs what it says.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::health::Statuses;
+use registry::follow::Following;
+use registry::key::{Key, Prefix};
+use registry::lease::{Fence, LeaseHandle, LeaseId, lives};
+use registry::name::{BalancerName, InstanceId};
+use registry::record::{AckRecord, to_value};
+use registry::session::Session;
+use registry::time::Clock;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Action, Balancer, Input};
+use crate::files::FilesLink;
+use crate::haproxy::{Command, Dialogue, DialogueError};
+use crate::notify::{self, Manager};
+use crate::snapshot::Snapshot;
+use crate::status::{Report, StatusPublisher};
+
+/// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Most events that are taken in at once: a burst is one step, and a registry that never rests does not keep HAProxy
+/// from being asked.
+const EVENTS_MAX: usize = 10_000;
+
+/// Where the balancer's words go.
+pub struct Outputs {
+    /// Acks and presence stand under this lease.
+    pub lease: LeaseHandle,
+    /// Health, by name.
+    pub health: watch::Sender<Statuses>,
+    /// Copies of the view, each time it has changed, for [`snapshot::keep`](crate::snapshot::keep).
+    pub snapshots: watch::Sender<Option<Snapshot>>,
+    /// The tasks that write files.
+    pub files: FilesLink,
+    /// The journal, and questions of how everything stands.
+    pub status: StatusPublisher,
+}
+
+/// The task and all that it owns.
+pub struct BalancerTask {
+    balancer: Balancer,
+    name: BalancerName,
+    prefix: Prefix,
+    socket: PathBuf,
+    line: Line,
+    outputs: Outputs,
+    session: Session,
+    /// Questions to etcd about the leases of suspects.
+    lease_checks: JoinSet<Vec<(InstanceId, LeaseId)>>,
+    manager: Manager,
+}
+
+/// The session with HAProxy.
+enum Line {
+    None,
+    Idle(Dialogue),
+    /// Connecting, or a request is under way.
+    Busy(Exchange),
+}
+
+/// Resolves to the session, while there is one, and what came of it.
+type Exchange = Pin<Box<dyn Future<Output = (Option<Dialogue>, Input)> + Send>>;
+
+impl Line {
+    /// The next thing that happens on it. May be dropped and called again.
+    async fn next(&mut self) -> Input {
+        match self {
+            Self::None => pending().await,
+            Self::Idle(dialogue) => {
+                let error = dialogue.closed().await;
+                *self = Self::None;
+                Input::Lost(error)
+            }
+            Self::Busy(exchange) => {
+                let (dialogue, input) = exchange.await;
+                *self = dialogue.map_or(Self::None, Self::Idle);
+                input
+            }
+        }
+    }
+
+    fn connect(&mut self, socket: PathBuf) {
+        *self = Self::Busy(Box::pin(async move {
+            match Dialogue::connect(&socket, ANSWER_MAX).await {
+                Ok(dialogue) => (Some(dialogue), Input::Connected),
+                Err(error) => (None, Input::Lost(error)),
+            }
+        }));
+    }
+
+    fn ask(&mut self, commands: Vec<Command>) {
+        let line = std::mem::replace(self, Self::None);
+        *self = Self::Busy(Box::pin(async move {
+            let Self::Idle(mut dialogue) = line else { return (None, Input::Lost(DialogueError::Spent)) };
+            match dialogue.ask(&commands).await {
+                Ok(answers) => (Some(dialogue), Input::Answers(answers)),
+                Err(error) => (None, Input::Lost(error)),
+            }
+        }));
+    }
+}
+
+/// What the task waits for.
+enum Event {
+    Input(Input),
+    Asked(oneshot::Sender<Arc<Report>>),
+    Shutdown,
+}
+
+impl BalancerTask {
+    /// Performs what `balancer` says, for the balancer `name` and the HAProxy behind `socket`.
+    #[must_use]
+    pub fn new(
+        balancer: Balancer,
+        (name, prefix): (BalancerName, Prefix),
+        socket: PathBuf,
+        session: Session,
+        outputs: Outputs,
+    ) -> Self {
+        let (line, lease_checks, manager) = (Line::None, JoinSet::new(), Manager::of_this_process());
+        Self { balancer, name, prefix, socket, line, outputs, session, lease_checks, manager }
+    }
+
+    /// Runs until `shutdown`, or until a follower ends. HAProxy is left as it is.
+    pub async fn run(
+        mut self,
+        mut instances: Following,
+        mut overrides: Following,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let wake_at = self.balancer.wake_at();
+            let input = |event: Option<_>, input: fn(_) -> Input| match event {
+                Some(event) => Event::Input(input(event)),
+                None => Event::Shutdown,
+            };
+            let event = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Event::Shutdown,
+                // Before the registry's events, all of which are taken in with it below.
+                happened = self.line.next() => Event::Input(happened),
+                event = instances.recv() => input(event, Input::Instances),
+                event = overrides.recv() => input(event, Input::Overrides),
+                Some(Ok(alive)) = self.lease_checks.join_next() => Event::Input(Input::LeasesAlive(alive)),
+                happened = self.outputs.files.next() => Event::Input(happened),
+                asker = self.outputs.status.asked() => Event::Asked(asker),
+                () = Clock.until(wake_at) => Event::Input(Input::Woke),
+            };
+            match event {
+                Event::Shutdown => {
+                    notify::stopping();
+                    return self.release().await;
+                }
+                Event::Asked(asker) => {
+                    let report = self.balancer.report(Clock.now(), self.outputs.status.generation());
+                    // The asker may have gone.
+                    let _ = asker.send(Arc::new(report));
+                }
+                Event::Input(first) => {
+                    let queued = std::iter::from_fn(|| {
+                        let instances = instances.try_recv().ok().map(Input::Instances);
+                        instances.or_else(|| overrides.try_recv().ok().map(Input::Overrides))
+                    });
+                    let inputs = std::iter::once(first).chain(queued.take(EVENTS_MAX));
+                    for action in self.balancer.step(Clock.now(), inputs) {
+                        self.perform(action).await;
+                    }
+                    self.manager.tell(&self.balancer.condition(Clock.now()));
+                }
+            }
+        }
+    }
+
+    async fn perform(&mut self, action: Action) {
+        let Outputs { lease, health, snapshots, files, status } = &mut self.outputs;
+        match action {
+            Action::Connect => self.line.connect(self.socket.clone()),
+            Action::Disconnect => self.line = Line::None,
+            Action::Ask(commands) => self.line.ask(commands),
+            Action::PutAck { id, owner, state } => {
+                let at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
+                let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                lease.put(key, to_value(&AckRecord { owner, state, at }), Fence::None).await;
+            }
+            Action::RemoveAck(id) => {
+                lease.remove(self.prefix.text(&Key::Ack(id, self.name.clone()))).await;
+            }
+            Action::PutPresence(record) => {
+                let key = self.prefix.text(&Key::Balancer(self.name.clone()));
+                lease.put(key, to_value(&record), Fence::None).await;
+            }
+            Action::PutHealth(statuses) => drop(health.send_replace(statuses.into())),
+            Action::CheckLeases(queries) => self.check_leases(queries),
+            Action::SaveSnapshot(snapshot) => drop(snapshots.send_replace(Some(snapshot))),
+            Action::SaveIds(ids) => files.save_ids(ids),
+            Action::WriteFiles(desired) => files.write_sections(desired),
+            Action::Record(event) => status.journal.note(event),
+            Action::StatusChanged => status.changed(),
+        }
+    }
+
+    /// Asks etcd which of these leases live: their keys were deleted on purpose.
+    fn check_leases(&mut self, queries: Vec<(InstanceId, LeaseId)>) {
+        let session = self.session.clone();
+        self.lease_checks.spawn(async move {
+            let mut alive = Vec::new();
+            for (id, lease) in queries {
+                // Unanswered, it stays a suspect: that is what a guard is for.
+                if lives(&session, lease).await.unwrap_or(false) {
+                    alive.push((id, lease));
+                }
+            }
+            alive
+        });
+    }
+
+    /// Takes presence and acks out of the registry, so that no leave waits for this balancer.
+    async fn release(mut self) {
+        self.outputs.lease.release().await;
+        let mut standing = self.outputs.lease.standing();
+        // Bounded by the lease task: it gives up revoking after three tries.
+        let _ = standing.wait_for(|standing| standing.released).await;
+    }
+}
