@@ -1,36 +1,30 @@
-//! A session on HAProxy's runtime socket that is kept, and nothing between: what lb-sync's own is measured beside.
+//! What benchmarks ask HAProxy over one session that is kept: lb-sync is measured beside these commands.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
+use haproxy::Dialogue;
 
 /// Longest that the answers to one request may take: all of 10,000 rows take some 50 ms.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Longest that HAProxy keeps a session on which nothing is said; a bench may wait for minutes.
-const IDLE_MAX: &str = "set timeout cli 1h";
 /// Tries of a delete. HAProxy 2.6 refuses it while a pooled connection is closing, which takes microseconds.
 const DELETES_MAX: u16 = 1_000;
 
 /// The session.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: BufReader<UnixStream>,
+    dialogue: Dialogue,
 }
 
 impl Socket {
     pub(crate) async fn connect(path: &Path) -> Result<Self> {
-        let mut socket = Self { stream: BufReader::new(UnixStream::connect(path).await?) };
-        socket.send(&["prompt".into(), IDLE_MAX.into()]).await?;
-        Ok(socket)
+        Ok(Self { dialogue: Dialogue::connect(path, ANSWER_MAX).await? })
     }
 
-    /// Sends all commands at once, and returns all answers.
+    /// Sends all commands at once, and returns all answers as one text.
     pub(crate) async fn send(&mut self, commands: &[String]) -> Result<String> {
-        let answers = tokio::time::timeout(ANSWER_MAX, self.exchange(commands)).await;
-        answers.with_context(|| format!("no answer of HAProxy within {ANSWER_MAX:?}"))?
+        Ok(self.dialogue.ask_lines(commands).await?.concat())
     }
 
     /// The answer to one command.
@@ -76,21 +70,5 @@ impl Socket {
         let mut lines = table.lines();
         let at = lines.next()?.trim_start_matches("# ").split(',').position(|column| column == name)?;
         lines.next()?.split(',').nth(at)?.parse().ok()
-    }
-
-    async fn exchange(&mut self, commands: &[String]) -> Result<String> {
-        let text: String = commands.iter().flat_map(|command| [command, "\n"]).collect();
-        self.stream.write_all(text.as_bytes()).await?;
-        let (mut answers, mut prompts) = (Vec::new(), 0);
-        while prompts < commands.len() {
-            let read = self.stream.read_until(b'>', &mut answers).await?;
-            anyhow::ensure!(read > 0, "HAProxy closed the socket");
-            // An answer ends with `\n> `.
-            if answers.ends_with(b"\n>") {
-                answers.push(self.stream.read_u8().await.context("HAProxy closed the socket")?);
-                prompts += 1;
-            }
-        }
-        Ok(String::from_utf8_lossy(&answers).into_owned())
     }
 }

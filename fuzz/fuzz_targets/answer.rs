@@ -1,12 +1,12 @@
-//! Whatever HAProxy answers is read or refused, and nothing panics. `lb-sync/fixtures` holds real answers to begin with.
+//! Whatever HAProxy answers is read or refused, and nothing panics. `haproxy/fixtures` holds real answers to begin with.
 #![no_main]
 
-use lb_sync::haproxy::answer::backends::Backends;
-use lb_sync::haproxy::answer::info::Info;
-use lb_sync::haproxy::answer::maps;
-use lb_sync::haproxy::answer::servers_state::ServersState;
-use lb_sync::haproxy::answer::stat::StatRow;
-use lb_sync::haproxy::{Command, MapId, Reply, ServerPath};
+use haproxy::answer::backends::Backends;
+use haproxy::answer::info::Info;
+use haproxy::answer::maps;
+use haproxy::answer::servers_state::ServersState;
+use haproxy::answer::stat::StatRow;
+use haproxy::{Command, MapId, Reply, ServerPath};
 use lb_sync::plan::observed::Observed;
 use libfuzzer_sys::fuzz_target;
 use registry::time::Tick;

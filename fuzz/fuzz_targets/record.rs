@@ -2,7 +2,7 @@
 //! reaches HAProxy's socket is one of our commands for that very server, on one line.
 #![no_main]
 
-use lb_sync::haproxy::command::MAX_LINE;
+use haproxy::command::MAX_LINE;
 use lb_sync::plan::observed::Observed;
 use lb_sync::plan::{FirstCheck, Planner, Policy};
 use lb_sync::view::{Scope, View};

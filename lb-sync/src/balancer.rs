@@ -37,8 +37,6 @@ pub use error::PassError;
 pub use task::{BalancerTask, Outputs};
 
 use crate::files::{Desired, Files, FilesAction, WriterRequests};
-use crate::haproxy::answer::info::Info;
-use crate::haproxy::{BackendName, Command, DialogueError};
 use crate::plan::ids::{Ids, SavedIds};
 use crate::plan::observed::Observed;
 use crate::plan::pending::PendingPlan;
@@ -48,6 +46,8 @@ use crate::status::{JournalEvent, Metrics, PassProgress, Report};
 use crate::view::{GuardPolicy, Scope, View};
 use backends::BackendMaker;
 use conversation::{Activity, Talk};
+use haproxy::answer::info::Info;
+use haproxy::{BackendName, Command, DialogueError};
 use publisher::Publisher;
 use routes::RouteSync;
 use schedule::Schedule;

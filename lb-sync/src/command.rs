@@ -21,8 +21,8 @@ use registry::session::{Class, EtcdError};
 
 use crate::balancer::PassError;
 use crate::cli::RunOptions;
-use crate::haproxy::DialogueError;
 use crate::run::{RunConfig, RunError};
+use haproxy::DialogueError;
 
 /// There is something to do (`plan`), as `diff` and `grep` say it with 1: that one is taken by failures.
 const SOMETHING_TO_DO: u8 = 2;

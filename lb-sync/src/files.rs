@@ -15,7 +15,7 @@ mod desired;
 mod folder;
 mod ids_file;
 mod link;
-mod master;
+
 mod news;
 mod options;
 mod pace;
@@ -32,7 +32,6 @@ use std::time::Duration;
 use registry::name::ServiceName;
 use registry::time::Tick;
 
-use crate::haproxy::answer::info::Info;
 use crate::plan::Policy;
 use crate::plan::ids::{Ids, SavedIds};
 use crate::plan::observed::Observed;
@@ -41,6 +40,7 @@ use crate::view::{Scope, View};
 use cold::{Cold, Counts};
 pub use desired::Desired;
 use desired::Known;
+use haproxy::answer::info::Info;
 use ids_file::IdsKeeper;
 pub(crate) use ids_file::peek as peek_ids;
 pub use link::FilesLink;

@@ -1,6 +1,6 @@
 //! lb-sync: makes one HAProxy follow the registry, over its runtime socket.
 //!
-//! [`view`] is what the registry says, [`plan`] decides what to tell HAProxy, [`haproxy`] is the dialogue with it, and
+//! [`view`] is what the registry says, [`plan`] decides what to tell HAProxy, the crate `haproxy` is the dialogue with it, and
 //! [`balancer`] carries one to the other and publishes acks, presence and health. [`status`] answers everything else that is asked on its port.
 //! [`files`] keeps backend sections on disk that equal the running state. [`command`] holds what only looks: `plan`, `check`, `explain`.
 
@@ -8,7 +8,6 @@ pub mod balancer;
 pub mod cli;
 pub mod command;
 pub mod files;
-pub mod haproxy;
 pub mod help;
 pub mod notify;
 pub mod plan;

@@ -8,6 +8,7 @@ pub mod backends;
 pub mod decide;
 pub mod ids;
 pub mod memory;
+pub mod names;
 pub mod observed;
 pub mod pending;
 mod planner;

@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::balancer::{Balancer, BalancerConfig, BalancerTask, Outputs};
 use crate::cli::{FirstCheckOption, RunOptions};
 use crate::files::FilesOptions;
-use crate::haproxy::{Check, CheckInterval, ServerId};
 use crate::plan::{FirstCheck, Policy};
 use crate::snapshot::{self, Snapshot};
 use crate::status;
+use haproxy::{Check, CheckInterval, ServerId};
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
 const CHECK_RISE: u16 = 1;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use registry::name::ServiceName;
 
-use crate::haproxy::BackendName;
-use crate::haproxy::answer::info::Version;
 use crate::plan::backends;
 use crate::plan::observed::Observed;
 use crate::view::{Scope, View};
+use haproxy::BackendName;
+use haproxy::answer::info::Version;
 
 /// Whether this HAProxy has `add backend` outside of experimental mode.
 pub(crate) fn can_add_backends(version: &Version) -> bool {

@@ -10,14 +10,14 @@ use super::reading::Reading;
 use super::round::{NewerWaits, Round};
 use super::schedule::Due;
 use super::{Action, Balancer, COMMANDS_MAX, PassError, events};
-use crate::haproxy::answer::AnswerError;
-use crate::haproxy::answer::excerpt::Excerpt;
-use crate::haproxy::answer::info::Info;
-use crate::haproxy::{Command, Reply};
 use crate::plan::observed::Observed;
 use crate::plan::pending::PendingPlan;
 use crate::plan::{Plan, Step, backends};
 use crate::view::Scope;
+use haproxy::answer::AnswerError;
+use haproxy::answer::excerpt::Excerpt;
+use haproxy::answer::info::Info;
+use haproxy::{Command, Reply};
 
 /// Activities that are gone through for one request. A plan that asks for what cannot be read must not keep the machine
 /// from coming to an end: the rest is done after the next answer.
@@ -341,7 +341,7 @@ impl Balancer {
             return Err(PassError::TooOld(info.version.clone()));
         }
         let begins = matches!(self.activity, Activity::ReadEverything { audit: false, .. });
-        let known = self.worker.as_ref().is_some_and(|worker| worker.pid == info.pid);
+        let known = self.worker.as_ref().is_some_and(|worker| worker.is_same_process(info));
         if info.stopping || !(begins || known) {
             return Err(PassError::Replaced);
         }
@@ -362,7 +362,7 @@ impl Balancer {
     /// Everything was read anew. Where nothing is other than it was known to be, there is nothing to plan.
     fn everything_read(&mut self, now: Tick, info: Info, observed: Observed, audit: bool) {
         let before = std::mem::replace(&mut self.observed, observed);
-        if self.worker.as_ref().is_none_or(|worker| worker.pid != info.pid) {
+        if self.worker.as_ref().is_none_or(|worker| !worker.is_same_process(&info)) {
             let backends = self.observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
             self.record("HAProxy answers", format!("{}, process {}", info.version, info.pid));

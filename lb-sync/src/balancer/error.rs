@@ -1,8 +1,8 @@
 //! Why the conversation with HAProxy has to begin anew.
 
-use crate::haproxy::DialogueError;
-use crate::haproxy::answer::AnswerError;
-use crate::haproxy::answer::info::Version;
+use haproxy::DialogueError;
+use haproxy::answer::AnswerError;
+use haproxy::answer::info::Version;
 
 /// Why a pass could not be carried through. The session begins anew; nothing is assumed of what was done.
 #[derive(Debug, thiserror::Error)]

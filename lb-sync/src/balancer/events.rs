@@ -8,10 +8,10 @@ use registry::time::Tick;
 
 use super::Action;
 use super::round::{Outcome, deed};
-use crate::haproxy::{Command, Reply, ServerState};
 use crate::plan::{Cause, Step};
 use crate::status::{Effect, JournalEvent, Metrics};
 use crate::view::View;
+use haproxy::{Command, Reply, ServerState};
 
 /// Logs and counts every step, and has the latest steps recorded. `arrived` says when the changes that are carried out
 /// were received.

@@ -8,8 +8,8 @@ use proto::health::Status;
 use registry::name::ServiceName;
 
 use super::SyncCondition;
-use crate::haproxy::answer::flags::OpState;
 use crate::plan::observed::Backend;
+use haproxy::answer::flags::OpState;
 
 /// Oldest view that is called good. A watch is asked for a sign of life after 5 s of quiet and has 3 s to give it.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);

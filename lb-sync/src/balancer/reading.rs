@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use registry::name::{InstanceId, ServiceName};
 use registry::time::Tick;
 
-use crate::haproxy::answer::AnswerError;
-use crate::haproxy::answer::backends::Backends;
-use crate::haproxy::answer::maps;
-use crate::haproxy::answer::servers_state::ServersState;
-use crate::haproxy::answer::stat::{self, StatRow};
-use crate::haproxy::{BackendId, BackendName, Command, MapId, ServerId};
+use crate::plan::names::backend_name;
 use crate::plan::observed::{Observed, RoutesMap, Touched};
+use haproxy::answer::AnswerError;
+use haproxy::answer::backends::Backends;
+use haproxy::answer::maps;
+use haproxy::answer::servers_state::ServersState;
+use haproxy::answer::stat::{self, StatRow};
+use haproxy::{BackendId, Command, MapId, ServerId};
 
 /// Questions in one request; each answer is some hundred bytes a server.
 const READS_MAX: usize = 200;
@@ -61,7 +62,7 @@ impl Read {
             Self::Server(backend, Touched { number, .. }) | Self::Sessions(backend, number, _) => {
                 vec![Command::ShowStatServer { backend: *backend, id: *number }]
             }
-            Self::Backend(service) => vec![Command::ShowServersState(Some(BackendName::from(service)))],
+            Self::Backend(service) => vec![Command::ShowServersState(Some(backend_name(service)))],
             Self::RestartingMap(_, map) | Self::RoutesMap(map) => vec![Command::ShowMap(*map)],
             Self::BackendSessions(backend, _) => vec![Command::ShowStatServers(Some(*backend))],
         }

@@ -8,10 +8,10 @@ use registry::time::Tick;
 
 use super::COMMANDS_MAX;
 use super::reading::Reading;
-use crate::haproxy::{Command, Reply, ServerState};
 use crate::plan::observed::{Observed, Touched};
 use crate::plan::pending::PendingPlan;
 use crate::plan::{Planner, Step};
+use haproxy::{Command, Reply, ServerState};
 
 /// Longest that something newer waits for what is pending. After each round what was touched is read back and planned
 /// again: at a hundred events of a burst, that would take longer than carrying it out.

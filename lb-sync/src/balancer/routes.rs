@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::haproxy::Command;
 use crate::plan::observed::Observed;
 use crate::plan::routes::{self, Routes};
 use crate::view::View;
+use haproxy::Command;
 
 /// What is known of routes.
 #[derive(Debug, Default)]

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Action, Balancer, Input};
 use crate::files::FilesLink;
-use crate::haproxy::{Command, Dialogue, DialogueError};
 use crate::notify::{self, Manager};
 use crate::snapshot::Snapshot;
 use crate::status::{Report, StatusPublisher};
+use haproxy::{Command, Dialogue, DialogueError};
 
 /// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

@@ -8,10 +8,10 @@ use super::read::Haproxy;
 use crate::balancer::reading::Reading;
 use crate::balancer::{PassError, can_add_backends};
 use crate::files::peek_ids;
-use crate::haproxy::Command;
 use crate::plan::{Planner, Step, backends, routes};
 use crate::run::RunConfig;
 use crate::view::{Scope, View};
+use haproxy::Command;
 
 /// What would be done.
 #[derive(Debug, Default)]

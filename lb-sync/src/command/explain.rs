@@ -13,10 +13,10 @@ use registry::time::Clock;
 use self::facts::Facts;
 use super::dry_run::{Foreseen, dry_run};
 use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output, configured, read, running};
-use crate::haproxy::answer::stat::StatRow;
 use crate::plan::ids::Ids;
 use crate::run::RunConfig;
 use crate::view::Scope;
+use haproxy::answer::stat::StatRow;
 
 /// Events below the paragraph.
 const EVENTS_SHOWN: usize = 5;

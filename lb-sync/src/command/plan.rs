@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::dry_run::{Foreseen, dry_run};
 use super::{CommandError, CommandOutput, LookOptions, Output, SOMETHING_TO_DO, configured, read, running};
-use crate::haproxy::answer::info::Info;
 use crate::plan::Cause;
 use crate::view::Scope;
+use haproxy::answer::info::Info;
 
 /// Exit code 0: nothing is to be done; 2: something is. `host` is the host's name.
 pub async fn plan(options: LookOptions, host: &str) -> Result<CommandOutput, CommandError> {
@@ -94,12 +94,12 @@ fn json(foreseen: &Foreseen, revision: i64, info: &Info, unasked: Option<&str>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::haproxy::{Command, ServerState};
     use crate::plan::Step;
+    use haproxy::{Command, ServerState};
 
     fn foreseen() -> Foreseen {
         let id: InstanceId = "web/web-1".parse().unwrap();
-        let server = || (&id).into();
+        let server = || crate::plan::names::server_path(&id);
         let commands = vec![
             Command::EnableHealth { server: server() },
             Command::SetState { server: server(), state: ServerState::Ready },

@@ -12,11 +12,11 @@ use registry::time::Clock;
 
 use crate::balancer::reading::Reading;
 use crate::balancer::{BalancerConfig, PassError};
-use crate::haproxy::answer::info::Info;
-use crate::haproxy::answer::stat::StatRow;
-use crate::haproxy::{Command, Dialogue};
 use crate::plan::observed::Observed;
 use crate::view::View;
+use haproxy::answer::info::Info;
+use haproxy::answer::stat::StatRow;
+use haproxy::{Command, Dialogue};
 
 /// Longest that HAProxy may take to answer one request, as in the pass.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(5);

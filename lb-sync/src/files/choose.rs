@@ -83,7 +83,7 @@ mod tests {
             addr: std::net::SocketAddr::from(([10, 0, 0, 1], n)).try_into().unwrap(),
             id: (10_000 + u32::from(n)).try_into().unwrap(),
             weight: 100.try_into().unwrap(),
-            options: crate::haproxy::ServerOptions::default(),
+            options: haproxy::ServerOptions::default(),
             disabled: false,
         };
         Arc::new(Section { lines: (1..=servers).map(line).collect(), presence })

@@ -6,11 +6,11 @@ use std::time::Duration;
 use registry::name::InstanceId;
 use registry::time::Tick;
 
-use crate::haproxy::answer::info::Info;
 use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
 use crate::plan::target::{Mode, target};
 use crate::view::View;
+use haproxy::answer::info::Info;
 
 /// Servers that are worth a reload.
 const MISSING_MIN: usize = 1_000;
@@ -89,7 +89,7 @@ mod tests {
 
     fn worker(version: &str, pid: u32) -> Info {
         let version = version.parse().unwrap();
-        Info { version, pid, stopping: false, uptime_s: 1, node: String::new() }
+        Info { version, pid, started_s: 1, stopping: false, uptime_s: 1, node: String::new() }
     }
 
     #[test]

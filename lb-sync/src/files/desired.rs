@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use registry::name::{InstanceId, InstanceName, ServiceName};
 
-use crate::haproxy::{ServerAddr, ServerId, ServerOptions, ServerWeight};
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 use crate::plan::observed::{Observed, Server};
 use crate::plan::routes::Routes;
 use crate::plan::target::{Mode, Target, target};
 use crate::view::View;
+use haproxy::{ServerAddr, ServerId, ServerOptions, ServerWeight};
 
 /// What the files should say, for every service that the registry or HAProxy has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

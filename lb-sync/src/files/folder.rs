@@ -13,8 +13,8 @@ use registry::name::ServiceName;
 use super::choose::Found;
 use super::options::FilesError;
 use super::template::MARK;
-use crate::haproxy::answer::maps::ROUTES;
 use crate::plan::routes::Routes;
+use haproxy::answer::maps::ROUTES;
 
 /// HAProxy reads files in the order of their names: these come after `00-…`, where base files are.
 const PREFIX: &str = "50-";

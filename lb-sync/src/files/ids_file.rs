@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::news::News;
 use super::pace::Pace;
-use crate::haproxy::ServerId;
 use crate::plan::ids::{Ids, SavedIds, SavedIdsError};
+use haproxy::ServerId;
 
 /// The file within the state directory.
 const FILE: &str = "ids.json";

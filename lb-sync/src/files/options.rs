@@ -20,9 +20,9 @@ use super::template::Templates;
 use super::verify::Verifier;
 use super::writer::{Out, Report, Writer};
 use super::{Dirty, Files, FilesLink, Sections, WRITE_EVERY, WriterRequests};
-use crate::haproxy::BackendName;
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
+use haproxy::BackendName;
 
 /// How backend sections are kept as files.
 #[derive(Args, Clone, Debug, Default)]

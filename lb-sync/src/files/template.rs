@@ -12,7 +12,7 @@ use registry::name::ServiceName;
 
 use super::desired::{Line, Section};
 use super::options::HttpCheck;
-use crate::haproxy::options::Check;
+use haproxy::options::Check;
 
 /// What each file of ours begins with.
 pub(super) const MARK: &str = "# lb-sync keeps this file";
@@ -123,7 +123,7 @@ fn values(line: &Line) -> Value {
 mod tests {
     use super::*;
     use crate::files::desired::Presence;
-    use crate::haproxy::{CheckInterval, ServerOptions};
+    use haproxy::{CheckInterval, ServerOptions};
 
     fn section() -> Section {
         let check = Check {

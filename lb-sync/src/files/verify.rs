@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::haproxy::answer::excerpt::Excerpt;
+use haproxy::answer::excerpt::Excerpt;
 
 /// Longest check; 10,000 servers take 0.55 s on 2.6.
 const CHECK_MAX: Duration = Duration::from_secs(30);

@@ -17,12 +17,12 @@ use super::WriterRequests;
 use super::choose::{Choice, Found, choose};
 use super::desired::{Desired, Presence};
 use super::folder::{Folder, Scan};
-use super::master;
 use super::news::News;
 use super::reloads::{Reason, Reloads, Step};
 use super::search::Search;
 use super::template::Templates;
 use super::verify::{Refused, Verifier};
+use haproxy::master;
 
 use say::topic;
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use registry::name::ServiceName;
 
+use super::names::backend_name;
 use super::observed::Observed;
-use crate::haproxy::{BackendName, Command};
 use crate::view::{Scope, View};
+use haproxy::{BackendName, Command};
 
 /// Services within `scope` that are registered and have no backend.
 #[must_use]
@@ -23,7 +24,7 @@ pub fn missing(view: &View, observed: &Observed, scope: &Scope) -> BTreeSet<Serv
 /// Makes the backend of `service` from the section `defaults DEFAULTS`, and lets frontends use it.
 #[must_use]
 pub fn make(service: &ServiceName, defaults: &BackendName) -> [Command; 2] {
-    let backend = BackendName::from(service);
+    let backend = backend_name(service);
     [
         Command::AddBackend { backend: backend.clone(), defaults: defaults.clone() },
         Command::PublishBackend(backend),

@@ -9,8 +9,8 @@ use super::memory::Memory;
 use super::observed::Server;
 use super::planner::Policy;
 use super::target::{Mode, Target};
-use crate::haproxy::answer::flags::OpState;
-use crate::haproxy::{Command, ServerAddr, ServerId, ServerOptions, ServerPath, ServerState};
+use haproxy::answer::flags::OpState;
+use haproxy::{Command, ServerAddr, ServerId, ServerOptions, ServerPath, ServerState};
 
 /// How often a server that is leaving is asked what is in flight: often at first, since most leave within a second.
 const POLL_FAST: Duration = Duration::from_millis(20);

@@ -10,8 +10,8 @@ use registry::name::{InstanceId, InstanceName, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::observed::Observed;
-use crate::haproxy::ServerId;
 use crate::view::Scope;
+use haproxy::ServerId;
 
 /// How many instances that are gone are remembered, so that they find their id again: twice the largest backend that
 /// lb-sync is made for. Those gone longest are forgotten first.

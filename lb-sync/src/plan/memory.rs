@@ -6,7 +6,7 @@ use registry::time::Tick;
 
 use super::observed::Server;
 use super::target::Target;
-use crate::haproxy::answer::flags::{AdminState, OpState};
+use haproxy::answer::flags::{AdminState, OpState};
 
 /// Waits after a refused command, doubling: a reference or a wrong balance algorithm is put right by people.
 const REFUSED_FIRST: Duration = Duration::from_millis(10);

@@ -6,8 +6,8 @@ use registry::name::{InstanceId, InstanceName};
 use registry::time::Tick;
 
 use super::observed::{Backend, Observed, RestartingMap, Server, Sessions};
-use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{
+use haproxy::answer::flags::{AdminState, CheckState, OpState};
+use haproxy::{
     BackendId, Command, InitialWeight, MapId, Reply, ServerAddr, ServerId, ServerOptions, ServerState,
     ServerWeight,
 };

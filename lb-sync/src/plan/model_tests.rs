@@ -11,8 +11,8 @@ use registry::time::Tick;
 use super::model::{Model, ModelServer};
 use super::target::{Mode, target};
 use super::*;
-use crate::haproxy::{Check, CheckInterval, Reply, ServerId, ServerWeight};
 use crate::view::{Scope, View};
+use haproxy::{Check, CheckInterval, Reply, ServerId, ServerWeight};
 
 const SERVICES: [&str; 2] = ["web", "api"];
 /// Long enough for every limit in these tests to pass.

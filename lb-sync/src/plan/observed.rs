@@ -8,13 +8,13 @@ use std::sync::Arc;
 use registry::name::{InstanceId, InstanceName, ServiceName};
 use registry::time::Tick;
 
-use crate::haproxy::answer::backends::Backends;
-use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::answer::servers_state::{ServerRow, ServersState};
-use crate::haproxy::answer::stat::{StatRow, Status};
-use crate::haproxy::route::Route;
-use crate::haproxy::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerName, ServerWeight};
 use crate::view::Scope;
+use haproxy::answer::backends::Backends;
+use haproxy::answer::flags::{AdminState, CheckState, OpState};
+use haproxy::answer::servers_state::{ServerRow, ServersState};
+use haproxy::answer::stat::{StatRow, Status};
+use haproxy::route::Route;
+use haproxy::{BackendId, BackendName, MapId, ServerAddr, ServerId, ServerName, ServerWeight};
 
 /// The backends that can be a service's, and their servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -306,7 +306,7 @@ fn server(row: &ServerRow) -> Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::haproxy::fixtures;
+    use haproxy::fixtures;
 
     fn observed(rows: &[(&str, u32)]) -> Observed {
         let mut observed = Observed::default();

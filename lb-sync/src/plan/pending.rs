@@ -94,15 +94,16 @@ mod tests {
     use registry::name::InstanceId;
 
     use super::*;
-    use crate::haproxy::{Command, ServerPath, ServerState};
     use crate::plan::Cause;
+    use crate::plan::names::server_path;
+    use haproxy::{Command, ServerState};
 
     fn id(name: &str) -> InstanceId {
         format!("web/{name}").parse().unwrap()
     }
 
     fn step(name: &str, why: Cause, commands: usize) -> Step {
-        let command = || Command::SetState { server: ServerPath::from(&id(name)), state: ServerState::Maint };
+        let command = || Command::SetState { server: server_path(&id(name)), state: ServerState::Maint };
         Step { id: id(name), why, commands: std::iter::repeat_with(command).take(commands).collect() }
     }
 

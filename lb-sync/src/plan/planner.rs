@@ -10,13 +10,14 @@ use registry::time::Tick;
 use super::decide::{Ack, Case, Cause, Decision, decide};
 use super::ids::Ids;
 use super::memory::Memory;
+use super::names::server_path;
 use super::observed::{Observed, Server};
 use super::restarting::{AffinityPhase, Restarting};
 use super::target::{Mode, Target, target};
-use crate::haproxy::answer::flags::OpState;
-use crate::haproxy::answer::info::Version;
-use crate::haproxy::{Check, Command, ServerId, ServerPath, ServerState};
 use crate::view::{Scope, View};
+use haproxy::answer::flags::OpState;
+use haproxy::answer::info::Version;
+use haproxy::{Check, Command, ServerId, ServerState};
 
 /// How servers are made.
 #[derive(Clone, Copy, Debug)]
@@ -271,7 +272,7 @@ impl Planner {
         if server.is_some() && !ours && memory.record_foreign() {
             plan.foreign.push(id.clone());
         }
-        let path = ServerPath::from(&id);
+        let path = server_path(&id);
         let case = Case {
             now,
             in_sync: view.in_sync(),
@@ -329,7 +330,7 @@ impl Planner {
         let until = self.restarting.until(now, id);
         self.agenda.extend([until, alone].into_iter().flatten().map(|at| (at, id.clone())));
         let map = map.filter(|_| alone.is_none())?;
-        let server = || ServerPath::from(id);
+        let server = || server_path(id);
         match (wanted, listed) {
             (true, false) => Some(Command::AddToMap { map: map.id, server: server() }),
             (false, true) => Some(Command::DelFromMap { map: map.id, server: server() }),

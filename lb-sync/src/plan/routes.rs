@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use registry::name::ServiceName;
 
+use super::names::backend_name;
 use super::observed::Observed;
-use crate::haproxy::route::Route;
-use crate::haproxy::{BackendName, Command};
 use crate::view::View;
+use haproxy::Command;
+use haproxy::route::Route;
 
 /// The label that holds an instance's routes, with spaces or commas between them.
 pub const LABEL: &str = "route";
@@ -80,7 +81,7 @@ pub fn difference(routes: &Routes, observed: &Observed, in_sync: bool) -> Vec<Co
     let there = |service: &ServiceName| observed.backends.contains_key(service);
     for map in &observed.routes {
         for (route, service) in routes.iter().filter(|(_, service)| there(service)) {
-            let (route, backend) = (route.clone(), BackendName::from(service));
+            let (route, backend) = (route.clone(), backend_name(service));
             match map.entries.get(&route) {
                 None => commands.push(Command::AddRoute { map: map.id, route, backend }),
                 Some(is) if is != service.as_str() && in_sync => {
@@ -103,8 +104,8 @@ mod tests {
     use registry::time::Tick;
 
     use super::*;
-    use crate::haproxy::MapId;
     use crate::plan::observed::{Backend, RoutesMap};
+    use haproxy::MapId;
 
     fn view(instances: &[(&str, i64, &str)]) -> View {
         let mut view = View::new(Prefix::default());

@@ -5,8 +5,8 @@ use registry::name::InstanceId;
 use registry::record::{InstanceState, OverrideMode};
 
 use super::observed::{Observed, Server};
-use crate::haproxy::answer::flags::OpState;
 use crate::view::View;
+use haproxy::answer::flags::OpState;
 
 /// What HAProxy does with an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -226,7 +226,7 @@ impl<'a> Situation<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::haproxy::answer::flags::{AdminState, CheckState};
+    use haproxy::answer::flags::{AdminState, CheckState};
 
     fn server(admin: AdminState, op: OpState) -> Server {
         let (id, weight) = (10_000.try_into().unwrap(), 100.try_into().unwrap());

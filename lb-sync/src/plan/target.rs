@@ -5,8 +5,8 @@ use std::time::Duration;
 use registry::name::InstanceId;
 use registry::record::{InstanceRecord, InstanceState, OverrideMode};
 
-use crate::haproxy::{InitialWeight, ServerAddr};
 use crate::view::View;
+use haproxy::{InitialWeight, ServerAddr};
 
 /// What HAProxy should have for an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use registry::time::Tick;
 
 use super::Metrics;
 use crate::balancer::SyncCondition;
-use crate::haproxy::ServerId;
 use crate::plan::Planner;
 use crate::plan::observed::Server;
 use crate::plan::standing::{Reason, Situation, State};
 use crate::view::Registered;
+use haproxy::ServerId;
 
 /// How everything stands.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts};
 
-use crate::haproxy::Command;
+use haproxy::Command;
 
 /// Counts since the start; they only grow.
 #[derive(Clone, Debug)]

@@ -11,9 +11,9 @@ use registry::time::{Clock, Tick};
 use tokio::sync::Mutex;
 
 use super::report::Report;
-use crate::haproxy::answer::stat::{self, Counters};
-use crate::haproxy::{Command, Dialogue};
 use crate::plan::standing::State;
+use haproxy::answer::stat::{self, Counters};
+use haproxy::{Command, Dialogue};
 
 /// Shortest time between two reads: HAProxy's own rates are of one second.
 const READ_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ impl Meter {
         let mut dialogue = Dialogue::connect(&self.socket, ANSWER_MAX).await.ok()?;
         let answers = dialogue.ask(&[Command::ShowStatServers(None)]).await.ok()?;
         let rows = stat::counters(answers.first()?).ok()?;
-        let known = |(path, counters): (crate::haproxy::ServerPath, Counters)| {
+        let known = |(path, counters): (haproxy::ServerPath, Counters)| {
             let (service, instance) =
                 (path.backend.as_ref().parse().ok()?, path.server.as_ref().parse().ok()?);
             let id = InstanceId { service, instance };

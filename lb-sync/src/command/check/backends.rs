@@ -9,9 +9,10 @@ use super::super::read::{Haproxy, Registry};
 use super::super::words::row;
 use super::finding::Finding;
 use crate::balancer::PassError;
-use crate::haproxy::{BackendName, Command, Reply};
+use crate::plan::names::backend_name;
 use crate::run::RunConfig;
 use crate::view::Scope;
+use haproxy::{Command, Reply};
 
 const CHECK: &str = "backends";
 /// Trials in one request. Each may stop HAProxy's threads for a moment, as an `add server` does.
@@ -42,7 +43,7 @@ async fn fixed(
     let all: Vec<&ServiceName> = found.iter().collect();
     for some in all.chunks(TRIALS_MAX) {
         let trials: Vec<Command> =
-            some.iter().map(|service| Command::TryAdd(BackendName::from(*service))).collect();
+            some.iter().map(|service| Command::TryAdd(backend_name(service))).collect();
         let answers = haproxy.dialogue.ask(&trials).await?;
         for ((service, trial), answer) in some.iter().zip(&trials).zip(&answers) {
             if matches!(Reply::read(trial, answer), Reply::Other(_)) {

@@ -10,8 +10,8 @@ use super::super::read::{self, ANSWER_MAX};
 use super::finding::Finding;
 use super::{backends, version};
 use crate::balancer::PassError;
-use crate::haproxy::{Dialogue, DialogueError};
 use crate::run::RunConfig;
+use haproxy::{Dialogue, DialogueError};
 
 const CHECK: &str = "HAProxy socket";
 /// Write permission for everybody on this host.

@@ -1,7 +1,7 @@
 //! What a version of HAProxy can do of what concerns servers that come and go, and what it needs worked around.
 
 use super::finding::Finding;
-use crate::haproxy::answer::info::Version;
+use haproxy::answer::info::Version;
 
 /// What came with which version. Tested on 2.6.12, 3.0.11, 3.2.26 and 3.4.7.
 const SINCE: [(&str, (u16, u16)); 6] = [

@@ -7,13 +7,13 @@ use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 use serde_json::{Value, json};
 
 use super::traffic::traffic;
-use crate::haproxy::ServerAddr;
-use crate::haproxy::answer::info::Version;
-use crate::haproxy::answer::stat::{StatRow, Status};
 use crate::plan::Step;
 use crate::plan::observed::Server;
 use crate::plan::standing::{Has, Situation};
 use crate::view::Registered;
+use haproxy::ServerAddr;
+use haproxy::answer::info::Version;
+use haproxy::answer::stat::{StatRow, Status};
 
 /// Everything about one instance.
 #[derive(Clone, Debug)]

@@ -5,10 +5,10 @@ use registry::key::{Key, Prefix};
 use registry::time::Tick;
 
 use super::*;
-use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{Check, CheckInterval};
 use crate::plan::FirstCheck;
 use crate::plan::observed::Backend;
+use haproxy::answer::flags::{AdminState, CheckState, OpState};
+use haproxy::{Check, CheckInterval};
 
 const MAINT: u32 = 0x01;
 const DRAIN: u32 = 0x08;

@@ -9,8 +9,8 @@ use registry::time::Clock;
 use super::{AGAIN_AFTER, Services, Writer};
 use crate::files::choose::{Choice, Found};
 use crate::files::folder::Scan;
-use crate::files::master::ReloadError;
 use crate::files::reloads::Reason;
+use haproxy::master::ReloadError;
 
 impl Writer {
     pub(super) fn failed(&mut self, error: &io::Error) {

@@ -1,9 +1,9 @@
 use registry::record::{InstanceRecord, parse};
 
 use super::*;
-use crate::haproxy::answer::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{Command, ServerState};
 use crate::plan::Cause;
+use haproxy::answer::flags::{AdminState, CheckState, OpState};
+use haproxy::{Command, ServerState};
 
 fn id() -> InstanceId {
     "web/web-1".parse().unwrap()
@@ -139,7 +139,7 @@ fn one_without_traffic_is_told_why() {
 #[test]
 fn what_comes_next_is_named_with_its_commands() {
     let mut case = Case::new(None, Some(server(0, OpState::Running)));
-    let server = (&id()).into();
+    let server = crate::plan::names::server_path(&id());
     let commands = vec![Command::SetState { server, state: ServerState::Maint }];
     case.steps = vec![Step { id: id(), why: Cause::Gone, commands }];
     case.says(&[

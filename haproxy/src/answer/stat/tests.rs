@@ -1,5 +1,5 @@
-use super::super::super::fixtures;
 use super::*;
+use crate::fixtures;
 
 fn rows(name: &str) -> Vec<StatRow> {
     fixtures::every(name).iter().map(|(_, text)| StatRow::parse(text).unwrap().unwrap()).collect()

@@ -2,7 +2,7 @@
 
 use super::AnswerError;
 use super::excerpt::Excerpt;
-use crate::haproxy::BackendName;
+use crate::BackendName;
 
 /// HAProxy's backends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,8 +33,8 @@ impl Backends {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixtures;
     use super::*;
+    use crate::fixtures;
 
     #[test]
     fn every_backend_is_listed_with_or_without_servers() {

@@ -105,7 +105,7 @@ fn deleting() {
 
 #[test]
 fn listing() {
-    let map = crate::haproxy::MapId(2);
+    let map = crate::MapId(2);
     let list = Command::AddToMap { map, server: server() };
     every_version_says(&list, &[("reply-add-map-ok", Reply::Ok)]);
     let strike = Command::DelFromMap { map, server: server() };

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::AnswerError;
 use super::excerpt::Excerpt;
 use super::flags::{AdminState, CheckState, OpState};
-use crate::haproxy::{BackendId, BackendName, ServerAddr, ServerId, ServerPath, ServerWeight};
+use crate::{BackendId, BackendName, ServerAddr, ServerId, ServerPath, ServerWeight};
 
 const ASKED: &str = "show servers state";
 
@@ -27,7 +27,7 @@ pub struct ServersState {
 pub struct ServerRow {
     /// Backend and name.
     pub server: ServerPath,
-    /// The backend's number, for [`Command::ShowStatServer`](crate::haproxy::Command::ShowStatServer).
+    /// The backend's number, for [`Command::ShowStatServer`](crate::Command::ShowStatServer).
     pub backend_id: BackendId,
     /// The server's number: by it lb-sync knows its own.
     pub id: ServerId,
@@ -52,7 +52,7 @@ pub struct ServerRow {
 }
 
 impl ServerRow {
-    /// Where it listens, if that is somewhere [`Command::SetAddr`](crate::haproxy::Command::SetAddr) could have put it.
+    /// Where it listens, if that is somewhere [`Command::SetAddr`](crate::Command::SetAddr) could have put it.
     #[must_use]
     pub fn addr(&self) -> Option<ServerAddr> {
         ServerAddr::new(self.ip?, self.port?).ok()

@@ -1,7 +1,7 @@
 //! What HAProxy says to a command that changes something.
 
 use super::excerpt::Excerpt;
-use crate::haproxy::Command;
+use crate::Command;
 
 /// The outcome of a command, as far as HAProxy tells: an empty answer proves nothing, so what was changed is read back.
 #[derive(Debug, Clone, PartialEq, Eq)]

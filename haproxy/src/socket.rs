@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -68,6 +68,13 @@ impl Dialogue {
         self.exchange(&lines, count).await
     }
 
+    /// Sends all `lines` in one go and returns their answers. For benchmarks and tests, which time or provoke what no
+    /// [`Command`] says; nothing that came from outside belongs here.
+    pub async fn ask_lines(&mut self, lines: &[String]) -> Result<Vec<String>, DialogueError> {
+        let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+        self.exchange(&text, lines.len()).await
+    }
+
     /// Returns once the session is over, and why. To be waited for between requests: it notices HAProxy's death at once,
     /// without asking. May be dropped and called again.
     pub async fn closed(&mut self) -> DialogueError {
@@ -113,6 +120,14 @@ impl Dialogue {
             Err(error) => Err(DialogueError::talk(error)),
         }
     }
+}
+
+/// The answer to one line on a connection of its own, which HAProxy closes behind it. For tests and demos.
+pub async fn ask_once(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str) -> io::Result<String> {
+    stream.write_all(format!("{line}\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWERS as u64).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Reads exactly `count` answers.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use crate::haproxy::answer::excerpt::Excerpt;
+use crate::answer::excerpt::Excerpt;
 
 /// Longest that a reload may take; 10,000 servers take 0.72 s on 2.6.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
@@ -20,22 +20,31 @@ const ANSWER_MAX: u64 = 256 * 1024;
 
 /// Why HAProxy was not reloaded.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReloadError {
+pub enum ReloadError {
+    /// The master socket.
     #[error(
         "cannot reach HAProxy's master at {}: {source}\n  is HAProxy started with `-W -S {}`, and may lb-sync write to the socket?",
         .path.display(), .path.display()
     )]
-    Unreached { path: PathBuf, source: io::Error },
+    Unreached {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The configuration.
     #[error("HAProxy did not take its configuration at the reload, and goes on with the one before: {0}")]
     Refused(String),
+    /// The new worker.
     #[error("HAProxy's master showed no new worker within {} s of the reload", RELOAD_MAX.as_secs())]
     NoWorker,
+    /// An answer that cannot be read.
     #[error("HAProxy's master answered `show proc` with something else: {0}")]
     Unexpected(Excerpt),
 }
 
 /// Reloads HAProxy; returns once the new worker is there.
-pub(super) async fn reload(path: &Path) -> Result<(), ReloadError> {
+pub async fn reload(path: &Path) -> Result<(), ReloadError> {
     let reload = async {
         let before = processes(path).await?;
         let said = ask(path, "reload").await?;

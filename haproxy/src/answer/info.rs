@@ -13,8 +13,11 @@ const ASKED: &str = "show info";
 pub struct Info {
     /// HAProxy's version.
     pub version: Version,
-    /// The worker's process id: a new one means a reload or a restart, and with it the loss of every dynamic server.
+    /// The worker's process id. In a container, a restarted worker may have the one that its predecessor had: see
+    /// [`Self::is_same_process`].
     pub pid: u32,
+    /// When this worker started, in seconds since 1970 (`Start_time_sec`).
+    pub started_s: u64,
     /// This worker has been replaced by a reload and ends when its last connection does. It still takes every command,
     /// to no effect on the new one: connect again.
     pub stopping: bool,
@@ -71,6 +74,13 @@ impl FromStr for Version {
 }
 
 impl Info {
+    /// Whether both are answers of one process. Another one means a reload or a restart, and with it the loss of every
+    /// dynamic server.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        (self.pid, self.started_s) == (other.pid, other.started_s)
+    }
+
     /// Reads the answer to `show info`.
     pub fn parse(text: &str) -> Result<Self, AnswerError> {
         if !text.trim_start().starts_with("Name:") {
@@ -79,6 +89,7 @@ impl Info {
         Ok(Self {
             version: field(text, "Version")?,
             pid: field(text, "Pid")?,
+            started_s: field(text, "Start_time_sec")?,
             stopping: field::<u8>(text, "Stopping")? != 0,
             uptime_s: field(text, "Uptime_sec")?,
             node: Excerpt::of(value(text, "node")?).into_string(),
@@ -101,8 +112,8 @@ fn field<T: FromStr>(text: &str, name: &'static str) -> Result<T, AnswerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixtures;
     use super::*;
+    use crate::fixtures;
 
     #[test]
     fn every_version_says_who_it_is() {
@@ -111,6 +122,16 @@ mod tests {
             assert_eq!(format!("{}.{}", info.version.major, info.version.minor), version);
             assert!(info.version.patch > 0 && info.pid > 0 && !info.stopping, "{info:?}");
             assert_eq!(info.node, "balancer");
+        }
+    }
+
+    #[test]
+    fn a_restarted_worker_with_its_predecessors_process_id_is_another_process() {
+        for (_, text) in fixtures::every("show-info") {
+            let info = Info::parse(&text).unwrap();
+            assert!(info.started_s > 0 && info.is_same_process(&Info { uptime_s: 9, ..info.clone() }));
+            assert!(!info.is_same_process(&Info { started_s: info.started_s + 1, ..info.clone() }));
+            assert!(!info.is_same_process(&Info { pid: info.pid + 1, ..info.clone() }));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::AnswerError;
 use super::excerpt::Excerpt;
-use crate::haproxy::{BackendName, MapId, ServerName};
+use crate::{BackendName, MapId, ServerName};
 
 /// How the file of a backend's restarting map is called, after the backend's name.
 pub const RESTARTING: &str = ".restarting.map";
@@ -77,8 +77,8 @@ pub fn entries(text: &str) -> Result<Vec<(&str, &str)>, AnswerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixtures;
     use super::*;
+    use crate::fixtures;
 
     #[test]
     fn restarting_maps_are_told_by_their_file() {

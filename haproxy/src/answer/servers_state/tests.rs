@@ -1,5 +1,5 @@
-use super::super::super::fixtures;
 use super::*;
+use crate::fixtures;
 
 fn every_version() -> Vec<ServersState> {
     fixtures::every("show-servers-state").iter().map(|(_, text)| ServersState::parse(text).unwrap()).collect()

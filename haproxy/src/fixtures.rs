@@ -1,4 +1,6 @@
-//! What a real HAProxy of each version answered, for the parsers' tests. `lb-sync/fixtures/capture` makes the files again.
+//! What a real HAProxy of each version answered, for the parsers' tests. `haproxy/fixtures/capture` makes the files again.
+
+#![expect(clippy::unwrap_used, reason = "a missing fixture ends a test")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +13,11 @@ fn folder(version: &str) -> PathBuf {
 }
 
 /// What each version answered, with the version before it.
-pub(crate) fn every(name: &str) -> Vec<(&'static str, String)> {
+///
+/// # Panics
+/// If there is no such file.
+#[must_use]
+pub fn every(name: &str) -> Vec<(&'static str, String)> {
     VERSIONS
         .iter()
         .map(|version| (*version, fs::read_to_string(folder(version).join(format!("{name}.txt"))).unwrap()))
@@ -19,7 +25,11 @@ pub(crate) fn every(name: &str) -> Vec<(&'static str, String)> {
 }
 
 /// All answers of all versions.
-pub(crate) fn all() -> Vec<String> {
+///
+/// # Panics
+/// If the files cannot be read.
+#[must_use]
+pub fn all() -> Vec<String> {
     let files = VERSIONS.iter().flat_map(|version| fs::read_dir(folder(version)).unwrap());
     files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }

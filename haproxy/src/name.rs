@@ -5,10 +5,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use registry::name::{InstanceId, InstanceName, ServiceName};
-
 /// Longest name taken, in bytes. HAProxy has no limit of its own but `tune.bufsize`; this keeps every command far
-/// below it, and holds the longest name that the registry allows twice.
+/// below it.
 pub const MAX_NAME: usize = 128;
 
 /// Why a text is not a name for HAProxy.
@@ -59,33 +57,13 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a `backend` section: for what lb-sync manages, the name of a service. Cheap to clone.
+    /// The name of a `backend` section: Cheap to clone.
     BackendName
 }
 
 name! {
-    /// The name of a server within its backend: for what lb-sync manages, the name of an instance. Cheap to clone.
+    /// The name of a server within its backend: Cheap to clone.
     ServerName
-}
-
-/// Every legal service name is one of a backend's.
-impl From<&ServiceName> for BackendName {
-    fn from(service: &ServiceName) -> Self {
-        Self(service.into())
-    }
-}
-
-/// Every legal instance name is one of a server's.
-impl From<&InstanceName> for ServerName {
-    fn from(instance: &InstanceName) -> Self {
-        Self(instance.into())
-    }
-}
-
-impl From<&InstanceId> for ServerPath {
-    fn from(id: &InstanceId) -> Self {
-        Self::new((&id.service).into(), (&id.instance).into())
-    }
 }
 
 /// One server, as commands name it: `backend/server`.

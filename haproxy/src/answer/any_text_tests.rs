@@ -9,7 +9,7 @@ use super::maps;
 use super::reply::Reply;
 use super::servers_state::ServersState;
 use super::stat::StatRow;
-use crate::haproxy::{Command, ServerPath, fixtures};
+use crate::{Command, ServerPath, fixtures};
 
 fn read_as_everything(text: &str) {
     let _ = Info::parse(text);

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use super::AnswerError;
 use super::csv;
 use super::excerpt::Excerpt;
-use crate::haproxy::{BackendName, ServerId, ServerName, ServerPath, ServerWeight};
+use crate::{BackendName, ServerId, ServerName, ServerPath, ServerWeight};
 
 const ASKED: &str = "show stat";
 
