@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry::follow::{Change, Entry, Event};
+use registry::follow::{Change, Entry, Event, Update, updates};
 use registry::key::{Key, Prefix};
 use registry::lease::LeaseId;
 use registry::name::{InstanceId, ServiceName};
@@ -82,6 +82,13 @@ pub struct View {
 struct Source {
     cluster: u64,
     revision: i64,
+}
+
+impl Source {
+    /// Another cluster, or revisions that ran backwards: etcd was wiped or restored.
+    fn is_another_history_than(self, before: Self) -> bool {
+        self.cluster != before.cluster || self.revision < before.revision
+    }
 }
 
 impl Scope {
@@ -322,46 +329,70 @@ impl View {
     /// Takes in an event of the follower of `instances/`.
     pub fn fold_instances(&mut self, now: Tick, event: Event) -> Scope {
         self.instances_synced = self.note(now, &event, self.instances_synced);
-        self.changes += u64::from(matches!(event, Event::Listed { .. }));
-        self.from_disk &= !matches!(event, Event::Listed { .. });
-        match event {
-            Event::Listed { cluster, revision, entries } => {
-                self.list_instances(now, Source { cluster, revision }, entries);
-                Scope::All
+        let listed = match &event {
+            Event::Listed { cluster, revision, .. } => {
+                Some(Source { cluster: *cluster, revision: *revision })
             }
             Event::Changed(changes) => {
-                let (mut concerned, mut expired) = (BTreeSet::new(), BTreeSet::new());
-                for change in changes {
-                    self.change_instance(change, &mut concerned, &mut expired);
-                }
-                self.judge(now, expired, &mut concerned);
-                Scope::Only(concerned)
+                let revision = changes.iter().map(Change::mod_revision).max().unwrap_or(0);
+                self.source.iter_mut().for_each(|source| source.revision = source.revision.max(revision));
+                None
             }
-            Event::InSync | Event::OutOfSync => Scope::none(),
+            Event::InSync | Event::OutOfSync => return Scope::none(),
+        };
+        let pick = |key| if let Key::Instance(id) = key { Some(id) } else { None };
+        let updates = updates(&self.prefix, pick, event, || self.instances.keys().cloned().collect());
+        let (mut concerned, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        for update in updates {
+            match update {
+                Update::Put(id, entry) => {
+                    gone.remove(&id);
+                    self.put_instance(id, &entry, &mut concerned);
+                }
+                Update::Gone(id) => drop(gone.insert(id)),
+                Update::Illegal(entry, error) => self.reject(&entry, &error),
+            }
         }
+        let Some(source) = listed else {
+            self.depart(now, gone, &mut concerned);
+            return Scope::Only(concerned);
+        };
+        self.changes += 1;
+        self.from_disk = false;
+        let before = self.source.replace(source);
+        let is_doubtful = before.is_some_and(|before| source.is_another_history_than(before));
+        if is_doubtful && !gone.is_empty() {
+            let missing_count = gone.len();
+            tracing::error!(
+                missing_count,
+                "etcd was wiped or restored: the instances that it no longer knows are kept as suspects"
+            );
+            self.guard.suspect(now, gone.into_iter());
+        } else {
+            self.depart(now, gone, &mut concerned);
+        }
+        Scope::All
     }
 
     /// Takes in an event of the follower of `overrides/`.
     pub fn fold_overrides(&mut self, now: Tick, event: Event) -> Scope {
         self.overrides_synced = self.note(now, &event, self.overrides_synced);
-        self.changes += u64::from(matches!(event, Event::Listed { .. } | Event::Changed(_)));
-        match event {
-            Event::Listed { entries, .. } => {
-                let before = std::mem::take(&mut self.overrides);
-                for entry in entries {
-                    self.put_override(&entry, &before);
+        let is_list = matches!(event, Event::Listed { .. });
+        self.changes += u64::from(is_list || matches!(event, Event::Changed(_)));
+        let pick = |key| if let Key::Override(id) = key { Some(id) } else { None };
+        let updates = updates(&self.prefix, pick, event, || self.overrides.keys().cloned().collect());
+        let mut concerned = BTreeSet::new();
+        for update in updates {
+            match update {
+                Update::Put(id, entry) => self.put_override(id, &entry, &mut concerned),
+                Update::Gone(id) => {
+                    self.overrides.remove(&id);
+                    concerned.insert(id);
                 }
-                Scope::All
+                Update::Illegal(entry, error) => self.reject(&entry, &error),
             }
-            Event::Changed(changes) => {
-                let mut concerned = BTreeSet::new();
-                for change in changes {
-                    self.change_override(change, &mut concerned);
-                }
-                Scope::Only(concerned)
-            }
-            Event::InSync | Event::OutOfSync => Scope::none(),
         }
+        if is_list { Scope::All } else { Scope::Only(concerned) }
     }
 
     /// Whether the follower that told `event` is in sync after it.
@@ -379,86 +410,25 @@ impl View {
         was || *event == Event::InSync
     }
 
-    fn list_instances(&mut self, now: Tick, source: Source, entries: Vec<Entry>) {
-        let doubtful = self
-            .source
-            .is_some_and(|before| before.cluster != source.cluster || before.revision > source.revision);
-        self.source = Some(source);
-        let mut before = std::mem::take(&mut self.instances);
-        self.claims.clear();
-        self.services.clear();
-        self.route_changes += 1;
-        let mut ignored = BTreeSet::new();
-        for entry in entries {
-            self.put_instance(&entry, &before, &mut ignored);
-        }
-        before.retain(|id, _| !self.instances.contains_key(id));
-        // What is missing is put back, and then looked at as if it had been told one by one.
-        let missing: Vec<InstanceId> = before.keys().cloned().collect();
-        for (id, registered) in before {
-            self.insert(id, registered, &mut ignored);
-        }
-        if doubtful && !missing.is_empty() {
-            let missing_count = missing.len();
-            tracing::error!(
-                missing_count,
-                "etcd was wiped or restored: what it no longer knows is kept as suspect"
-            );
-            self.guard.suspect(now, missing.into_iter());
-            return;
-        }
+    /// These keys are gone. What was to go is removed; what stood under a lease and wanted traffic may have expired, and is
+    /// judged together.
+    fn depart(&mut self, now: Tick, gone: BTreeSet<InstanceId>, changed: &mut BTreeSet<InstanceId>) {
         let mut expired = BTreeSet::new();
-        for id in missing {
-            self.depart(&id, &mut ignored, &mut expired);
-        }
-        self.judge(now, expired, &mut ignored);
-    }
-
-    fn change_instance(
-        &mut self,
-        change: Change,
-        changed: &mut BTreeSet<InstanceId>,
-        expired: &mut BTreeSet<InstanceId>,
-    ) {
-        if let Some(source) = &mut self.source {
-            source.revision = source.revision.max(change.mod_revision());
-        }
-        match change {
-            Change::Put(entry) => {
-                self.put_instance(&entry, &BTreeMap::new(), changed);
-                if let Ok(Key::Instance(id)) = self.prefix.parse(&entry.key) {
-                    expired.remove(&id);
-                }
+        for id in gone {
+            if self.guard.is_suspect(&id) {
+                continue;
             }
-            Change::Delete { key, .. } => {
-                self.rejected.remove(&key);
-                if let Ok(Key::Instance(id)) = self.prefix.parse(&key) {
-                    self.depart(&id, changed, expired);
-                }
+            let is_overridden = self.overrides.get(&id).is_some_and(|order| order.mode.is_some());
+            let may_have_expired = self.instances.get(&id).is_some_and(|registered| {
+                registered.lease != 0 && registered.record.state == InstanceState::Up && !is_overridden
+            });
+            if may_have_expired {
+                expired.insert(id);
+            } else {
+                self.remove(&id, changed);
             }
         }
-    }
-
-    /// The key of `id` is gone. What was to go is removed; what stood under a lease and wanted traffic may have
-    /// expired, and is judged with the others of its time.
-    fn depart(
-        &mut self,
-        id: &InstanceId,
-        changed: &mut BTreeSet<InstanceId>,
-        expired: &mut BTreeSet<InstanceId>,
-    ) {
-        let overridden = self.overrides.get(id).is_some_and(|wish| wish.mode.is_some());
-        let may_have_expired = self.instances.get(id).is_some_and(|registered| {
-            registered.lease != 0 && registered.record.state == InstanceState::Up && !overridden
-        });
-        if self.guard.is_suspect(id) {
-            return;
-        }
-        if may_have_expired {
-            expired.insert(id.clone());
-        } else {
-            self.remove(id, changed);
-        }
+        self.judge(now, expired, changed);
     }
 
     /// Decides which of those that may have expired are believed gone.
@@ -498,18 +468,8 @@ impl View {
         }
     }
 
-    /// Takes a record in; one that does not parse leaves what was known, here or in `before`.
-    fn put_instance(
-        &mut self,
-        entry: &Entry,
-        before: &BTreeMap<InstanceId, Registered>,
-        changed: &mut BTreeSet<InstanceId>,
-    ) {
-        let id = match self.prefix.parse(&entry.key) {
-            Ok(Key::Instance(id)) => id,
-            Ok(_) => return,
-            Err(error) => return self.reject(entry, &error),
-        };
+    /// Takes a record in; one that does not parse leaves what was known.
+    fn put_instance(&mut self, id: InstanceId, entry: &Entry, changed: &mut BTreeSet<InstanceId>) {
         match record::parse::<InstanceRecord>(&entry.value) {
             Ok(record) => {
                 let owner = record.owner_under(&id, entry.lease);
@@ -517,12 +477,7 @@ impl View {
                 self.guard.clear(&id);
                 self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, changed);
             }
-            Err(error) => {
-                self.reject(entry, &error);
-                if let Some(good) = before.get(&id) {
-                    self.insert(id, good.clone(), changed);
-                }
-            }
+            Err(error) => self.reject(entry, &error),
         }
     }
 
@@ -583,51 +538,19 @@ impl View {
         }
     }
 
-    fn change_override(&mut self, change: Change, changed: &mut BTreeSet<InstanceId>) {
-        match change {
-            Change::Put(entry) => {
-                let Some(id) = self.put_override(&entry, &BTreeMap::new()) else { return };
-                let wanted_out = self.overrides.get(&id).is_some_and(|wish| wish.mode.is_some());
-                if wanted_out && self.is_suspect(&id) {
+    /// Takes an override in; one that does not parse leaves what was known.
+    fn put_override(&mut self, id: InstanceId, entry: &Entry, changed: &mut BTreeSet<InstanceId>) {
+        match record::parse::<OverrideRecord>(&entry.value) {
+            Ok(order) => {
+                let takes_out = order.mode.is_some();
+                self.overrides.insert(id.clone(), order);
+                if takes_out && self.is_suspect(&id) {
                     self.remove(&id, changed);
                 }
                 changed.insert(id);
             }
-            Change::Delete { key, .. } => {
-                self.rejected.remove(&key);
-                if let Ok(Key::Override(id)) = self.prefix.parse(&key) {
-                    self.overrides.remove(&id);
-                    changed.insert(id);
-                }
-            }
+            Err(error) => self.reject(entry, &error),
         }
-    }
-
-    fn put_override(
-        &mut self,
-        entry: &Entry,
-        before: &BTreeMap<InstanceId, OverrideRecord>,
-    ) -> Option<InstanceId> {
-        let id = match self.prefix.parse(&entry.key) {
-            Ok(Key::Override(id)) => id,
-            Ok(_) => return None,
-            Err(error) => {
-                self.reject(entry, &error);
-                return None;
-            }
-        };
-        match record::parse::<OverrideRecord>(&entry.value) {
-            Ok(wish) => {
-                self.overrides.insert(id.clone(), wish);
-            }
-            Err(error) => {
-                self.reject(entry, &error);
-                if let Some(good) = before.get(&id) {
-                    self.overrides.insert(id.clone(), good.clone());
-                }
-            }
-        }
-        Some(id)
     }
 
     /// Counts a value that cannot be used, and logs it once for each revision.

@@ -5,11 +5,13 @@
 
 mod machine;
 mod page;
+mod store;
 mod task;
 
 pub use machine::QUIET_MAX;
 pub(crate) use page::after_all;
 pub use page::{Listed, list};
+pub use store::{Store, Update, updates};
 pub use task::{Following, follow};
 
 /// One key and value.

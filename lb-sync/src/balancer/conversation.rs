@@ -311,6 +311,8 @@ impl Balancer {
             }
             (Question::Read, Activity::ReadBack { mut reading, ids }) => {
                 reading.answers(&mut self.observed, answers, sent)?;
+                // What a round has done is seen only now.
+                self.actions.push(Action::StatusChanged);
                 self.activity = Activity::ReadBack { reading, ids };
             }
             (Question::Steps(steps), Activity::Round(mut round)) => {
@@ -372,6 +374,7 @@ impl Balancer {
         self.worker = Some(info);
         self.metrics.resyncs += 1;
         self.read_at = now;
+        self.actions.push(Action::StatusChanged);
         self.routes.invalidate();
         let retries = self.backends.retry_refused();
         let changed = if audit { self.observed.news_since(&before) } else { Scope::All };

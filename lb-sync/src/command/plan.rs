@@ -132,8 +132,9 @@ mod tests {
 
     #[test]
     fn machines_get_the_same() {
-        let info =
-            Info::parse("Name: HAProxy\nVersion: 2.6.12\nPid: 7\nStopping: 0\nUptime_sec: 1\nnode: b\n");
+        let info = Info::parse(
+            "Name: HAProxy\nVersion: 2.6.12\nPid: 7\nStopping: 0\nUptime_sec: 1\nStart_time_sec: 1\nnode: b\n",
+        );
         let json = json(&foreseen(), 12, &info.unwrap(), None);
         assert_eq!(json["revision"], 12);
         assert_eq!(json["haproxy"]["version"], "2.6.12");

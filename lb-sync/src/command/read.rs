@@ -64,11 +64,10 @@ fn fold(pass: &BalancerConfig, instances: Listed, overrides: Listed) -> Registry
     let revision = instances.revision;
     let entries = instances.entries.iter().chain(&overrides.entries);
     let unreadable = entries.filter_map(|entry| unreadable(&pass.prefix, entry)).collect();
-    let listed = |Listed { cluster, revision, entries }| Event::Listed { cluster, revision, entries };
     let (now, mut view) = (Clock.now(), View::guarded(pass.prefix.clone(), pass.guard));
-    view.fold_instances(now, listed(instances));
+    view.fold_instances(now, instances.into());
     view.fold_instances(now, Event::InSync);
-    view.fold_overrides(now, listed(overrides));
+    view.fold_overrides(now, overrides.into());
     view.fold_overrides(now, Event::InSync);
     Registry { view, revision, unreadable }
 }

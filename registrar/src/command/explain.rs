@@ -31,7 +31,7 @@ pub async fn explain(options: ExplainOptions) -> Result<CommandOutput, CommandEr
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let id = &options.instance;
     let sides = sides(&registry, id).await;
-    let one = registry.instances.get(id);
+    let one = registry.instances.values().get(id);
     let code = if one.is_some() { 0 } else { FAILED };
     if options.look.output == Output::Json {
         let told = CommandOutput::json(&as_json(&registry, id, one, &sides));
@@ -47,7 +47,8 @@ pub async fn explain(options: ExplainOptions) -> Result<CommandOutput, CommandEr
 async fn sides(registry: &Registry, id: &InstanceId) -> Vec<Side> {
     let mut asking = JoinSet::new();
     for (name, _) in registry.said_of(id).take(ASKED_MAX) {
-        let addr = registry.balancers.get(name).map(|record| record.status.clone()).unwrap_or_default();
+        let addr =
+            registry.balancers.values().get(name).map(|record| record.status.clone()).unwrap_or_default();
         let (name, id) = (name.clone(), id.clone());
         asking.spawn(async move { (name.clone(), ask(&name, &addr, &id).await) });
     }
@@ -73,7 +74,7 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
     let Some(one) = one else {
         return format!("{id} is not registered; it {where_to}.");
     };
-    let wish = registry.overrides.get(id);
+    let wish = registry.overrides.values().get(id);
     let mode = wish.and_then(|wish| wish.mode);
     let why = match (mode, one.record.state) {
         (Some(OverrideMode::Drain), _) => "an operator drains it".to_owned(),

@@ -12,7 +12,7 @@ use super::{CommandError, CommandOutput, ListOptions, Output};
 pub async fn list(options: ListOptions) -> Result<CommandOutput, CommandError> {
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let wanted = |id: &InstanceId| options.service.as_ref().is_none_or(|service| *service == id.service);
-    let some: Vec<_> = registry.instances.iter().filter(|(id, _)| wanted(id)).collect();
+    let some: Vec<_> = registry.instances.values().iter().filter(|(id, _)| wanted(id)).collect();
     Ok(match options.look.output {
         Output::Json => {
             CommandOutput::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect())
@@ -28,7 +28,7 @@ fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
     let header = ["INSTANCE", "ADDRESS", "STATE", "WEIGHT", "BALANCERS", "WISH", "LABELS"].map(str::to_owned);
     let mut rows = vec![header.to_vec()];
     for (id, one) in some {
-        let wish = registry.overrides.get(id);
+        let wish = registry.overrides.values().get(id);
         let weight = wish.and_then(|wish| wish.weight).unwrap_or(one.record.weight);
         let labels: Vec<String> =
             one.record.labels.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
@@ -109,7 +109,7 @@ pub(super) fn value(registry: &Registry, id: &InstanceId, one: &Registered) -> V
         "record": one.record,
         "revision": one.mod_revision,
         "leased": one.lease != 0,
-        "override": registry.overrides.get(id),
+        "override": registry.overrides.values().get(id),
         "balancers": balancers,
     })
 }

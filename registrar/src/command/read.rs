@@ -1,13 +1,14 @@
 //! What stands in the registry.
 
-use std::collections::BTreeMap;
-
-use registry::follow::{Change, Entry, Event, list};
+use registry::follow::{Entry, Store, list};
 use registry::key::{Key, Prefix};
 use registry::lease::LeaseId;
 use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckRecord, BalancerRecord, InstanceRecord, OverrideRecord, parse};
 use registry::session::{Class, EtcdConfig, EtcdError, Session};
+
+/// Most keys of a kind that are kept in view.
+pub(super) const KEYS_MAX: usize = 1_000_000;
 
 /// An instance's record, and what etcd knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,25 +18,26 @@ pub(super) struct Registered {
     pub(super) mod_revision: i64,
 }
 
-/// All that is known.
+/// All that is known: each set as far as it was read or followed.
 #[derive(Clone, Debug)]
 pub(super) struct Registry {
-    prefix: Prefix,
-    pub(super) instances: BTreeMap<InstanceId, Registered>,
-    pub(super) overrides: BTreeMap<InstanceId, OverrideRecord>,
-    pub(super) balancers: BTreeMap<BalancerName, BalancerRecord>,
-    pub(super) acks: BTreeMap<InstanceId, BTreeMap<BalancerName, AckRecord>>,
+    pub(super) instances: Store<InstanceId, Registered>,
+    pub(super) overrides: Store<InstanceId, OverrideRecord>,
+    pub(super) balancers: Store<BalancerName, BalancerRecord>,
+    pub(super) acks: Store<(InstanceId, BalancerName), AckRecord>,
 }
 
 impl Registry {
     /// Nothing yet.
-    pub(super) fn new(prefix: Prefix) -> Self {
+    pub(super) fn new(prefix: &Prefix) -> Self {
         Self {
-            prefix,
-            instances: BTreeMap::new(),
-            overrides: BTreeMap::new(),
-            balancers: BTreeMap::new(),
-            acks: BTreeMap::new(),
+            instances: Store::new(prefix.clone(), KEYS_MAX, instance, |entry| {
+                let Entry { lease, mod_revision, .. } = *entry;
+                Some(Registered { record: parse(&entry.value).ok()?, lease, mod_revision })
+            }),
+            overrides: Store::new(prefix.clone(), KEYS_MAX, overridden, |entry| parse(&entry.value).ok()),
+            balancers: Store::new(prefix.clone(), KEYS_MAX, balancer, |entry| parse(&entry.value).ok()),
+            acks: Store::new(prefix.clone(), KEYS_MAX, acked, |entry| parse(&entry.value).ok()),
         }
     }
 
@@ -53,68 +55,23 @@ impl Registry {
     }
 
     async fn once(session: &Session, prefix: &Prefix) -> Result<Self, EtcdError> {
-        let mut registry = Self::new(prefix.clone());
-        let mut revision = 0;
-        for prefix in [prefix.instances(), prefix.overrides(), prefix.balancers(), prefix.acks()] {
-            let listed = list(session, &prefix, revision).await?;
-            revision = listed.revision;
-            listed.entries.iter().for_each(|entry| registry.put(entry));
-        }
+        let mut registry = Self::new(prefix);
+        let instances = list(session, &prefix.instances(), 0).await?;
+        let revision = instances.revision;
+        registry.instances.fold(instances.into());
+        registry.overrides.fold(list(session, &prefix.overrides(), revision).await?.into());
+        registry.balancers.fold(list(session, &prefix.balancers(), revision).await?.into());
+        registry.acks.fold(list(session, &prefix.acks(), revision).await?.into());
         Ok(registry)
     }
 
-    /// Takes in what a follower tells.
-    pub(super) fn fold(&mut self, event: Event) {
-        match event {
-            Event::Listed { entries, .. } => entries.iter().for_each(|entry| self.put(entry)),
-            Event::Changed(changes) => {
-                for change in changes {
-                    match change {
-                        Change::Put(entry) => self.put(&entry),
-                        Change::Delete { key, .. } => self.delete(&key),
-                    }
-                }
-            }
-            Event::InSync | Event::OutOfSync => {}
-        }
-    }
-
-    /// What is no record is nothing, as for balancers.
-    fn put(&mut self, entry: &Entry) {
-        match self.prefix.parse(&entry.key) {
-            Ok(Key::Instance(id)) => {
-                if let Ok(record) = parse(&entry.value) {
-                    let Entry { lease, mod_revision, .. } = *entry;
-                    self.instances.insert(id, Registered { record, lease, mod_revision });
-                }
-            }
-            Ok(Key::Override(id)) => {
-                self.overrides.extend(parse(&entry.value).ok().map(|wish| (id, wish)));
-            }
-            Ok(Key::Balancer(name)) => {
-                self.balancers.extend(parse(&entry.value).ok().map(|record| (name, record)));
-            }
-            Ok(Key::Ack(id, name)) => {
-                if let Ok(ack) = parse(&entry.value) {
-                    self.acks.entry(id).or_default().insert(name, ack);
-                }
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn delete(&mut self, key: &[u8]) {
-        match self.prefix.parse(key) {
-            Ok(Key::Instance(id)) => drop(self.instances.remove(&id)),
-            Ok(Key::Override(id)) => drop(self.overrides.remove(&id)),
-            Ok(Key::Balancer(name)) => drop(self.balancers.remove(&name)),
-            Ok(Key::Ack(id, name)) => {
-                if let Some(acks) = self.acks.get_mut(&id) {
-                    acks.remove(&name);
-                }
-            }
-            Err(_) => {}
-        }
+    /// The balancers that have an ack of `id`.
+    pub(super) fn acks_of<'a>(
+        &'a self,
+        id: &'a InstanceId,
+    ) -> impl Iterator<Item = (&'a BalancerName, &'a AckRecord)> {
+        let acks = self.acks.values().iter().filter(move |((of, _), _)| of == id);
+        acks.map(|((_, balancer), ack)| (balancer, ack))
     }
 
     /// The balancers that serve the service of `id`, each with what it says of `id` as it is registered now.
@@ -122,12 +79,28 @@ impl Registry {
         &'a self,
         id: &'a InstanceId,
     ) -> impl Iterator<Item = (&'a BalancerName, Option<&'a AckRecord>)> {
-        let owner = self.instances.get(id).map(|one| one.record.owner_under(id, one.lease));
+        let owner = self.instances.values().get(id).map(|one| one.record.owner_under(id, one.lease));
         let serve = |record: &BalancerRecord| record.services.contains(&id.service);
-        self.balancers.iter().filter(move |(_, record)| serve(record)).map(move |(name, _)| {
-            let ack = self.acks.get(id).and_then(|acks| acks.get(name));
+        self.balancers.values().iter().filter(move |(_, record)| serve(record)).map(move |(name, _)| {
+            let ack = self.acks.values().get(&(id.clone(), name.clone()));
             // An ack of somebody who had the name before says nothing of who has it now.
             (name, ack.filter(|ack| owner.as_ref().is_none_or(|owner| ack.owner == *owner)))
         })
     }
+}
+
+pub(super) fn instance(key: Key) -> Option<InstanceId> {
+    if let Key::Instance(id) = key { Some(id) } else { None }
+}
+
+pub(super) fn overridden(key: Key) -> Option<InstanceId> {
+    if let Key::Override(id) = key { Some(id) } else { None }
+}
+
+fn balancer(key: Key) -> Option<BalancerName> {
+    if let Key::Balancer(name) = key { Some(name) } else { None }
+}
+
+pub(super) fn acked(key: Key) -> Option<(InstanceId, BalancerName)> {
+    if let Key::Ack(id, name) = key { Some((id, name)) } else { None }
 }

@@ -10,8 +10,9 @@ use super::{CommandError, CommandOutput, FAILED, Output, ShowOptions};
 pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let id = &options.instance;
-    let Some(one) = registry.instances.get(id) else {
-        let kept = if registry.overrides.contains_key(id) { ", and an override stands for it" } else { "" };
+    let Some(one) = registry.instances.values().get(id) else {
+        let kept =
+            if registry.overrides.values().contains_key(id) { ", and an override stands for it" } else { "" };
         return Ok(CommandOutput { text: format!("{id} is not registered{kept}\n"), code: FAILED });
     };
     if options.look.output == Output::Json {
@@ -40,7 +41,7 @@ pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
     for (key, value) in &record.labels {
         line("label", format!("{}={}", plain(key), plain(value)));
     }
-    if let Some(wish) = registry.overrides.get(id) {
+    if let Some(wish) = registry.overrides.values().get(id) {
         let what = wish.mode.map_or("", mode);
         let weight = wish.weight.map(|weight| format!(" weight {}", weight.get())).unwrap_or_default();
         let by = if wish.by.is_empty() { "somebody" } else { &wish.by };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use registry::follow::{Event, Following, follow};
+use registry::follow::follow;
 use registry::key::Key;
 use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckState, InstanceState};
@@ -31,26 +31,23 @@ pub async fn wait(options: WaitOptions) -> Result<CommandOutput, CommandError> {
     let _end = end.clone().drop_guard();
     let prefix = config.prefix();
     let keys = [prefix.text(&Key::Instance(instance.clone())), prefix.balancers(), prefix.acks_of(&instance)];
-    let mut sides = keys.map(|key| {
+    let [mut instances, mut balancers, mut acks] = keys.map(|key| {
         let (following, task) = follow(session.clone(), key, end.clone());
         tokio::spawn(task);
-        Side { following, listed: false, in_sync: false }
+        following
     });
-    let mut registry = Registry::new(prefix.clone());
+    let mut registry = Registry::new(prefix);
     let mut last = "etcd has not told yet how it stands".to_owned();
     let waited = tokio::time::timeout(timeout, async {
         loop {
-            let [one, two, three] = &mut sides;
-            let (event, at) = tokio::select! {
-                event = one.following.recv() => (event, 0),
-                event = two.following.recv() => (event, 1),
-                event = three.following.recv() => (event, 2),
-            };
-            let (Some(event), Some(side)) = (event, sides.get_mut(at)) else { continue };
-            side.note(&event);
-            registry.fold(event);
-            // Only a view that is whole and up to date may say that nobody is missing.
-            if sides.iter().all(|side| side.listed && side.in_sync) {
+            tokio::select! {
+                Some(event) = instances.recv() => drop(registry.instances.fold(event)),
+                Some(event) = balancers.recv() => drop(registry.balancers.fold(event)),
+                Some(event) = acks.recv() => drop(registry.acks.fold(event)),
+                else => return,
+            }
+            // Only a view that is whole and current may say that nothing is missing.
+            if is_current(&registry) {
                 match progress(&registry, &instance, reached) {
                     Progress::There => return,
                     Progress::Missing(what) => last = what,
@@ -66,22 +63,8 @@ pub async fn wait(options: WaitOptions) -> Result<CommandOutput, CommandError> {
     Ok(CommandOutput { text: format!("{instance} is not {it} after {timeout}: {last}\n"), code: FAILED })
 }
 
-/// One follower.
-struct Side {
-    following: Following,
-    listed: bool,
-    in_sync: bool,
-}
-
-impl Side {
-    fn note(&mut self, event: &Event) {
-        match event {
-            Event::Listed { .. } => self.listed = true,
-            Event::InSync => self.in_sync = true,
-            Event::OutOfSync => self.in_sync = false,
-            Event::Changed(_) => {}
-        }
-    }
+fn is_current(registry: &Registry) -> bool {
+    registry.instances.is_current() && registry.balancers.is_current() && registry.acks.is_current()
 }
 
 fn word(reached: Reached) -> &'static str {
@@ -93,7 +76,7 @@ fn word(reached: Reached) -> &'static str {
 }
 
 fn progress(registry: &Registry, id: &InstanceId, reached: Reached) -> Progress {
-    let one = registry.instances.get(id);
+    let one = registry.instances.values().get(id);
     let said = |state: AckState| -> BTreeSet<&BalancerName> {
         registry
             .said_of(id)
@@ -123,8 +106,7 @@ fn progress(registry: &Registry, id: &InstanceId, reached: Reached) -> Progress 
         },
         // Who is not registered has nobody who could send it anything, once no balancer speaks of it.
         (Reached::Drained | Reached::Gone, None) => {
-            let speak: BTreeSet<&BalancerName> =
-                registry.acks.get(id).into_iter().flatten().map(|(name, _)| name).collect();
+            let speak: BTreeSet<&BalancerName> = registry.acks_of(id).map(|(name, _)| name).collect();
             if speak.is_empty() { Progress::There } else { all_of(&speak, "still spoken of by") }
         }
         (Reached::Gone, Some(_)) => missing("it is registered"),
@@ -137,13 +119,13 @@ fn progress(registry: &Registry, id: &InstanceId, reached: Reached) -> Progress 
 
 #[cfg(test)]
 mod tests {
-    use registry::follow::Entry;
+    use registry::follow::{Entry, Event};
     use registry::key::Prefix;
 
     use super::*;
 
     fn registry(keys: &[(&str, &str)]) -> Registry {
-        let mut registry = Registry::new(Prefix::default());
+        let mut registry = Registry::new(&Prefix::default());
         let entry = |(key, value): &(&str, &str)| Entry {
             key: format!("/leasehold/v1/{key}").into_bytes(),
             value: value.as_bytes().to_vec(),
@@ -151,7 +133,10 @@ mod tests {
             create_revision: 1,
             mod_revision: 1,
         };
-        registry.fold(Event::Listed { cluster: 1, revision: 1, entries: keys.iter().map(entry).collect() });
+        let listed = || Event::Listed { cluster: 1, revision: 1, entries: keys.iter().map(entry).collect() };
+        registry.instances.fold(listed());
+        registry.balancers.fold(listed());
+        registry.acks.fold(listed());
         registry
     }
 
@@ -176,6 +161,15 @@ mod tests {
         assert!(!is(&[UP, LB], Reached::Serving));
         assert!(!is(&[UP, OTHER], Reached::Serving), "nobody serves it");
         assert!(!is(&[LB, ("acks/web/a/lb", &mine)], Reached::Serving), "not registered");
+    }
+
+    /// Before, a list only added: an instance that went during a break of the watch was waited for in vain.
+    #[test]
+    fn a_key_that_went_during_a_break_of_the_watch_is_gone() {
+        let mut registry = registry(&[UP, LB]);
+        assert_ne!(progress(&registry, &"web/a".parse().unwrap(), Reached::Gone), Progress::There);
+        registry.instances.fold(Event::Listed { cluster: 1, revision: 2, entries: vec![] });
+        assert_eq!(progress(&registry, &"web/a".parse().unwrap(), Reached::Gone), Progress::There);
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! `registrar watch`: what changes in the registry, a line each, until it is interrupted.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use registry::follow::{Change, Event, follow};
-use registry::key::{Key, Prefix};
-use registry::name::{InstanceId, ServiceName};
+use registry::follow::{Entry, Event, Store, follow};
+use registry::key::Prefix;
+use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::record::{AckRecord, InstanceRecord, OverrideRecord, parse};
 use registry::session::Session;
 use registry::time::Clock;
@@ -12,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::list::{mode, plain, state};
-use super::read::Registry;
+use super::list::{acked, mode, plain, state};
+use super::read::{self, KEYS_MAX, Registry};
 use super::{CommandError, CommandOutput, ListOptions, Output};
 
 /// Kinds of news, as JSON has them.
@@ -48,9 +46,9 @@ pub async fn watch(
             }
         });
     }
-    let mut known = Known::default();
+    let mut known = Known::new(&prefix);
     while let Some((kind, event)) = events.recv().await {
-        for news in known.fold(&prefix, kind, event) {
+        for news in known.fold(kind, event) {
             if options.service.as_ref().is_some_and(|service| *service != news.service) {
                 continue;
             }
@@ -74,97 +72,70 @@ struct News {
     json: Value,
 }
 
-/// What was said last of each key: a list after a break says nothing twice.
-#[derive(Debug, Default)]
-struct Known(BTreeMap<Vec<u8>, Vec<u8>>);
+/// What was last said of each key, by kind: a list after a break of the watch says nothing twice.
+struct Known {
+    records: Store<InstanceId, String>,
+    overrides: Store<InstanceId, String>,
+    acks: Store<(InstanceId, BalancerName), String>,
+}
 
 impl Known {
-    fn fold(&mut self, prefix: &Prefix, kind: &str, event: Event) -> Vec<News> {
-        let mut news = vec![];
-        match event {
-            Event::Listed { entries, .. } => {
-                // Whatever of this kind is not listed any more has gone meanwhile.
-                let there: BTreeSet<&[u8]> = entries.iter().map(|entry| entry.key.as_slice()).collect();
-                let gone = self.0.keys().filter(|key| of_kind(prefix, key) == Some(kind));
-                let gone: Vec<Vec<u8>> =
-                    gone.filter(|key| !there.contains(key.as_slice())).cloned().collect();
-                news.extend(gone.iter().filter_map(|key| self.delete(prefix, key)));
-                news.extend(entries.iter().filter_map(|entry| self.put(prefix, &entry.key, &entry.value)));
-            }
-            Event::Changed(changes) => {
-                for change in changes {
-                    news.extend(match change {
-                        Change::Put(entry) => self.put(prefix, &entry.key, &entry.value),
-                        Change::Delete { key, .. } => self.delete(prefix, &key),
-                    });
-                }
-            }
-            Event::InSync | Event::OutOfSync => {}
+    fn new(prefix: &Prefix) -> Self {
+        Self {
+            records: Store::new(prefix.clone(), KEYS_MAX, read::instance, record_text),
+            overrides: Store::new(prefix.clone(), KEYS_MAX, read::overridden, override_text),
+            acks: Store::new(prefix.clone(), KEYS_MAX, read::acked, ack_text),
         }
-        news
     }
 
-    fn put(&mut self, prefix: &Prefix, key: &[u8], value: &[u8]) -> Option<News> {
-        let before = self.0.insert(key.to_vec(), value.to_vec());
-        let parsed = prefix.parse(key).ok()?;
-        let (id, what, said) = say(&parsed, value)?;
-        // A record is written anew with nothing in it changed, too.
-        let same =
-            before.and_then(|before| say(&parsed, &before)).is_some_and(|(_, _, before)| before == said);
-        (!same).then(|| news(&id, what, &said))
-    }
-
-    fn delete(&mut self, prefix: &Prefix, key: &[u8]) -> Option<News> {
-        self.0.remove(key)?;
-        match prefix.parse(key).ok()? {
-            Key::Instance(id) => Some(news(&id, RECORD, "gone")),
-            Key::Override(id) => Some(news(&id, OVERRIDE, "nobody wants anything of it any more")),
-            Key::Ack(id, balancer) => Some(news(&id, ACK, &format!("{balancer} has no more to say of it"))),
-            Key::Balancer(_) => None,
+    /// What is new in an event of the follower of this `kind`.
+    fn fold(&mut self, kind: &'static str, event: Event) -> Vec<News> {
+        match kind {
+            RECORD => changed(&mut self.records, event, |id, text| {
+                news(id, RECORD, text.map_or("gone", String::as_str))
+            }),
+            OVERRIDE => changed(&mut self.overrides, event, |id, text| {
+                news(id, OVERRIDE, text.map_or("override cleared", String::as_str))
+            }),
+            _ => changed(&mut self.acks, event, |(id, balancer), text| {
+                let text = text.map_or("ack removed", String::as_str);
+                news(id, ACK, &format!("{balancer}: {text}"))
+            }),
         }
     }
 }
 
-fn of_kind(prefix: &Prefix, key: &[u8]) -> Option<&'static str> {
-    match prefix.parse(key).ok()? {
-        Key::Instance(_) => Some(RECORD),
-        Key::Override(_) => Some(OVERRIDE),
-        Key::Ack(..) => Some(ACK),
-        Key::Balancer(_) => None,
-    }
+/// What differs from what was last said. A record is written anew with nothing in it changed, too.
+fn changed<K: Ord + Clone>(
+    store: &mut Store<K, String>,
+    event: Event,
+    news: impl Fn(&K, Option<&String>) -> News,
+) -> Vec<News> {
+    let concerned = store.fold(event);
+    let differs = |(key, before): &(K, Option<String>)| store.values().get(key) != before.as_ref();
+    concerned.iter().filter(|one| differs(one)).map(|(key, _)| news(key, store.values().get(key))).collect()
 }
 
-/// Whom it is about, of what kind it is, and what is said.
-fn say(key: &Key, value: &[u8]) -> Option<(InstanceId, &'static str, String)> {
-    Some(match key {
-        Key::Instance(id) => {
-            let said = match parse::<InstanceRecord>(value) {
-                Ok(record) => {
-                    let (is, at, weight) = (state(record.state), record.endpoint(), record.weight.get());
-                    format!("{is} at {at}, weight {weight}")
-                }
-                Err(error) => format!("its record cannot be read: {}", plain(&error.to_string())),
-            };
-            (id.clone(), RECORD, said)
+fn record_text(entry: &Entry) -> Option<String> {
+    Some(match parse::<InstanceRecord>(&entry.value) {
+        Ok(record) => {
+            let (is, at, weight) = (state(record.state), record.endpoint(), record.weight.get());
+            format!("{is} at {at}, weight {weight}")
         }
-        Key::Override(id) => {
-            let wish: OverrideRecord = parse(value).ok()?;
-            let by = if wish.by.is_empty() { "somebody" } else { &wish.by };
-            let weight = wish.weight.map(|weight| format!("weight {}", weight.get()));
-            let what: Vec<String> =
-                wish.mode.map(|it| mode(it).to_owned()).into_iter().chain(weight).collect();
-            (
-                id.clone(),
-                "override",
-                format!("{} wants {}: {}", plain(by), what.join(", "), plain(&wish.reason)),
-            )
-        }
-        Key::Ack(id, balancer) => {
-            let ack: AckRecord = parse(value).ok()?;
-            (id.clone(), ACK, format!("{balancer}: {:?}", ack.state).to_lowercase())
-        }
-        Key::Balancer(_) => return None,
+        Err(error) => format!("its record cannot be read: {}", plain(&error.to_string())),
     })
+}
+
+fn override_text(entry: &Entry) -> Option<String> {
+    let order: OverrideRecord = parse(&entry.value).ok()?;
+    let by = if order.by.is_empty() { "an operator" } else { &order.by };
+    let weight = order.weight.map(|weight| format!("weight {}", weight.get()));
+    let what: Vec<String> = order.mode.map(|it| mode(it).to_owned()).into_iter().chain(weight).collect();
+    Some(format!("{} wants {}: {}", plain(by), what.join(", "), plain(&order.reason)))
+}
+
+fn ack_text(entry: &Entry) -> Option<String> {
+    Some(acked(parse::<AckRecord>(&entry.value).ok()?.state).to_owned())
 }
 
 fn news(id: &InstanceId, what: &'static str, said: &str) -> News {
@@ -180,7 +151,7 @@ fn news(id: &InstanceId, what: &'static str, said: &str) -> News {
 
 #[cfg(test)]
 mod tests {
-    use registry::follow::Entry;
+    use registry::follow::Change;
 
     use super::*;
 
@@ -189,8 +160,8 @@ mod tests {
         Entry { key, value, lease: 0, create_revision: 1, mod_revision: 1 }
     }
 
-    fn said(known: &mut Known, kind: &str, event: Event) -> Vec<String> {
-        let news = known.fold(&Prefix::default(), kind, event);
+    fn said(known: &mut Known, kind: &'static str, event: Event) -> Vec<String> {
+        let news = known.fold(kind, event);
         news.iter().map(|one| one.text.split_once("  ").unwrap().1.to_owned()).collect()
     }
 
@@ -198,7 +169,7 @@ mod tests {
     fn what_is_new_is_said_once_and_what_went_during_a_break_is_said_too() {
         let up = entry("instances/web/a", r#"{"address":"10.0.0.5","port":80}"#);
         let listed = |entries: Vec<Entry>| Event::Listed { cluster: 1, revision: 1, entries };
-        let mut known = Known::default();
+        let mut known = Known::new(&Prefix::default());
         assert_eq!(
             said(&mut known, RECORD, listed(vec![up.clone()])),
             ["web/a  up at 10.0.0.5:80, weight 100"]
@@ -218,10 +189,6 @@ mod tests {
         let other = entry("instances/web/b", r#"{"address":"10.0.0.6","port":80}"#);
         let after = said(&mut known, RECORD, listed(vec![other]));
         assert_eq!(after, ["web/a  gone", "web/b  up at 10.0.0.6:80, weight 100"], "acks are another list");
-        assert_eq!(
-            said(&mut known, ACK, listed(vec![])),
-            ["web/a  lb has no more to say of it"],
-            "all are gone"
-        );
+        assert_eq!(said(&mut known, ACK, listed(vec![])), ["web/a  lb: ack removed"], "all are gone");
     }
 }

@@ -1,10 +1,10 @@
 //! Which balancers a leaving instance still waits for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use registry::follow::{Change, Entry, Event};
+use registry::follow::{Event, Store};
 use registry::key::Key;
-use registry::name::BalancerName;
+use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckRecord, AckState, BalancerRecord, parse};
 
 use super::Identity;
@@ -19,114 +19,47 @@ const BALANCERS_MAX: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct View {
     identity: Identity,
-    /// Those present, and whether they serve our service.
-    present: Side<bool>,
-    /// Those who wrote an ack, and whether it says `drained`, of us.
-    acks: Side<bool>,
-}
-
-/// One followed prefix, by balancer.
-#[derive(Clone, Debug, Default)]
-struct Side<T> {
-    listed: bool,
-    in_sync: bool,
-    known: BTreeMap<BalancerName, T>,
+    present: Store<BalancerName, BalancerRecord>,
+    acks: Store<(InstanceId, BalancerName), AckRecord>,
 }
 
 impl View {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, present: Side::default(), acks: Side::default() }
+        let prefix = || identity.prefix.clone();
+        let balancer = |key| if let Key::Balancer(name) = key { Some(name) } else { None };
+        let ack = |key| if let Key::Ack(id, name) = key { Some((id, name)) } else { None };
+        let present = Store::new(prefix(), BALANCERS_MAX, balancer, |entry| parse(&entry.value).ok());
+        let acks = Store::new(prefix(), BALANCERS_MAX, ack, |entry| parse(&entry.value).ok());
+        Self { identity, present, acks }
     }
 
     /// Takes in what was seen below [`registry::key::Prefix::balancers`].
     pub fn presence(&mut self, event: Event) {
-        let Identity { id, prefix, .. } = &self.identity;
-        let name = |key: &[u8]| match prefix.parse(key) {
-            Ok(Key::Balancer(balancer)) => Some(balancer),
-            _ => None,
-        };
-        let serves = |value: &[u8]| {
-            let record = parse::<BalancerRecord>(value).ok()?;
-            Some(record.services.contains(&id.service))
-        };
-        self.present.fold(event, name, serves);
+        self.present.fold(event);
     }
 
     /// Takes in what was seen below [`registry::key::Prefix::acks_of`].
     pub fn acks(&mut self, event: Event) {
-        let Identity { id, owner, prefix } = &self.identity;
-        let name = |key: &[u8]| match prefix.parse(key) {
-            Ok(Key::Ack(about, balancer)) if about == *id => Some(balancer),
-            _ => None,
-        };
-        let drained = |value: &[u8]| {
-            let ack = parse::<AckRecord>(value).ok()?;
-            Some(ack.owner == *owner && ack.state == AckState::Drained)
-        };
-        self.acks.fold(event, name, drained);
+        self.acks.fold(event);
     }
 
-    /// The balancers that serve the service and have not said that they are done with us. `None` as long as that
-    /// cannot be told: only a complete view that is up to date may say "none".
+    /// The balancers that serve the service and have not acked `drained` for our owner. `None` as long as that cannot be
+    /// told: only a complete view that is current may say "none".
     #[must_use]
     pub fn awaited(&self) -> Option<BTreeSet<BalancerName>> {
-        if !(self.present.is_whole() && self.acks.is_whole()) {
+        if !(self.present.is_current() && self.acks.is_current()) {
             return None;
         }
-        let done = |balancer| self.acks.known.get(balancer) == Some(&true);
-        let serving = self.present.known.iter().filter(|(_, serves)| **serves);
-        Some(serving.map(|(balancer, _)| balancer).filter(|balancer| !done(balancer)).cloned().collect())
-    }
-}
-
-impl<T> Side<T> {
-    fn is_whole(&self) -> bool {
-        self.listed && self.in_sync
-    }
-
-    fn fold(
-        &mut self,
-        event: Event,
-        name: impl Fn(&[u8]) -> Option<BalancerName>,
-        read: impl Fn(&[u8]) -> Option<T>,
-    ) {
-        match event {
-            Event::Listed { entries, .. } => {
-                self.listed = true;
-                // What a new value of a balancer cannot be read as, its last good one still says.
-                let mut before = std::mem::take(&mut self.known);
-                for Entry { key, value, .. } in entries {
-                    let Some(balancer) = name(&key) else { continue };
-                    let last = before.remove(&balancer);
-                    self.put(balancer, read(&value).or(last));
-                }
-            }
-            Event::Changed(changes) => {
-                for change in changes {
-                    match change {
-                        Change::Put(Entry { key, value, .. }) => {
-                            let Some(balancer) = name(&key) else { continue };
-                            self.put(balancer, read(&value));
-                        }
-                        Change::Delete { key, .. } => {
-                            let gone = name(&key);
-                            self.known.retain(|balancer, _| Some(balancer) != gone.as_ref());
-                        }
-                    }
-                }
-            }
-            Event::InSync => self.in_sync = true,
-            Event::OutOfSync => self.in_sync = false,
-        }
-    }
-
-    fn put(&mut self, balancer: BalancerName, value: Option<T>) {
-        let room = self.known.len() < BALANCERS_MAX || self.known.contains_key(&balancer);
-        if let (Some(value), true) = (value, room) {
-            self.known.insert(balancer, value);
-        }
+        let Identity { id, owner, .. } = &self.identity;
+        let has_drained = |balancer: &BalancerName| {
+            let ack = self.acks.values().get(&(id.clone(), balancer.clone()));
+            ack.is_some_and(|ack| ack.owner == *owner && ack.state == AckState::Drained)
+        };
+        let serving =
+            self.present.values().iter().filter(|(_, record)| record.services.contains(&id.service));
+        Some(serving.map(|(name, _)| name).filter(|name| !has_drained(name)).cloned().collect())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Who is waited for.
 
 use proptest::prelude::*;
+use registry::follow::{Change, Entry};
 use registry::key::Prefix;
-use registry::name::InstanceId;
 use registry::record::to_value;
 
 use super::*;

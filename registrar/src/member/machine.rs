@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry::follow::{Change, Entry, Event};
+use registry::follow::{Event, Update, updates};
+use registry::key::Key;
 use registry::name::{BalancerName, InstanceName};
 use registry::record::{InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
@@ -267,30 +268,14 @@ impl Machine {
     }
 
     fn own(&mut self, event: Event) -> Vec<Action> {
-        let Some(key) = self.identity.as_ref().map(|identity| identity.key().into_bytes()) else {
-            return vec![];
-        };
-        let mut last = None;
-        match event {
-            Event::Listed { entries, .. } => {
-                // The prefix of the key `web-1` is that of `web-10` too.
-                last = Some(entries.into_iter().find(|entry| entry.key == key).map(|entry| entry.value));
-            }
-            Event::Changed(changes) => {
-                for change in changes {
-                    match change {
-                        Change::Put(Entry { key: at, value, .. }) if at == key => last = Some(Some(value)),
-                        Change::Delete { key: at, .. } if at == key => last = Some(None),
-                        Change::Put(_) | Change::Delete { .. } => {}
-                    }
-                }
-            }
-            Event::InSync | Event::OutOfSync => {}
-        }
-        match last {
-            None => vec![],
-            Some(None) => self.own_gone(),
-            Some(Some(value)) => self.own_seen(&value),
+        let Some(Identity { id, prefix, .. }) = self.identity.clone() else { return vec![] };
+        // The prefix of the key `web-1` is that of `web-10` too.
+        let ours = |key| if let Key::Instance(other) = key { (other == id).then_some(other) } else { None };
+        let updates = updates(&prefix, ours, event, || [id.clone()].into());
+        match updates.into_iter().next_back() {
+            Some(Update::Put(_, entry)) => self.own_seen(&entry.value),
+            Some(Update::Gone(_)) => self.own_gone(),
+            Some(Update::Illegal(..)) | None => vec![],
         }
     }
 

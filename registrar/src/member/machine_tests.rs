@@ -1,6 +1,7 @@
 //! A member joins, goes down, comes back, leaves, and stands down.
 
 use proptest::prelude::*;
+use registry::follow::{Change, Entry};
 use registry::key::Prefix;
 use registry::record::{AckRecord, AckState, BalancerRecord, to_value};
 

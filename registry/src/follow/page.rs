@@ -2,7 +2,7 @@
 
 use etcd_client::{GetOptions, KeyValue};
 
-use super::Entry;
+use super::{Entry, Event};
 use crate::session::{ANSWER_LEN_MAX, Class, EtcdError, Session};
 
 /// Entries a page. 1,000 records of 400 bytes are well under what one answer may be.
@@ -19,6 +19,12 @@ pub struct Listed {
     pub revision: i64,
     /// All of it.
     pub entries: Vec<Entry>,
+}
+
+impl From<Listed> for Event {
+    fn from(Listed { cluster, revision, entries }: Listed) -> Self {
+        Self::Listed { cluster, revision, entries }
+    }
 }
 
 /// Lists `prefix` as it was at `revision`, or is now for 0. A page that is too large to decode (somebody's 1 MB
