@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::value_parser;
-use registry::lease::{self, Counts, Fence, LeaseHandle};
+use registry::lease::{self, Fence, LeaseHandle, LeaseMetrics};
 use registry::session::{EtcdOptions, Session};
 use serde_json::{Value, json};
 use stack::etcd::Etcd;
@@ -124,10 +124,11 @@ async fn measure(plan: &Plan, instances: u32, together: u32) -> Result<Seen> {
     registered(&etcd, usize::try_from(instances)?).await?;
     tokio::time::sleep(REST).await;
 
-    let counts: Vec<Arc<Counts>> = keepers.iter().map(LeaseHandle::counts).collect();
-    let sum = |of: fn(&Counts) -> u64| counts.iter().map(|one| of(one)).sum::<u64>();
+    let metrics: Vec<Arc<LeaseMetrics>> = keepers.iter().map(LeaseHandle::metrics).collect();
+    let sum = |of: fn(&LeaseMetrics) -> u64| metrics.iter().map(|one| of(one)).sum::<u64>();
     let (start, used, beats) = (Clock.now(), processor(pid)?, received(&etcd).await?);
-    let (bytes, late, lost) = (loopback_bytes()?, sum(Counts::beats_late), sum(Counts::leases_lost));
+    let (bytes, late, lost) =
+        (loopback_bytes()?, sum(LeaseMetrics::keep_alives_late), sum(LeaseMetrics::leases_lost));
     tokio::time::sleep(Duration::from_secs(plan.seconds)).await;
     let bytes = loopback_bytes()? - bytes;
     let seconds = Clock.now().since(start).as_secs_f64();
@@ -139,8 +140,8 @@ async fn measure(plan: &Plan, instances: u32, together: u32) -> Result<Seen> {
         beats_per_s: beats / seconds,
         etcd_share: used.as_secs_f64() / seconds,
         bytes_per_beat: bytes / beats,
-        late: sum(Counts::beats_late) - late,
-        lost: sum(Counts::leases_lost) - lost,
+        late: sum(LeaseMetrics::keep_alives_late) - late,
+        lost: sum(LeaseMetrics::leases_lost) - lost,
     })
 }
 
@@ -156,7 +157,7 @@ async fn keep(endpoint: &str, ttl_s: u64, members: std::ops::Range<u32>) -> Resu
         prefix: PREFIX.parse()?,
     };
     let session = Session::new(options.checked()?);
-    let (mut handle, task) = lease::hold(session, Duration::from_secs(ttl_s), CancellationToken::new());
+    let (mut handle, task) = lease::lease_task(session, Duration::from_secs(ttl_s), CancellationToken::new());
     // Ends with the handle.
     tokio::spawn(task);
     for n in members {
@@ -169,7 +170,7 @@ async fn keep(endpoint: &str, ttl_s: u64, members: std::ops::Range<u32>) -> Resu
 }
 
 async fn settled(keepers: &[LeaseHandle]) -> Result<()> {
-    let all = async || Ok(keepers.iter().all(|one| one.standing().borrow().settled).then_some(()));
+    let all = async || Ok(keepers.iter().all(|one| one.status().borrow().settled).then_some(()));
     wait::until(REGISTERED_MAX, "all leases granted", all).await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::health::Statuses;
 use proto::port::{self, Beside, ListenError, PortTlsOptions};
 use registry::follow::follow;
-use registry::lease::hold;
+use registry::lease::lease_task;
 use registry::name::BalancerName;
 use registry::route::local_address_towards;
 use registry::session::{EtcdConfig, Session};
@@ -143,7 +143,7 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
     // The followers and the lease outlive `shutdown` for a moment: the pass releases the lease.
     let end = CancellationToken::new();
     let (tell_health, health) = watch::channel(Statuses::default());
-    let (lease, holding) = hold(session.clone(), config.ttl, end.clone());
+    let (lease, holding) = lease_task(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let (hub, status, auditing) =

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::lease::{self, Counts, Standing};
+use registry::lease::{self, LeaseMetrics, LeaseStatus};
 use registry::name::ServiceName;
 use registry::session::{EtcdConfig, Session};
 use tokio::sync::{Mutex, Notify, watch};
@@ -30,8 +30,8 @@ pub(crate) struct Members {
 
 struct Held {
     lease: SharedLease,
-    standing: watch::Receiver<Standing>,
-    counts: Arc<Counts>,
+    standing: watch::Receiver<LeaseStatus>,
+    counts: Arc<LeaseMetrics>,
 }
 
 impl Members {
@@ -51,8 +51,8 @@ impl Members {
             return Self { held: None, statuses: vec![], leaving, news, released: false };
         }
         let session = Session::new(etcd.clone());
-        let (handle, holding) = lease::hold(session.clone(), ttl, abort.clone());
-        let (standing, counts) = (handle.standing(), handle.counts());
+        let (handle, holding) = lease::lease_task(session.clone(), ttl, abort.clone());
+        let (standing, counts) = (handle.status(), handle.metrics());
         let lease: SharedLease = Arc::new(Mutex::new(handle));
         let holding = thread.spawn(holding);
         parts.spawn(async move { drop(holding.await) });
@@ -98,7 +98,7 @@ impl Members {
     }
 
     /// How the lease stands, and what its task counts; nothing without members.
-    pub(crate) fn lease(&self) -> Option<(watch::Receiver<Standing>, Arc<Counts>)> {
+    pub(crate) fn lease(&self) -> Option<(watch::Receiver<LeaseStatus>, Arc<LeaseMetrics>)> {
         self.held.as_ref().map(|held| (held.standing.clone(), Arc::clone(&held.counts)))
     }
 

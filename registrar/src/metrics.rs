@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Error, IntCounter, IntGauge, Opts, Registry, TextEncoder};
-use registry::lease::{Counts, Standing};
+use registry::lease::{LeaseMetrics, LeaseStatus};
 use registry::name::ServiceName;
 use tokio::sync::watch;
 
@@ -21,7 +21,7 @@ use crate::supervise::Restarts;
 pub(crate) struct Sources {
     pub(crate) members: Vec<(ServiceName, watch::Receiver<Status>)>,
     /// `None` where nothing is registered.
-    pub(crate) lease: Option<(watch::Receiver<Standing>, Arc<Counts>)>,
+    pub(crate) lease: Option<(watch::Receiver<LeaseStatus>, Arc<LeaseMetrics>)>,
     pub(crate) restarts: Restarts,
 }
 
@@ -89,13 +89,17 @@ fn member(
 }
 
 /// The process has one lease; it is told of for each of its members.
-fn lease(registry: &Registry, labelled: &impl Fn(Opts) -> Opts, counts: &Counts) -> Result<(), Error> {
+fn lease(registry: &Registry, labelled: &impl Fn(Opts) -> Opts, counts: &LeaseMetrics) -> Result<(), Error> {
     let counters = [
-        ("leasehold_registrar_beats_total", "Beats of the lease that etcd acknowledged.", counts.beats()),
+        (
+            "leasehold_registrar_beats_total",
+            "Beats of the lease that etcd acknowledged.",
+            counts.keep_alives(),
+        ),
         (
             "leasehold_registrar_beats_late_total",
             "Beats that were sent when half of the ttl had gone.",
-            counts.beats_late(),
+            counts.keep_alives_late(),
         ),
         ("leasehold_registrar_leases_lost_total", "Leases that ran out or were gone.", counts.leases_lost()),
     ];

@@ -1,16 +1,19 @@
 //! Holds keys in etcd under one lease, for as long as the process lives.
 //!
 //! Two pure machines: [`keeper`] keeps a lease and replaces it the moment it is lost, [`ledger`] knows which keys
-//! must stand under it and writes those that do not. [`task`] performs what they decide.
+//! must stand under it and writes those that do not. [`machine`] puts both together, and the task performs what it
+//! decides. The machines are public for simulations and tests of the whole.
 
-mod counts;
-mod keeper;
-mod ledger;
+pub mod keeper;
+pub mod ledger;
+pub mod machine;
+mod metrics;
 mod task;
 
-pub use counts::Counts;
 pub use ledger::Fence;
-pub use task::{LeaseHandle, Standing, hold, lives};
+pub use machine::LeaseStatus;
+pub use metrics::LeaseMetrics;
+pub use task::{LeaseHandle, is_alive, lease_task};
 
 /// etcd's id of a lease; never 0.
 pub type LeaseId = i64;

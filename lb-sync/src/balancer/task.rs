@@ -9,7 +9,7 @@ use std::time::Duration;
 use proto::health::Statuses;
 use registry::follow::Following;
 use registry::key::{Key, Prefix};
-use registry::lease::{Fence, LeaseHandle, LeaseId, lives};
+use registry::lease::{Fence, LeaseHandle, LeaseId, is_alive};
 use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckRecord, to_value};
 use registry::session::Session;
@@ -215,7 +215,7 @@ impl BalancerTask {
             let mut alive = Vec::new();
             for (id, lease) in queries {
                 // Unanswered, it stays a suspect: that is what a guard is for.
-                if lives(&session, lease).await.unwrap_or(false) {
+                if is_alive(&session, lease).await.unwrap_or(false) {
                     alive.push((id, lease));
                 }
             }
@@ -226,8 +226,8 @@ impl BalancerTask {
     /// Takes presence and acks out of the registry, so that no leave waits for this balancer.
     async fn release(mut self) {
         self.outputs.lease.release().await;
-        let mut standing = self.outputs.lease.standing();
+        let mut status = self.outputs.lease.status();
         // Bounded by the lease task: it gives up revoking after three tries.
-        let _ = standing.wait_for(|standing| standing.released).await;
+        let _ = status.wait_for(|status| status.released).await;
     }
 }

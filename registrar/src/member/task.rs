@@ -30,7 +30,7 @@ pub struct Member {
     session: Session,
     etcd: EtcdThread,
     lease: SharedLease,
-    standing: watch::Receiver<registry::lease::Standing>,
+    standing: watch::Receiver<registry::lease::LeaseStatus>,
     health: watch::Receiver<AppHealth>,
     asked_to_leave: CancellationToken,
     publish: watch::Sender<Status>,
@@ -59,7 +59,7 @@ impl Member {
     ) -> (Self, watch::Receiver<Status>) {
         let machine = Machine::new(applicant.clone(), config.leave_max);
         let (publish, status) = watch::channel(machine.status());
-        let standing = lease.lock().await.standing();
+        let standing = lease.lock().await.status();
         let member = Self {
             applicant,
             record: config.record,

@@ -21,8 +21,9 @@ const BEATS_PER_TTL: u32 = 3;
 const REVOKE_TRIES_MAX: u32 = 3;
 
 /// What happened.
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Input {
+pub enum Input {
     /// The moment of [`Keeper::wake_at`] has come.
     Woke,
     /// A lease was granted; the request left at `sent`. `ttl` is the one granted, not the one asked for.
@@ -30,9 +31,9 @@ pub(super) enum Input {
     /// No lease could be had.
     GrantFailed,
     /// A beat that left at `sent` was answered: the lease has its whole ttl again.
-    Beaten { lease: LeaseId, sent: Tick },
+    KeptAlive { lease: LeaseId, sent: Tick },
     /// A beat was not answered; says nothing about the lease.
-    BeatFailed { lease: LeaseId },
+    KeepAliveFailed { lease: LeaseId },
     /// etcd says that there is no such lease (any more).
     Gone { lease: LeaseId },
     /// The process is leaving.
@@ -44,16 +45,17 @@ pub(super) enum Input {
 }
 
 /// What to do.
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Ask for a lease.
     Grant,
     /// Send a beat, wait for its answer at most this long.
-    Beat { lease: LeaseId, answer_max: Duration },
+    KeepAlive { lease: LeaseId, answer_max: Duration },
     /// Revoke it: its keys go with it.
     Revoke { lease: LeaseId },
     /// The lease under which keys may be believed to stand from now on; `None`: none.
-    Tell(Option<LeaseId>),
+    Hold(Option<LeaseId>),
     /// All done: the lease is revoked, or there was none.
     Done,
 }
@@ -66,7 +68,7 @@ enum State {
     /// The lease is ours until `expires`, counted from when the last acknowledged beat was *sent*: the answer may
     /// have been on the wire while etcd's clock already ran. Past it we no longer believe, yet beat on: an etcd
     /// that was away kept no clock, and gives each lease its whole ttl when it returns.
-    Held { lease: LeaseId, ttl: Duration, expires: Tick, believed: bool, beat: Beat },
+    Held { lease: LeaseId, ttl: Duration, expires: Tick, believed: bool, beat: KeepAlive },
     /// A grant is under way that we no longer want; its lease is revoked when it arrives.
     Abandoning,
     /// Being revoked.
@@ -76,7 +78,7 @@ enum State {
 }
 
 #[derive(Debug)]
-enum Beat {
+enum KeepAlive {
     Due(Tick),
     UnderWay,
 }
@@ -107,7 +109,7 @@ impl Keeper {
             State::Granting { retry_at } => *retry_at,
             State::Held { expires, believed, beat, .. } => {
                 let doubt = believed.then_some(*expires);
-                let beat = if let Beat::Due(due) = beat { Some(*due) } else { None };
+                let beat = if let KeepAlive::Due(due) = beat { Some(*due) } else { None };
                 [doubt, beat].into_iter().flatten().min()
             }
             State::Abandoning | State::Releasing { .. } | State::Done => None,
@@ -120,8 +122,8 @@ impl Keeper {
             Input::Woke => self.woke(now),
             Input::Granted { lease, ttl, sent } => self.granted(lease, ttl, sent),
             Input::GrantFailed => self.grant_failed(now),
-            Input::Beaten { lease, sent } => self.beaten(now, lease, sent),
-            Input::BeatFailed { lease } => self.beat_failed(now, lease),
+            Input::KeptAlive { lease, sent } => self.kept_alive(now, lease, sent),
+            Input::KeepAliveFailed { lease } => self.keep_alive_failed(now, lease),
             Input::Gone { lease } => self.gone(lease),
             Input::Release => self.release(),
             Input::Revoked => self.done(),
@@ -139,11 +141,11 @@ impl Keeper {
                 let mut actions = vec![];
                 if *believed && now >= *expires {
                     *believed = false;
-                    actions.push(Action::Tell(None));
+                    actions.push(Action::Hold(None));
                 }
-                if matches!(beat, Beat::Due(due) if now >= *due) {
-                    *beat = Beat::UnderWay;
-                    actions.push(Action::Beat { lease: *lease, answer_max: *ttl / BEATS_PER_TTL });
+                if matches!(beat, KeepAlive::Due(due) if now >= *due) {
+                    *beat = KeepAlive::UnderWay;
+                    actions.push(Action::KeepAlive { lease: *lease, answer_max: *ttl / BEATS_PER_TTL });
                 }
                 actions
             }
@@ -158,9 +160,9 @@ impl Keeper {
                 let most = BEAT_RETRY_MAX.max(ttl / BEAT_RETRIES_PER_TTL);
                 self.seed = self.seed.rotate_left(7);
                 self.beats = Backoff::new(BEAT_RETRY_FIRST, most, self.seed);
-                let beat = Beat::Due(sent.plus(self.beats.jittered(ttl / BEATS_PER_TTL)));
+                let beat = KeepAlive::Due(sent.plus(self.beats.jittered(ttl / BEATS_PER_TTL)));
                 self.state = State::Held { lease, ttl, expires: sent.plus(ttl), believed: true, beat };
-                vec![Action::Tell(Some(lease))]
+                vec![Action::Hold(Some(lease))]
             }
             State::Abandoning => self.revoke(lease),
             _ => vec![],
@@ -179,7 +181,7 @@ impl Keeper {
         }
     }
 
-    fn beaten(&mut self, now: Tick, answered: LeaseId, sent: Tick) -> Vec<Action> {
+    fn kept_alive(&mut self, now: Tick, answered: LeaseId, sent: Tick) -> Vec<Action> {
         let State::Held { lease, ttl, expires, believed, beat } = &mut self.state else {
             return vec![];
         };
@@ -187,18 +189,18 @@ impl Keeper {
             return vec![];
         }
         self.beats.reset();
-        *beat = Beat::Due(sent.plus(self.beats.jittered(*ttl / BEATS_PER_TTL)));
+        *beat = KeepAlive::Due(sent.plus(self.beats.jittered(*ttl / BEATS_PER_TTL)));
         *expires = sent.plus(*ttl);
         let returned = !*believed && now < *expires;
         *believed |= returned;
-        if returned { vec![Action::Tell(Some(answered))] } else { vec![] }
+        if returned { vec![Action::Hold(Some(answered))] } else { vec![] }
     }
 
-    fn beat_failed(&mut self, now: Tick, failed: LeaseId) -> Vec<Action> {
+    fn keep_alive_failed(&mut self, now: Tick, failed: LeaseId) -> Vec<Action> {
         if let State::Held { lease, beat, .. } = &mut self.state
             && *lease == failed
         {
-            *beat = Beat::Due(now.plus(self.beats.after_failure()));
+            *beat = KeepAlive::Due(now.plus(self.beats.after_failure()));
         }
         vec![]
     }
@@ -208,7 +210,7 @@ impl Keeper {
         match self.state {
             State::Held { lease, believed, .. } if lease == gone => {
                 self.state = State::Granting { retry_at: None };
-                let tell = believed.then_some(Action::Tell(None));
+                let tell = believed.then_some(Action::Hold(None));
                 tell.into_iter().chain([Action::Grant]).collect()
             }
             _ => vec![],
@@ -245,7 +247,7 @@ impl Keeper {
 
     fn done(&mut self) -> Vec<Action> {
         self.state = State::Done;
-        vec![Action::Tell(None), Action::Done]
+        vec![Action::Hold(None), Action::Done]
     }
 }
 

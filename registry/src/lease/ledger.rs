@@ -33,8 +33,9 @@ pub enum Fence {
 }
 
 /// What happened.
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Input {
+pub enum Input {
     /// The moment of [`Ledger::wake_at`] has come.
     Woke,
     /// The lease to stand under from now on.
@@ -55,14 +56,15 @@ pub(super) enum Input {
 
 /// What stands at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub struct Found {
     pub(super) value: Vec<u8>,
     pub(super) mod_revision: i64,
 }
 
 /// What to do.
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Write and delete these, in one transaction.
     Write { lease: LeaseId, puts: Vec<(String, Vec<u8>)>, deletes: Vec<String> },
     /// Write this one, only if its `mod_revision` is this (0: absent).
@@ -126,6 +128,11 @@ impl Ledger {
     /// All that is to stand does, and all that is to go is gone.
     pub(super) fn settled(&self) -> bool {
         self.lease.is_some() && self.to_delete.is_empty() && self.missing.is_empty()
+    }
+
+    /// The lease of the write that is under way.
+    pub(super) fn writes_under(&self) -> Option<LeaseId> {
+        self.under_way.as_ref().map(|write| write.lease)
     }
 
     /// Keys that somebody newer took over from us.

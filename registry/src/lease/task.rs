@@ -1,6 +1,5 @@
-//! Performs what the keeper and the ledger decide: at most one lease call and one write are under way.
+//! Performs what the machine decides: at most one lease call and one write are under way.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,32 +11,16 @@ use etcd_client::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::counts::{Counts, count};
-use super::keeper::{self, Keeper};
-use super::ledger::{self, Fence, Found, Ledger};
+use super::keeper;
+use super::ledger::{self, Fence, Found};
+use super::machine::{Action, Input, LeaseStatus, Machine};
+use super::metrics::LeaseMetrics;
 use super::{LeaseId, TTL_S_MAX};
 use crate::session::{CALL_MAX, Class, Connected, EtcdError, Session, Turn, within};
 use crate::time::{Clock, Tick};
 
 /// Commands that wait for the task; a caller beyond that waits itself.
 const COMMANDS_MAX: usize = 1_024;
-
-/// How things stand with the lease and its keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// The lease that is held, if one is.
-    pub lease: Option<LeaseId>,
-    /// Everything asked for up to command number `seq` stands in etcd under `lease`.
-    pub settled: bool,
-    /// How many commands have been taken in.
-    pub seq: u64,
-    /// Keys that somebody newer took over.
-    pub superseded: BTreeSet<String>,
-    /// The lease is revoked, or given up: the task has ended.
-    pub released: bool,
-    /// What the last call to etcd failed with; `None` once one succeeded.
-    pub trouble: Option<String>,
-}
 
 enum Command {
     Put { key: String, value: Vec<u8>, fence: Fence },
@@ -49,8 +32,8 @@ enum Command {
 #[derive(Debug)]
 pub struct LeaseHandle {
     commands: mpsc::Sender<Command>,
-    standing: watch::Receiver<Standing>,
-    counts: Arc<Counts>,
+    status: watch::Receiver<LeaseStatus>,
+    metrics: Arc<LeaseMetrics>,
     seq: u64,
 }
 
@@ -65,36 +48,28 @@ impl LeaseHandle {
         self.send(Command::Remove { key }).await
     }
 
-    /// Revokes the lease, with all its keys; [`Standing::released`] says when that is done. Nothing comes after it.
+    /// Revokes the lease, with all its keys; [`LeaseStatus::released`] says when that is done. Nothing comes after it.
     pub async fn release(&mut self) -> u64 {
         self.send(Command::Release).await
     }
 
     /// What the task has counted.
     #[must_use]
-    pub fn counts(&self) -> Arc<Counts> {
-        Arc::clone(&self.counts)
+    pub fn metrics(&self) -> Arc<LeaseMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// How things stand, and every change of it.
     #[must_use]
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.clone()
+    pub fn status(&self) -> watch::Receiver<LeaseStatus> {
+        self.status.clone()
     }
 
     async fn send(&mut self, command: Command) -> u64 {
         self.seq += 1;
-        // A closed queue means that the task has ended, which `standing` tells and which ends the process.
+        // A closed queue means that the task has ended, which `status` says and which ends the process.
         let _ = self.commands.send(command).await;
         self.seq
-    }
-}
-
-impl Standing {
-    /// Whether all commands up to `seq` have come to stand in etcd.
-    #[must_use]
-    pub fn settled_since(&self, seq: u64) -> bool {
-        self.settled && self.seq >= seq
     }
 }
 
@@ -102,7 +77,7 @@ impl Standing {
 type Call<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// The open keepalive stream of one lease.
-struct Beats {
+struct KeepAliveStream {
     lease: LeaseId,
     sender: LeaseKeeper,
     answers: LeaseKeepAliveStream,
@@ -110,62 +85,43 @@ struct Beats {
     endpoint: String,
 }
 
-type LeaseAnswer = (keeper::Input, Option<Beats>, Option<EtcdError>);
+type LeaseAnswer = (keeper::Input, Option<KeepAliveStream>, Option<EtcdError>);
 type WriteAnswer = (ledger::Input, Option<EtcdError>);
 
 struct Holder {
     session: Session,
-    ttl: Duration,
-    keeper: Keeper,
-    ledger: Ledger,
+    machine: Machine,
     lease_call: Call<LeaseAnswer>,
     write_call: Call<WriteAnswer>,
-    beats: Option<Beats>,
-    standing: Standing,
-    /// Told to leave: the lease's end is no news then.
-    releasing: bool,
-    publish: watch::Sender<Standing>,
-    counts: Arc<Counts>,
-    /// When the last beat that was acknowledged was sent.
-    beaten: Option<Tick>,
+    stream: Option<KeepAliveStream>,
+    publish: watch::Sender<LeaseStatus>,
 }
 
 /// Holds keys under a lease of `ttl` (2 s to an hour; etcd may grant more). The future is the task: it ends after
 /// [`LeaseHandle::release`], or at once, without revoking, when `abort` is cancelled.
-pub fn hold(
+pub fn lease_task(
     session: Session,
     ttl: Duration,
     abort: CancellationToken,
 ) -> (LeaseHandle, impl Future<Output = ()> + Send) {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let (publish, standing) = watch::channel(Standing::default());
-    let counts = Arc::new(Counts::default());
-    let holder = Holder {
-        session,
-        ttl,
-        keeper: Keeper::new(Clock.now(), fastrand::u64(..)),
-        ledger: Ledger::new(fastrand::u64(..)),
-        lease_call: None,
-        write_call: None,
-        beats: None,
-        standing: Standing::default(),
-        releasing: false,
-        publish,
-        counts: Arc::clone(&counts),
-        beaten: None,
-    };
+    let (publish, status) = watch::channel(LeaseStatus::default());
+    let metrics = Arc::new(LeaseMetrics::default());
+    let seeds = [fastrand::u64(..), fastrand::u64(..)];
+    let machine = Machine::new(Clock.now(), ttl, seeds, Arc::clone(&metrics));
+    let holder = Holder { session, machine, lease_call: None, write_call: None, stream: None, publish };
     let task = async move {
         tokio::select! {
             () = abort.cancelled() => {}
             () = holder.run(inbox) => {}
         }
     };
-    (LeaseHandle { commands, standing, counts, seq: 0 }, task)
+    (LeaseHandle { commands, status, metrics, seq: 0 }, task)
 }
 
 /// One of the things the task waits for.
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack of one task")]
-enum Happened {
+enum LeaseEvent {
     Woke,
     Lease(LeaseAnswer),
     Write(WriteAnswer),
@@ -175,125 +131,72 @@ enum Happened {
 impl Holder {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let clock = Clock;
-        while !self.standing.released {
-            let wake_at = [self.keeper.wake_at(), self.ledger.wake_at()].into_iter().flatten().min();
+        while !self.machine.status().released {
+            let wake_at = self.machine.wake_at();
             // Time first: after a pause of the process the lease is doubted before anything else is done.
-            let happened = tokio::select! {
+            let event = tokio::select! {
                 biased;
-                () = clock.until(wake_at) => Happened::Woke,
-                answer = answer(&mut self.lease_call) => Happened::Lease(answer),
-                answer = answer(&mut self.write_call) => Happened::Write(answer),
-                command = inbox.recv() => Happened::Command(command.unwrap_or(Command::Release)),
+                () = clock.until(wake_at) => LeaseEvent::Woke,
+                answer = answer(&mut self.lease_call) => LeaseEvent::Lease(answer),
+                answer = answer(&mut self.write_call) => LeaseEvent::Write(answer),
+                command = inbox.recv() => LeaseEvent::Command(command.unwrap_or(Command::Release)),
             };
-            self.take_in(clock.now(), happened);
-            // Hundreds may be asked for at once: how things stand is told after the last of them.
+            self.handle(clock.now(), event);
+            // Hundreds may be asked for at once: the status is published after the last of them.
             for _ in 0..COMMANDS_MAX {
                 let Ok(command) = inbox.try_recv() else { break };
-                self.take_in(clock.now(), Happened::Command(command));
+                self.handle(clock.now(), LeaseEvent::Command(command));
             }
-            self.tell();
+            self.publish_status();
         }
     }
 
-    fn take_in(&mut self, now: Tick, happened: Happened) {
-        match happened {
-            Happened::Woke => {
-                self.keeper_step(now, keeper::Input::Woke);
-                self.ledger_step(now, ledger::Input::Woke);
-            }
-            Happened::Lease((input, beats, trouble)) => {
+    fn handle(&mut self, now: Tick, event: LeaseEvent) {
+        let text = |error: Option<EtcdError>| error.map(|error| error.to_string());
+        let input = match event {
+            LeaseEvent::Woke => Input::Woke,
+            LeaseEvent::Lease((answer, stream, trouble)) => {
                 self.lease_call = None;
-                self.beats = beats;
-                self.count(&input);
-                self.standing.trouble = trouble.map(|error| error.to_string());
-                self.keeper_step(now, input);
+                self.stream = stream;
+                Input::Lease { answer, trouble: text(trouble) }
             }
-            Happened::Write((input, trouble)) => {
+            LeaseEvent::Write((answer, trouble)) => {
                 self.write_call = None;
-                self.standing.trouble = trouble.map(|error| error.to_string());
-                let gone = (input == ledger::Input::LeaseGone).then_some(self.standing.lease).flatten();
-                self.ledger_step(now, input);
-                if let Some(lease) = gone {
-                    self.keeper_step(now, keeper::Input::Gone { lease });
-                }
+                Input::Write { answer, trouble: text(trouble) }
             }
-            Happened::Command(command) => {
-                self.standing.seq += 1;
-                match command {
-                    Command::Put { key, value, fence } => {
-                        self.ledger_step(now, ledger::Input::Put { key, value, fence });
-                    }
-                    Command::Remove { key } => self.ledger_step(now, ledger::Input::Remove { key }),
-                    Command::Release => {
-                        self.releasing = true;
-                        self.keeper_step(now, keeper::Input::Release);
-                    }
-                }
-            }
+            LeaseEvent::Command(Command::Put { key, value, fence }) => Input::Put { key, value, fence },
+            LeaseEvent::Command(Command::Remove { key }) => Input::Remove { key },
+            LeaseEvent::Command(Command::Release) => Input::Release,
+        };
+        for action in self.machine.step(now, input) {
+            self.perform(action);
         }
     }
 
-    fn count(&mut self, input: &keeper::Input) {
-        match input {
-            keeper::Input::Granted { sent, .. } => self.beaten = Some(*sent),
-            keeper::Input::Beaten { sent, .. } => {
-                count(&self.counts.beats);
-                if self.beaten.is_some_and(|last| sent.since(last) > self.ttl / 2) {
-                    count(&self.counts.beats_late);
-                }
-                self.beaten = Some(*sent);
+    fn perform(&mut self, action: Action) {
+        let session = self.session.clone();
+        match action {
+            Action::Grant(ttl) => self.lease_call = Some(Box::pin(grant(session, ttl))),
+            Action::KeepAlive { lease, answer_max } => {
+                let stream = self.stream.take();
+                self.lease_call = Some(Box::pin(keep_alive(session, stream, lease, answer_max)));
             }
-            _ => {}
-        }
-    }
-
-    fn keeper_step(&mut self, now: Tick, input: keeper::Input) {
-        for action in self.keeper.step(now, input) {
-            match action {
-                keeper::Action::Grant => {
-                    self.lease_call = Some(Box::pin(grant(self.session.clone(), self.ttl)));
-                }
-                keeper::Action::Beat { lease, answer_max } => {
-                    let (session, beats) = (self.session.clone(), self.beats.take());
-                    self.lease_call = Some(Box::pin(beat(session, beats, lease, answer_max)));
-                }
-                keeper::Action::Revoke { lease } => {
-                    self.lease_call = Some(Box::pin(revoke(self.session.clone(), lease)));
-                }
-                keeper::Action::Tell(lease) => {
-                    if let (Some(lost), None, false) = (self.standing.lease, lease, self.releasing) {
-                        count(&self.counts.leases_lost);
-                        tracing::warn!(lease = format!("{lost:x}"), "no longer held");
-                    }
-                    self.standing.lease = lease;
-                    self.ledger_step(now, ledger::Input::Lease(lease));
-                }
-                keeper::Action::Done => self.standing.released = true,
+            Action::Revoke(lease) => self.lease_call = Some(Box::pin(revoke(session, lease))),
+            Action::Write(ledger::Action::Write { lease, puts, deletes }) => {
+                self.write_call = Some(Box::pin(write(session, lease, puts, deletes)));
+            }
+            Action::Write(ledger::Action::WriteFenced { lease, key, value, expected }) => {
+                self.write_call = Some(Box::pin(write_fenced(session, lease, key, value, expected)));
             }
         }
     }
 
-    fn ledger_step(&mut self, now: Tick, input: ledger::Input) {
-        for action in self.ledger.step(now, input) {
-            let session = self.session.clone();
-            self.write_call = Some(match action {
-                ledger::Action::Write { lease, puts, deletes } => {
-                    Box::pin(write(session, lease, puts, deletes))
-                }
-                ledger::Action::WriteFenced { lease, key, value, expected } => {
-                    Box::pin(write_fenced(session, lease, key, value, expected))
-                }
-            });
-        }
-    }
-
-    fn tell(&mut self) {
-        self.standing.settled = self.ledger.settled();
-        self.standing.superseded.clone_from(self.ledger.superseded());
-        self.publish.send_if_modified(|told| {
-            let changed = *told != self.standing;
+    fn publish_status(&mut self) {
+        let status = self.machine.status();
+        self.publish.send_if_modified(|published| {
+            let changed = published != status;
             if changed {
-                told.clone_from(&self.standing);
+                published.clone_from(status);
             }
             changed
         });
@@ -309,7 +212,7 @@ async fn answer<T>(call: &mut Call<T>) -> T {
 }
 
 /// Whether etcd still has `lease`. Of a key that is gone it tells whether it was deleted or has expired.
-pub async fn lives(session: &Session, lease: LeaseId) -> Result<bool, EtcdError> {
+pub async fn is_alive(session: &Session, lease: LeaseId) -> Result<bool, EtcdError> {
     let asked = session
         .call(
             "ask about a lease in",
@@ -335,33 +238,38 @@ async fn grant(session: Session, ttl: Duration) -> LeaseAnswer {
     }
 }
 
-async fn beat(session: Session, beats: Option<Beats>, lease: LeaseId, max: Duration) -> LeaseAnswer {
+async fn keep_alive(
+    session: Session,
+    stream: Option<KeepAliveStream>,
+    lease: LeaseId,
+    max: Duration,
+) -> LeaseAnswer {
     let sent = Clock.now();
     let max = max.min(CALL_MAX);
-    let beaten = match beats.filter(|beats| beats.lease == lease) {
-        Some(beats) => beat_on(&session, beats, max).await,
-        None => Box::pin(open_beats(&session, lease, max)).await,
+    let kept_alive = match stream.filter(|stream| stream.lease == lease) {
+        Some(stream) => keep_alive_on(&session, stream, max).await,
+        None => Box::pin(open_stream(&session, lease, max)).await,
     };
-    match beaten {
-        Ok(beats) => (keeper::Input::Beaten { lease, sent }, Some(beats), None),
+    match kept_alive {
+        Ok(stream) => (keeper::Input::KeptAlive { lease, sent }, Some(stream), None),
         Err(error) if error.class == Class::NotFound => (keeper::Input::Gone { lease }, None, Some(error)),
-        Err(error) => (keeper::Input::BeatFailed { lease }, None, Some(error)),
+        Err(error) => (keeper::Input::KeepAliveFailed { lease }, None, Some(error)),
     }
 }
 
-const BEAT: &str = "keep the lease in";
+const KEEP_ALIVE: &str = "keep the lease in";
 
-/// Opening the stream is a beat: the client sends one and waits for its answer.
-async fn open_beats(session: &Session, lease: LeaseId, max: Duration) -> Result<Beats, EtcdError> {
+/// Opening the stream is a keepalive: the client sends one and waits for its answer.
+async fn open_stream(session: &Session, lease: LeaseId, max: Duration) -> Result<KeepAliveStream, EtcdError> {
     let Connected { client, turn, endpoint } = session.connected().await?;
     let opening = async {
         client.refresh_token().await?;
         client.lease_client().keep_alive(lease).await
     };
-    match within(max, BEAT, &endpoint, opening).await {
+    match within(max, KEEP_ALIVE, &endpoint, opening).await {
         Ok((sender, answers)) => {
             session.answered(&endpoint);
-            Ok(Beats { lease, sender, answers, turn, endpoint })
+            Ok(KeepAliveStream { lease, sender, answers, turn, endpoint })
         }
         Err(error) => {
             if error.class != Class::NotFound {
@@ -372,24 +280,28 @@ async fn open_beats(session: &Session, lease: LeaseId, max: Duration) -> Result<
     }
 }
 
-async fn beat_on(session: &Session, mut beats: Beats, max: Duration) -> Result<Beats, EtcdError> {
-    let beating = async {
-        beats.sender.keep_alive().await?;
-        beats.answers.message().await
+async fn keep_alive_on(
+    session: &Session,
+    mut stream: KeepAliveStream,
+    max: Duration,
+) -> Result<KeepAliveStream, EtcdError> {
+    let exchange = async {
+        stream.sender.keep_alive().await?;
+        stream.answers.message().await
     };
-    let error = match within(max, BEAT, &beats.endpoint, beating).await {
-        Ok(Some(answer)) if answer.ttl() > 0 => return Ok(beats),
+    let error = match within(max, KEEP_ALIVE, &stream.endpoint, exchange).await {
+        Ok(Some(answer)) if answer.ttl() > 0 => return Ok(stream),
         Ok(Some(_)) => {
-            let (endpoint, cause) = (beats.endpoint, "the lease is gone".into());
-            return Err(EtcdError { what: BEAT, endpoint, class: Class::NotFound, cause });
+            let (endpoint, cause) = (stream.endpoint, "the lease is gone".into());
+            return Err(EtcdError { what: KEEP_ALIVE, endpoint, class: Class::NotFound, cause });
         }
         Ok(None) => {
-            let (endpoint, cause) = (beats.endpoint.clone(), "the stream ended".into());
-            EtcdError { what: BEAT, endpoint, class: Class::Unreachable, cause }
+            let (endpoint, cause) = (stream.endpoint.clone(), "the stream ended".into());
+            EtcdError { what: KEEP_ALIVE, endpoint, class: Class::Unreachable, cause }
         }
         Err(error) => error,
     };
-    session.gave_up(beats.turn, &error).await;
+    session.gave_up(stream.turn, &error).await;
     Err(error)
 }
 

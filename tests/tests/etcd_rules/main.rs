@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use integration::wait;
 use registry::follow::{Event, Following, follow};
-use registry::lease::{Fence, LeaseHandle, Standing, hold};
+use registry::lease::{Fence, LeaseHandle, LeaseStatus, lease_task};
 use registry::session::{Class, Session};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -81,17 +81,17 @@ struct Held {
 impl Held {
     async fn start(session: &Session, ttl_s: u64, key: &str) -> Self {
         let end = CancellationToken::new();
-        let (mut handle, task) = hold(session.clone(), Duration::from_secs(ttl_s), end.clone());
+        let (mut handle, task) = lease_task(session.clone(), Duration::from_secs(ttl_s), end.clone());
         tokio::spawn(task);
         let seq = handle.put(key.into(), b"here".to_vec(), Fence::None).await;
         let held = Self { handle, _end: end.drop_guard() };
-        held.until("the key to stand", |standing| standing.settled_since(seq)).await;
+        held.until("the key to stand", |status| status.settled_since(seq)).await;
         held
     }
 
-    async fn until(&self, what: &str, condition: impl FnMut(&Standing) -> bool) -> Standing {
-        let mut standing = self.handle.standing();
-        let seen = timeout(SEEN_MAX, standing.wait_for(condition)).await;
+    async fn until(&self, what: &str, condition: impl FnMut(&LeaseStatus) -> bool) -> LeaseStatus {
+        let mut status = self.handle.status();
+        let seen = timeout(SEEN_MAX, status.wait_for(condition)).await;
         seen.unwrap_or_else(|_| panic!("not seen: {what}")).expect("the task goes on").clone()
     }
 }
@@ -134,7 +134,7 @@ async fn a_restarted_etcd_keeps_the_lease_and_the_watch_resumes_without_a_list()
     followed.is(Event::InSync).await;
     let held = Held::start(&session, 5, "/r/held").await;
     assert_eq!(followed.changed().await.len(), 1);
-    let lease = held.until("a lease", |standing| standing.lease.is_some()).await.lease;
+    let lease = held.until("a lease", |status| status.lease.is_some()).await.lease;
     etcd.kill(0).await;
     followed.is(Event::OutOfSync).await;
     etcd.start(0).await;
@@ -142,18 +142,18 @@ async fn a_restarted_etcd_keeps_the_lease_and_the_watch_resumes_without_a_list()
     etcd.put("/r/a", "1").await;
     let changes = followed.changed().await;
     assert!(changes.len() == 1 && changes[0].contains("Put"), "the held key was not touched: {changes:?}");
-    let standing = held.until("etcd to answer", |standing| standing.trouble.is_none()).await;
-    assert_eq!(standing.lease, lease, "a broken stream is not a lost lease");
+    let status = held.until("etcd to answer", |status| status.trouble.is_none()).await;
+    assert_eq!(status.lease, lease, "a broken stream is not a lost lease");
 }
 
 #[tokio::test]
 async fn a_lease_revoked_behind_our_back_is_replaced_at_once() {
     let etcd = Cluster::single().await;
     let held = Held::start(&etcd.session(), 5, "/r/held").await;
-    let first = held.until("a lease", |standing| standing.lease.is_some()).await.lease.unwrap();
+    let first = held.until("a lease", |status| status.lease.is_some()).await.lease.unwrap();
     etcd.revoke(first).await;
-    held.until("another lease with the key under it", |standing| {
-        standing.settled && standing.lease.is_some_and(|lease| lease != first)
+    held.until("another lease with the key under it", |status| {
+        status.settled && status.lease.is_some_and(|lease| lease != first)
     })
     .await;
     assert_eq!(etcd.value("/r/held").await.as_deref(), Some("here"));
@@ -226,7 +226,7 @@ async fn a_lost_member_is_left_for_another() {
     let mut followed = Followed::start(&session, "/r/");
     followed.is(Event::InSync).await;
     let held = Held::start(&session, 5, "/r/held").await;
-    let lease = held.until("a lease", |standing| standing.lease.is_some()).await.lease;
+    let lease = held.until("a lease", |status| status.lease.is_some()).await.lease;
     etcd.kill(0).await;
     followed.is(Event::OutOfSync).await;
     followed.is(Event::InSync).await;
@@ -236,7 +236,7 @@ async fn a_lost_member_is_left_for_another() {
         Ok(())
     };
     wait::during(tokio::time::sleep(Duration::from_secs(7)), beats).await.unwrap();
-    assert_eq!(held.until("a lease", |standing| standing.lease.is_some()).await.lease, lease);
+    assert_eq!(held.until("a lease", |status| status.lease.is_some()).await.lease, lease);
 }
 
 #[tokio::test]
@@ -256,8 +256,8 @@ async fn a_token_that_etcd_has_forgotten_is_fetched_anew_for_calls_watches_and_b
     followed.is(Event::InSync).await;
     let mut handle = held.handle;
     let seq = handle.put("/r/more".into(), b"1".to_vec(), Fence::None).await;
-    let mut standing = handle.standing();
-    let settled = standing.wait_for(|standing| standing.settled_since(seq));
+    let mut status = handle.status();
+    let settled = status.wait_for(|status| status.settled_since(seq));
     timeout(SEEN_MAX, settled).await.expect("bounded").expect("the task goes on");
 }
 

@@ -1,0 +1,301 @@
+//! Keeps a lease and the keys under it: [`Keeper`] and [`Ledger`] together, and what passes between them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::LeaseId;
+use super::keeper::{self, Keeper};
+use super::ledger::{self, Fence, Ledger};
+use super::metrics::{LeaseMetrics, count};
+use crate::time::Tick;
+
+/// How things stand with the lease and its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// The lease that is held, if one is.
+    pub lease: Option<LeaseId>,
+    /// Everything asked for up to command number `seq` stands in etcd under `lease`.
+    pub settled: bool,
+    /// How many commands have been received.
+    pub seq: u64,
+    /// Keys that somebody newer took over.
+    pub superseded: BTreeSet<String>,
+    /// The lease is revoked, or given up: the task has ended.
+    pub released: bool,
+    /// What the last call to etcd failed with; `None` once one succeeded.
+    pub trouble: Option<String>,
+}
+
+impl LeaseStatus {
+    /// Whether all commands up to `seq` have come to stand in etcd.
+    #[must_use]
+    pub fn settled_since(&self, seq: u64) -> bool {
+        self.settled && self.seq >= seq
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The moment of [`Machine::wake_at`] has come.
+    Woke,
+    /// The call about the lease was answered, or failed with `trouble`.
+    Lease {
+        /// What came of it.
+        answer: keeper::Input,
+        /// The error, in words.
+        trouble: Option<String>,
+    },
+    /// The write was answered, or failed with `trouble`.
+    Write {
+        /// What came of it.
+        answer: ledger::Input,
+        /// The error, in words.
+        trouble: Option<String>,
+    },
+    /// This key is to stand, with this value.
+    Put {
+        /// The key, whole.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+        /// Whether others may hold the same key.
+        fence: Fence,
+    },
+    /// This key is to go.
+    Remove {
+        /// The key, whole.
+        key: String,
+    },
+    /// Revoke the lease, with all its keys. Nothing comes after it.
+    Release,
+}
+
+/// What to do. At most one call about the lease and one write are under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask for a lease of this ttl.
+    Grant(Duration),
+    /// Send a keepalive; wait for its answer at most this long.
+    KeepAlive {
+        /// For this lease.
+        lease: LeaseId,
+        /// Longest wait.
+        answer_max: Duration,
+    },
+    /// Revoke this lease.
+    Revoke(LeaseId),
+    /// Write and delete keys.
+    Write(ledger::Action),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    ttl: Duration,
+    keeper: Keeper,
+    ledger: Ledger,
+    status: LeaseStatus,
+    /// Told to leave: the lease's end is no news then.
+    releasing: bool,
+    metrics: Arc<LeaseMetrics>,
+    /// When the last keepalive that was acknowledged was sent.
+    kept_alive: Option<Tick>,
+}
+
+impl Machine {
+    /// Asks for a lease of `ttl` at once. `seeds` spread the waits of the keeper and of the ledger.
+    #[must_use]
+    pub fn new(now: Tick, ttl: Duration, seeds: [u64; 2], metrics: Arc<LeaseMetrics>) -> Self {
+        let [keeper, ledger] = seeds;
+        Self {
+            ttl,
+            keeper: Keeper::new(now, keeper),
+            ledger: Ledger::new(ledger),
+            status: LeaseStatus::default(),
+            releasing: false,
+            metrics,
+            kept_alive: None,
+        }
+    }
+
+    /// When [`Input::Woke`] is due.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Tick> {
+        [self.keeper.wake_at(), self.ledger.wake_at()].into_iter().flatten().min()
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn status(&self) -> &LeaseStatus {
+        &self.status
+    }
+
+    /// The next actions.
+    pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match input {
+            Input::Woke => {
+                self.step_keeper(now, keeper::Input::Woke, &mut actions);
+                self.step_ledger(now, ledger::Input::Woke, &mut actions);
+            }
+            Input::Lease { answer, trouble } => {
+                self.count(&answer);
+                self.status.trouble = trouble;
+                self.step_keeper(now, answer, &mut actions);
+            }
+            Input::Write { answer, trouble } => {
+                self.status.trouble = trouble;
+                // The lease of the write that was answered: by now another one may be held.
+                let gone = self.ledger.writes_under().filter(|_| answer == ledger::Input::LeaseGone);
+                self.step_ledger(now, answer, &mut actions);
+                if let Some(lease) = gone {
+                    self.step_keeper(now, keeper::Input::Gone { lease }, &mut actions);
+                }
+            }
+            Input::Put { key, value, fence } => {
+                self.status.seq += 1;
+                self.step_ledger(now, ledger::Input::Put { key, value, fence }, &mut actions);
+            }
+            Input::Remove { key } => {
+                self.status.seq += 1;
+                self.step_ledger(now, ledger::Input::Remove { key }, &mut actions);
+            }
+            Input::Release => {
+                self.status.seq += 1;
+                self.releasing = true;
+                self.step_keeper(now, keeper::Input::Release, &mut actions);
+            }
+        }
+        self.status.settled = self.ledger.settled();
+        if self.status.superseded != *self.ledger.superseded() {
+            self.status.superseded.clone_from(self.ledger.superseded());
+        }
+        actions
+    }
+
+    fn step_keeper(&mut self, now: Tick, input: keeper::Input, actions: &mut Vec<Action>) {
+        for action in self.keeper.step(now, input) {
+            match action {
+                keeper::Action::Grant => actions.push(Action::Grant(self.ttl)),
+                keeper::Action::KeepAlive { lease, answer_max } => {
+                    actions.push(Action::KeepAlive { lease, answer_max });
+                }
+                keeper::Action::Revoke { lease } => actions.push(Action::Revoke(lease)),
+                keeper::Action::Hold(lease) => {
+                    if let (Some(lost), None, false) = (self.status.lease, lease, self.releasing) {
+                        count(&self.metrics.leases_lost);
+                        tracing::warn!(lease = format!("{lost:x}"), "lease lost");
+                    }
+                    self.status.lease = lease;
+                    self.step_ledger(now, ledger::Input::Lease(lease), actions);
+                }
+                keeper::Action::Done => self.status.released = true,
+            }
+        }
+    }
+
+    fn step_ledger(&mut self, now: Tick, input: ledger::Input, actions: &mut Vec<Action>) {
+        actions.extend(self.ledger.step(now, input).into_iter().map(Action::Write));
+    }
+
+    fn count(&mut self, answer: &keeper::Input) {
+        match answer {
+            keeper::Input::Granted { sent, .. } => self.kept_alive = Some(*sent),
+            keeper::Input::KeptAlive { sent, .. } => {
+                count(&self.metrics.keep_alives);
+                if self.kept_alive.is_some_and(|last| sent.since(last) > self.ttl / 2) {
+                    count(&self.metrics.keep_alives_late);
+                }
+                self.kept_alive = Some(*sent);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn at(ms: u64) -> Tick {
+        Tick::from_ms(ms)
+    }
+
+    fn machine() -> Machine {
+        Machine::new(at(0), TTL, [1, 2], Arc::default())
+    }
+
+    fn lease(answer: keeper::Input) -> Input {
+        Input::Lease { answer, trouble: None }
+    }
+
+    fn granted(machine: &mut Machine, ms: u64, id: LeaseId) -> Vec<Action> {
+        machine.step(at(ms), lease(keeper::Input::Granted { lease: id, ttl: TTL, sent: at(ms) }))
+    }
+
+    fn put(key: &str) -> Input {
+        Input::Put { key: key.into(), value: b"v".to_vec(), fence: Fence::None }
+    }
+
+    #[test]
+    fn what_is_put_stands_once_a_lease_is_held_and_it_is_written() {
+        let mut machine = machine();
+        assert_eq!(machine.step(at(0), Input::Woke), [Action::Grant(TTL)]);
+        assert_eq!(machine.step(at(0), put("a")), []);
+        assert!(!machine.status().settled_since(1));
+        let write = granted(&mut machine, 1, 7);
+        assert!(matches!(&write[..], [Action::Write(ledger::Action::Write { lease: 7, .. })]), "{write:?}");
+        let written = ledger::Input::Written { revision: 3 };
+        assert_eq!(machine.step(at(2), Input::Write { answer: written, trouble: None }), []);
+        assert!(machine.status().settled_since(1) && machine.status().lease == Some(7));
+    }
+
+    /// Before, the answer to a write under the old lease had the present one replaced: a needless grant, a warning, and a
+    /// moment without a lease.
+    #[test]
+    fn a_late_lease_gone_of_an_old_write_does_not_end_the_present_lease() {
+        let mut machine = machine();
+        machine.step(at(0), Input::Woke);
+        granted(&mut machine, 1, 7);
+        machine.step(at(2), put("a"));
+        // The write is under way under lease 7, which etcd then says is gone; another one is granted.
+        let actions = machine.step(at(3), lease(keeper::Input::Gone { lease: 7 }));
+        assert_eq!(actions, [Action::Grant(TTL)]);
+        granted(&mut machine, 4, 8);
+        let late = Input::Write { answer: ledger::Input::LeaseGone, trouble: Some("gone".into()) };
+        let actions = machine.step(at(5), late);
+        assert!(!actions.contains(&Action::Grant(TTL)), "{actions:?}");
+        assert!(
+            matches!(&actions[..], [Action::Write(ledger::Action::Write { lease: 8, .. })]),
+            "{actions:?}"
+        );
+        assert_eq!(machine.status().lease, Some(8));
+        assert_eq!(machine.metrics.leases_lost(), 1);
+    }
+
+    #[test]
+    fn a_write_that_finds_the_present_lease_gone_has_it_replaced() {
+        let mut machine = machine();
+        machine.step(at(0), Input::Woke);
+        granted(&mut machine, 1, 7);
+        machine.step(at(2), put("a"));
+        let gone = Input::Write { answer: ledger::Input::LeaseGone, trouble: None };
+        assert!(machine.step(at(3), gone).contains(&Action::Grant(TTL)));
+        assert_eq!(machine.status().lease, None);
+    }
+
+    #[test]
+    fn a_release_ends_with_the_revocation() {
+        let mut machine = machine();
+        machine.step(at(0), Input::Woke);
+        granted(&mut machine, 1, 7);
+        assert_eq!(machine.step(at(2), Input::Release), [Action::Revoke(7)]);
+        assert!(!machine.status().released);
+        machine.step(at(3), lease(keeper::Input::Revoked));
+        assert!(machine.status().released && machine.metrics.leases_lost() == 0);
+    }
+}
