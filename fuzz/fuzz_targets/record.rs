@@ -24,13 +24,13 @@ fn put(key: Vec<u8>, value: &[u8], revision: i64) -> Event {
 fuzz_target!(|input: &[u8]| {
     let mut parts = input.splitn(3, |byte| *byte == b'\n');
     let mut part = || parts.next().unwrap_or_default();
-    let (name, record, wish) = (part(), part(), part());
+    let (name, record, overriding) = (part(), part(), part());
     let now = Tick::from_ms(1);
     let mut view = View::new(Prefix::default());
     let key = |folder: &str, name: &[u8]| [b"/leasehold/v1/", folder.as_bytes(), name].concat();
     for (name, revision) in [(name, 2), (b"web/web-1".as_slice(), 3)] {
         view.fold_instances(now, put(key("instances/", name), record, revision));
-        view.fold_overrides(now, put(key("overrides/", name), wish, revision));
+        view.fold_overrides(now, put(key("overrides/", name), overriding, revision));
     }
     view.fold_instances(now, Event::InSync);
     view.fold_overrides(now, Event::InSync);

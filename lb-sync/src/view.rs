@@ -291,7 +291,9 @@ impl View {
             let Registered { record, owner, create_revision, mod_revision, lease } = registered.clone();
             (id.to_string(), SavedInstance { record, owner, create_revision, mod_revision, lease })
         }));
-        snapshot.overrides.extend(self.overrides.iter().map(|(id, wish)| (id.to_string(), wish.clone())));
+        snapshot
+            .overrides
+            .extend(self.overrides.iter().map(|(id, overriding)| (id.to_string(), overriding.clone())));
         Some(snapshot)
     }
 
@@ -306,7 +308,7 @@ impl View {
             self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, &mut changed);
         }
         let overrides = snapshot.overrides.into_iter();
-        self.overrides.extend(overrides.filter_map(|(id, wish)| Some((id.parse().ok()?, wish))));
+        self.overrides.extend(overrides.filter_map(|(id, overriding)| Some((id.parse().ok()?, overriding))));
         Scope::All
     }
 

@@ -1,28 +1,28 @@
 //! The operator's commands: they speak to etcd alone, and end.
 //!
-//! [`read`] lists what stands in the registry, [`list`], [`show`] and [`explain`] tell it, [`wish`] writes overrides, [`wait`] follows
+//! [`read`] lists what stands in the registry, [`list`], [`show`] and [`explain`] tell it, [`operator_override`] writes overrides, [`wait`] follows
 //! until something is so, [`watch`] for as long as somebody reads. What they say is a [`CommandOutput`]: `main` prints it.
 
 mod explain;
 mod list;
+mod operator_override;
 mod options;
 mod read;
 mod show;
 mod table;
 mod wait;
 mod watch;
-mod wish;
 
 pub use explain::explain;
 pub use list::list;
+pub use operator_override::{drain, resume, weight};
 pub use options::{
-    DrainOptions, ExplainOptions, ListOptions, LookOptions, Output, Reached, ResumeOptions, ShowOptions,
-    WaitOptions, WeightOptions, WeightWish, WishOptions,
+    DrainOptions, ExplainOptions, ListOptions, LookOptions, Output, OverrideOptions, Reached, ResumeOptions,
+    ShowOptions, WaitOptions, WeightOptions, WeightOverride,
 };
 pub use show::show;
 pub use wait::wait;
 pub use watch::watch;
-pub use wish::{drain, resume, weight};
 
 use registry::session::{Class, EtcdError, OptionsError};
 

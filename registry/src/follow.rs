@@ -1,10 +1,10 @@
 //! Follows everything below a prefix: a list, then a watch from there on, for as long as the process lives.
 //!
-//! [`machine`] decides, [`task`] performs. Who follows gets [`Event`]s that fold into a complete picture, and is
-//! told whenever that picture may be out of date.
+//! [`machine`] and [`page`] decide, the task performs. A follower receives [`Event`]s, which [`Store`] folds into a complete
+//! set, and learns whenever that set may be out of date. The machines are public for simulations and tests of the whole.
 
-mod machine;
-mod page;
+pub mod machine;
+pub mod page;
 mod store;
 mod task;
 

@@ -7,6 +7,7 @@
 //! only select, step and perform.
 
 pub mod backoff;
+pub mod cas;
 pub mod follow;
 pub mod key;
 pub mod lease;

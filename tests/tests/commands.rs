@@ -98,7 +98,7 @@ async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails(
     shown.is(0, &["drain weight 7, by kim", "kernel", "lb: drained"]);
     watching.until("web/web-1  kim wants drain, weight 7: kernel");
     watching.until("web/web-1  lb: drained");
-    registrar(&stack, &["resume", "web/web-1"]).await.is(0, &["in rotation again"]);
+    registrar(&stack, &["resume", "web/web-1"]).await.is(0, &["drain cleared"]);
     registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "10s"]).await.is(0, &[]);
     // Who does not speak of the weight leaves it.
     stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 7)).await;

@@ -84,8 +84,8 @@ async fn an_operators_override_takes_an_instance_out_and_its_end_brings_it_back(
     let load = stack.load(300.per_second());
     stack.until_served(&load, &["web-1", "web-2"], 50).await;
 
-    let wish = json!({ "mode": "maintenance", "reason": "a scenario", "by": "the suite" });
-    stack.put_override("web", "web-1", wish.to_string()).await;
+    let overriding = json!({ "mode": "maintenance", "reason": "a scenario", "by": "the suite" });
+    stack.put_override("web", "web-1", overriding.to_string()).await;
     stack.until(|s| s.up("web") == ["web-2"]).await;
     stack.delete_override("web", "web-1").await;
 

@@ -71,11 +71,11 @@ pub(super) fn of_command(command: &Command, reply: &Reply, metrics: &mut Metrics
 fn why(view: &View, step: &Step) -> String {
     let text = step.why.text();
     let asked = matches!(step.why, Cause::Leaving | Cause::Maintenance);
-    match view.override_of(&step.id).filter(|wish| asked && wish.mode.is_some()) {
+    match view.override_of(&step.id).filter(|overriding| asked && overriding.mode.is_some()) {
         None => text.into(),
-        Some(wish) => {
-            let by = if wish.by.is_empty() { "an operator" } else { &wish.by };
-            let reason = if wish.reason.is_empty() { "no reason given" } else { &wish.reason };
+        Some(overriding) => {
+            let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
+            let reason = if overriding.reason.is_empty() { "no reason given" } else { &overriding.reason };
             format!("{text} ({by}: {reason})")
         }
     }

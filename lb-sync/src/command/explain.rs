@@ -91,7 +91,7 @@ fn gather<'a>(
         id,
         registered: view.instances().get(id),
         unreadable: unreadable(Key::Instance(id.clone())),
-        wish: view.override_of(id),
+        overriding: view.override_of(id),
         unreadable_wish: unreadable(Key::Override(id.clone())),
         shadowed_by: view.shadowed_by(id),
         suspect_for: view.suspect_until(id).map(|until| until.since(Clock.now())),

@@ -226,7 +226,7 @@ impl FilesConfig {
             let templates = Templates::new(template, httpchk);
             let verifier = Verifier::new(haproxy_binary, conf_base);
             let writer =
-                Writer::new(folder, templates, verifier, master_socket, Out { report, wish: request });
+                Writer::new(folder, templates, verifier, master_socket, Out { report, overriding: request });
             tasks.push((Box::pin(writer.run(handed_over)), "the writer of the files"));
         }
         Started { files, link, ids, tasks, report: reported }

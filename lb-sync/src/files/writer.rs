@@ -72,7 +72,7 @@ pub(super) struct Writer {
 /// What the writer says.
 pub(super) struct Out {
     pub(super) report: watch::Sender<Report>,
-    pub(super) wish: watch::Sender<WriterRequests>,
+    pub(super) overriding: watch::Sender<WriterRequests>,
 }
 
 impl Writer {
@@ -205,9 +205,9 @@ impl Writer {
     /// Has HAProxy take in backends that it has not, with the files as they should be at this moment: whoever has joined or
     /// left in the meantime would be wrong until the next pass.
     async fn new_backends(&mut self, master: &Path, vain: u32, told: &mut DesiredReceiver) -> io::Result<()> {
-        self.out.wish.send_modify(|wishes| wishes.latest += 1);
-        let wish = self.out.wish.borrow().latest;
-        let latest = timeout(LATEST_MAX, told.wait_for(|desired| desired.answers >= wish)).await;
+        self.out.overriding.send_modify(|wishes| wishes.latest += 1);
+        let overriding = self.out.overriding.borrow().latest;
+        let latest = timeout(LATEST_MAX, told.wait_for(|desired| desired.answers >= overriding)).await;
         let Ok(Ok(latest)) = latest.map(|latest| latest.map(|desired| Arc::clone(&desired))) else {
             // Out of sync with etcd, most likely: no time for a reload.
             self.wake_by(AGAIN_AFTER);
@@ -227,7 +227,7 @@ impl Writer {
     async fn cold_start(&mut self, master: &Path, worker: u32, files: &WriterState) -> io::Result<()> {
         let possible = files.by_hand.is_empty() && files.servers >= COLD_MIN;
         if !possible || !self.reload(master, Reason::ColdStart, &files.present).await? {
-            self.out.wish.send_modify(|wishes| wishes.kept = Some(worker));
+            self.out.overriding.send_modify(|wishes| wishes.kept = Some(worker));
         }
         Ok(())
     }

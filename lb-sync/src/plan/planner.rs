@@ -355,7 +355,7 @@ fn stand(
     // Who leaves in order hands its clients over: they move once, and stay there.
     let leaves = target.is_some_and(|target| matches!(target.mode, Mode::Leave { .. } | Mode::Maintenance));
     let goes = |command: &Command| matches!(command, Command::SetState { state: ServerState::Maint, .. });
-    let ordered = view.override_of(id).is_some_and(|wish| wish.mode.is_some());
+    let ordered = view.override_of(id).is_some_and(|overriding| overriding.mode.is_some());
     if leaves || ordered || view.shadowed_by(id).is_some() {
         AffinityPhase::Ended
     } else if commands.iter().any(goes) {

@@ -62,7 +62,7 @@ pub struct Situation<'a> {
     /// What its record says, if it has one.
     pub record: Option<InstanceState>,
     /// What an operator wants.
-    pub wish: Option<OverrideMode>,
+    pub overriding: Option<OverrideMode>,
     /// Somebody newer has its address.
     pub eclipsed: bool,
     /// It has expired, and that is not believed.
@@ -172,7 +172,7 @@ impl<'a> Situation<'a> {
     pub fn of(view: &View, observed: &'a Observed, ours: impl Fn(&Server) -> bool, id: &InstanceId) -> Self {
         Self {
             record: view.instances().get(id).map(|registered| registered.record.state),
-            wish: view.override_of(id).and_then(|wish| wish.mode),
+            overriding: view.override_of(id).and_then(|overriding| overriding.mode),
             eclipsed: view.shadowed_by(id).is_some(),
             suspect: view.is_suspect(id),
             has: Has::of(observed, ours, id),
@@ -188,7 +188,7 @@ impl<'a> Situation<'a> {
         if self.eclipsed {
             return Some(Reason::Eclipsed);
         }
-        match (state, self.wish) {
+        match (state, self.overriding) {
             (InstanceState::Down, _) => Some(Reason::Unhealthy),
             (_, Some(OverrideMode::Maintenance)) => Some(Reason::OperatorOut),
             (InstanceState::Draining, _) => Some(Reason::Leaving),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn up(has: Has<'_>) -> Situation<'_> {
-        Situation { record: Some(InstanceState::Up), wish: None, eclipsed: false, suspect: false, has }
+        Situation { record: Some(InstanceState::Up), overriding: None, eclipsed: false, suspect: false, has }
     }
 
     #[test]
@@ -245,8 +245,8 @@ mod tests {
         assert_eq!(up(Has::Ours(&failing)).standing(), (State::Down, Reason::CheckFails));
         let out = server(AdminState::MAINT, OpState::Stopped);
         assert_eq!(up(Has::Ours(&out)).standing(), (State::Maint, Reason::ByHand));
-        let wish = Situation { wish: Some(OverrideMode::Maintenance), ..up(Has::Ours(&out)) };
-        assert_eq!(wish.standing(), (State::Maint, Reason::OperatorOut));
+        let overriding = Situation { overriding: Some(OverrideMode::Maintenance), ..up(Has::Ours(&out)) };
+        assert_eq!(overriding.standing(), (State::Maint, Reason::OperatorOut));
         let gone = Situation { record: None, ..up(Has::Ours(&ready)) };
         assert_eq!(gone.standing(), (State::Up, Reason::NotRegistered));
         let foreign = up(Has::Foreign(&ready));
@@ -260,7 +260,7 @@ mod tests {
         let ready = server(AdminState::READY, OpState::Running);
         let suspect = Situation { suspect: true, ..up(Has::Ours(&ready)) };
         assert_eq!(suspect.standing(), (State::Up, Reason::Suspect));
-        let drained = Situation { wish: Some(OverrideMode::Drain), ..suspect };
+        let drained = Situation { overriding: Some(OverrideMode::Drain), ..suspect };
         assert_eq!(drained.standing(), (State::Up, Reason::OperatorDrains));
     }
 }

@@ -51,23 +51,27 @@ pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
         return None;
     }
     let record = &registered.record;
-    let wish = view.override_of(id);
-    let weight = wish.and_then(|wish| wish.weight).unwrap_or(record.weight);
+    let overriding = view.override_of(id);
+    let weight = overriding.and_then(|overriding| overriding.weight).unwrap_or(record.weight);
     Some(Target {
         // A record's address is never unspecified, its port never 0: this cannot fail.
         addr: ServerAddr::new(record.address, record.port.get()).ok()?,
         weight: InitialWeight::try_from(weight.get()).ok()?,
         slowstart_s: u16::try_from(record.slow_start_s).unwrap_or(u16::MAX),
-        mode: if view.is_suspect(id) { Mode::Suspect } else { mode(record, wish.and_then(|wish| wish.mode)) },
+        mode: if view.is_suspect(id) {
+            Mode::Suspect
+        } else {
+            mode(record, overriding.and_then(|overriding| overriding.mode))
+        },
         owner: registered.owner.clone(),
         inflight: record.drain.inflight(),
     })
 }
 
 /// The strictest of what the instance says and what the operator wants.
-fn mode(record: &InstanceRecord, wish: Option<OverrideMode>) -> Mode {
+fn mode(record: &InstanceRecord, overriding: Option<OverrideMode>) -> Mode {
     let leave = Mode::Leave { sticky: record.drain.sticky() };
-    match (record.state, wish) {
+    match (record.state, overriding) {
         (InstanceState::Down, _) => Mode::Down,
         (_, Some(OverrideMode::Maintenance)) => Mode::Maintenance,
         (InstanceState::Draining, _) | (_, Some(OverrideMode::Drain)) => leave,

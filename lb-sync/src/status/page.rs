@@ -162,7 +162,7 @@ mod tests {
             Registered { record, owner: "ab".into(), create_revision: 1, mod_revision: 2, lease: 3 };
         let one = InstanceReport {
             registered: Some(registered),
-            wish: None,
+            overriding: None,
             suspect_for: Some(Duration::from_secs(61)),
             server: None,
             state: State::Up,

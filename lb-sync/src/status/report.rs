@@ -83,7 +83,7 @@ pub struct InstanceReport {
     /// Its record.
     pub registered: Option<Registered>,
     /// What an operator wants.
-    pub wish: Option<OverrideRecord>,
+    pub overriding: Option<OverrideRecord>,
     /// How long it stays at most, if it is suspect.
     pub suspect_for: Option<Duration>,
     /// HAProxy's server of its name.
@@ -125,7 +125,7 @@ impl Report {
             let (state, reason) = situation.standing();
             InstanceReport {
                 registered: view.instances().get(id).cloned(),
-                wish: view.override_of(id).cloned(),
+                overriding: view.override_of(id).cloned(),
                 suspect_for: view.suspect_until(id).map(|until| until.since(now)),
                 server: situation.has.server().cloned(),
                 state,

@@ -104,9 +104,9 @@ fn who_shares_an_address_with_a_suspect_is_looked_at_once_that_is_gone() {
     assert_eq!(eclipsed().check_failed(&id("api/new")), only(&["web/old", "api/new"]));
     let key = b"/leasehold/v1/overrides/api/new".to_vec();
     let value = br#"{"mode":"maintenance"}"#.to_vec();
-    let wish = Change::Put(Entry { key, value, lease: 0, create_revision: 3, mod_revision: 3 });
+    let overriding = Change::Put(Entry { key, value, lease: 0, create_revision: 3, mod_revision: 3 });
     let mut view = eclipsed();
-    assert_eq!(view.fold_overrides(NOW, Event::Changed(vec![wish])), only(&["web/old", "api/new"]));
+    assert_eq!(view.fold_overrides(NOW, Event::Changed(vec![overriding])), only(&["web/old", "api/new"]));
     assert_eq!(view.shadowed_by(&id("web/old")), None);
 }
 
@@ -195,8 +195,8 @@ fn a_small_service_a_leave_a_delete_and_an_override_are_not_guarded() {
     let mut overridden = many(4);
     let key = b"/leasehold/v1/overrides/web/i-0".to_vec();
     let value = br#"{"mode":"drain"}"#.to_vec();
-    let wish = Entry { key, value, lease: 0, create_revision: 9, mod_revision: 9 };
-    overridden.fold_overrides(NOW, put(wish));
+    let overriding = Entry { key, value, lease: 0, create_revision: 9, mod_revision: 9 };
+    overridden.fold_overrides(NOW, put(overriding));
     expire_all(&mut overridden, NOW, 0..4);
     assert!(!overridden.is_suspect(&id("web/i-0")) && overridden.is_suspect(&id("web/i-1")));
 }

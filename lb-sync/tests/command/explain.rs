@@ -16,8 +16,8 @@ fn an_instance_is_explained_whatever_its_state() {
     lab.put("web/broken", "{}");
     let _running = lab.settle();
     lab.put_at("web/down", down, r#","state":"down""#);
-    let wish = r#"{"mode":"maintenance","reason":"kernel","by":"ann"}"#;
-    lab.etcdctl(&["put", "/leasehold/v1/overrides/web/out", wish]);
+    let overriding = r#"{"mode":"maintenance","reason":"kernel","by":"ann"}"#;
+    lab.etcdctl(&["put", "/leasehold/v1/overrides/web/out", overriding]);
     for (name, state) in [("down", ",MAINT,"), ("out", ",MAINT,"), ("serving", ",L4OK,")] {
         let row = format!("web,{name},");
         let is_so = |stat: String| stat.lines().any(|line| line.starts_with(&row) && line.contains(state));

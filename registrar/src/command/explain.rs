@@ -74,8 +74,8 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
     let Some(one) = one else {
         return format!("{id} is not registered; it {where_to}.");
     };
-    let wish = registry.overrides.values().get(id);
-    let mode = wish.and_then(|wish| wish.mode);
+    let overriding = registry.overrides.values().get(id);
+    let mode = overriding.and_then(|overriding| overriding.mode);
     let why = match (mode, one.record.state) {
         (Some(OverrideMode::Drain), _) => "an operator drains it".to_owned(),
         (Some(OverrideMode::Maintenance), _) => "an operator has taken it out".to_owned(),
@@ -83,11 +83,11 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
         (None, InstanceState::Down) => "its registrar says that the app\u{2019}s check fails".to_owned(),
         (None, InstanceState::Draining) => "it is leaving".to_owned(),
     };
-    let by = wish.map_or_else(String::new, |wish| {
-        let by = if wish.by.is_empty() { "somebody" } else { &wish.by };
-        let weight = wish.weight.map(|weight| format!(", weight {}", weight.get())).unwrap_or_default();
-        let reason = if wish.reason.is_empty() { "no reason given" } else { &wish.reason };
-        format!(" (override by {}, {}{weight}: {})", plain(by), plain(&wish.at), plain(reason))
+    let by = overriding.map_or_else(String::new, |overriding| {
+        let by = if overriding.by.is_empty() { "somebody" } else { &overriding.by };
+        let weight = overriding.weight.map(|weight| format!(", weight {}", weight.get())).unwrap_or_default();
+        let reason = if overriding.reason.is_empty() { "no reason given" } else { &overriding.reason };
+        format!(" (override by {}, {}{weight}: {})", plain(by), plain(&overriding.at), plain(reason))
     });
     let at = one.record.endpoint();
     format!("{id} at {at} {where_to}: {why}{by}.")

@@ -28,8 +28,8 @@ fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
     let header = ["INSTANCE", "ADDRESS", "STATE", "WEIGHT", "BALANCERS", "WISH", "LABELS"].map(str::to_owned);
     let mut rows = vec![header.to_vec()];
     for (id, one) in some {
-        let wish = registry.overrides.values().get(id);
-        let weight = wish.and_then(|wish| wish.weight).unwrap_or(one.record.weight);
+        let overriding = registry.overrides.values().get(id);
+        let weight = overriding.and_then(|overriding| overriding.weight).unwrap_or(one.record.weight);
         let labels: Vec<String> =
             one.record.labels.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
         rows.push(vec![
@@ -38,7 +38,7 @@ fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
             state(one.record.state).into(),
             weight.get().to_string(),
             acks(registry, id),
-            wish.map_or_else(|| "-".into(), wished),
+            overriding.map_or_else(|| "-".into(), override_text),
             labels.join(" "),
         ]);
     }
@@ -66,10 +66,10 @@ fn acks(registry: &Registry, id: &InstanceId) -> String {
     if parts.is_empty() { "none".into() } else { parts.join(", ") }
 }
 
-fn wished(wish: &OverrideRecord) -> String {
-    let mode = wish.mode.map(mode);
-    let weight = wish.weight.map(|weight| format!("weight {}", weight.get()));
-    let by = if wish.by.is_empty() { String::new() } else { format!(" ({})", plain(&wish.by)) };
+fn override_text(overriding: &OverrideRecord) -> String {
+    let mode = overriding.mode.map(mode);
+    let weight = overriding.weight.map(|weight| format!("weight {}", weight.get()));
+    let by = if overriding.by.is_empty() { String::new() } else { format!(" ({})", plain(&overriding.by)) };
     let what: Vec<String> = mode.map(str::to_owned).into_iter().chain(weight).collect();
     if what.is_empty() { "-".into() } else { format!("{}{by}", what.join(", ")) }
 }

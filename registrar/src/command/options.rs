@@ -55,7 +55,7 @@ pub type ExplainOptions = ShowOptions;
 
 /// Of those that write an override.
 #[derive(Args, Clone, Debug)]
-pub struct WishOptions {
+pub struct OverrideOptions {
     /// Which instance.
     #[arg(value_name = "SERVICE/INSTANCE")]
     pub instance: InstanceId,
@@ -81,7 +81,7 @@ pub struct DrainOptions {
     pub now: bool,
     /// The wish.
     #[command(flatten)]
-    pub wish: WishOptions,
+    pub overriding: OverrideOptions,
 }
 
 /// Of `weight`.
@@ -89,10 +89,10 @@ pub struct DrainOptions {
 pub struct WeightOptions {
     /// The wish.
     #[command(flatten)]
-    pub wish: WishOptions,
+    pub overriding: OverrideOptions,
     /// 1 to 256, or `record` for what the instance's own record says.
     #[arg(value_name = "WEIGHT")]
-    pub weight: WeightWish,
+    pub weight: WeightOverride,
 }
 
 /// Of `resume`.
@@ -136,14 +136,14 @@ pub enum Reached {
 
 /// A weight that is wished for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightWish {
+pub enum WeightOverride {
     /// The record's own.
     Record,
     /// This.
     Of(Weight),
 }
 
-impl FromStr for WeightWish {
+impl FromStr for WeightOverride {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

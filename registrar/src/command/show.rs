@@ -41,13 +41,18 @@ pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
     for (key, value) in &record.labels {
         line("label", format!("{}={}", plain(key), plain(value)));
     }
-    if let Some(wish) = registry.overrides.values().get(id) {
-        let what = wish.mode.map_or("", mode);
-        let weight = wish.weight.map(|weight| format!(" weight {}", weight.get())).unwrap_or_default();
-        let by = if wish.by.is_empty() { "somebody" } else { &wish.by };
+    if let Some(overriding) = registry.overrides.values().get(id) {
+        let what = overriding.mode.map_or("", mode);
+        let weight = overriding.weight.map(|weight| format!(" weight {}", weight.get())).unwrap_or_default();
+        let by = if overriding.by.is_empty() { "somebody" } else { &overriding.by };
         line(
             "override",
-            format!("{what}{weight}, by {}, {}: {}", plain(by), plain(&wish.at), plain(&wish.reason)),
+            format!(
+                "{what}{weight}, by {}, {}: {}",
+                plain(by),
+                plain(&overriding.at),
+                plain(&overriding.reason)
+            ),
         );
     }
     for (name, ack) in registry.said_of(id) {

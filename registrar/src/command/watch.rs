@@ -127,11 +127,11 @@ fn record_text(entry: &Entry) -> Option<String> {
 }
 
 fn override_text(entry: &Entry) -> Option<String> {
-    let order: OverrideRecord = parse(&entry.value).ok()?;
-    let by = if order.by.is_empty() { "an operator" } else { &order.by };
-    let weight = order.weight.map(|weight| format!("weight {}", weight.get()));
-    let what: Vec<String> = order.mode.map(|it| mode(it).to_owned()).into_iter().chain(weight).collect();
-    Some(format!("{} wants {}: {}", plain(by), what.join(", "), plain(&order.reason)))
+    let overriding: OverrideRecord = parse(&entry.value).ok()?;
+    let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
+    let weight = overriding.weight.map(|weight| format!("weight {}", weight.get()));
+    let what: Vec<String> = overriding.mode.map(|it| mode(it).to_owned()).into_iter().chain(weight).collect();
+    Some(format!("{} wants {}: {}", plain(by), what.join(", "), plain(&overriding.reason)))
 }
 
 fn ack_text(entry: &Entry) -> Option<String> {
@@ -181,9 +181,9 @@ mod tests {
         );
         let ack = entry("acks/web/a/lb", r#"{"owner":"o","state":"serving","at":""}"#);
         assert_eq!(said(&mut known, ACK, Event::Changed(vec![Change::Put(ack)])), ["web/a  lb: serving"]);
-        let wish = entry("overrides/web/a", r#"{"mode":"drain","by":"kim","reason":"disk\u001b[2J"}"#);
+        let overriding = entry("overrides/web/a", r#"{"mode":"drain","by":"kim","reason":"disk\u001b[2J"}"#);
         assert_eq!(
-            said(&mut known, OVERRIDE, Event::Changed(vec![Change::Put(wish)])),
+            said(&mut known, OVERRIDE, Event::Changed(vec![Change::Put(overriding)])),
             ["web/a  kim wants drain: disk?[2J"]
         );
         let other = entry("instances/web/b", r#"{"address":"10.0.0.6","port":80}"#);

@@ -15,8 +15,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What happened.
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Input {
+pub enum Input {
     /// The moment of [`Machine::wake_at`] has come.
     Woke,
     /// The list is here.
@@ -36,8 +37,9 @@ pub(super) enum Input {
 }
 
 /// What to do.
+#[expect(missing_docs, reason = "the text of each variant names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Read everything below the prefix at one revision.
     List,
     /// Open a watch that starts at this revision.
@@ -66,7 +68,7 @@ enum State {
 
 /// The watch machine of one prefix.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub struct Machine {
     state: State,
     /// Of the list: a watch answered by another cluster is worth nothing.
     cluster: u64,
@@ -78,7 +80,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Starts with a list at once.
-    pub(super) fn new(now: Tick, seed: u64) -> Self {
+    pub fn new(now: Tick, seed: u64) -> Self {
         Self {
             state: State::Pausing { until: now, relist: true },
             cluster: 0,
@@ -88,7 +90,7 @@ impl Machine {
     }
 
     /// When [`Input::Woke`] is due.
-    pub(super) fn wake_at(&self) -> Option<Tick> {
+    pub fn wake_at(&self) -> Option<Tick> {
         match self.state {
             State::Pausing { until, .. } => Some(until),
             State::Listing => None,
@@ -100,7 +102,7 @@ impl Machine {
 
     /// The next actions. Exhaustive over what can happen; an input that no longer fits (an answer of a stream
     /// already given up) changes nothing.
-    pub(super) fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+    pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
         match input {
             Input::Woke => self.woke(now),
             Input::Listed { cluster, revision, entries } => self.listed(now, cluster, revision, entries),

@@ -27,48 +27,111 @@ impl From<Listed> for Event {
     }
 }
 
-/// Lists `prefix` as it was at `revision`, or is now for 0. A page that is too large to decode (somebody's 1 MB
-/// values) is asked for again by halves.
+/// Lists `prefix` as it was at `revision`, or is now for 0.
 pub async fn list(session: &Session, prefix: &str, revision: i64) -> Result<Listed, EtcdError> {
-    let mut listed = Listed { cluster: 0, revision, entries: vec![] };
-    let mut from = prefix.as_bytes().to_vec();
-    let mut limit = PAGE_LEN;
+    let mut pager = Pager::new(prefix, revision);
     loop {
-        let options = GetOptions::new().with_range(after_all(prefix)).with_limit(limit);
-        let options = options.with_revision(listed.revision);
-        let start = from.clone();
+        let Ask { from, limit, revision } = pager.ask();
+        let options =
+            GetOptions::new().with_range(after_all(prefix)).with_limit(limit).with_revision(revision);
         let page = session
             .call("list the registry in", |client| async move {
                 let mut kv = client.kv_client().max_decoding_message_size(ANSWER_LEN_MAX);
-                kv.get(start, Some(options)).await
+                kv.get(from, Some(options)).await
             })
             .await;
-        let mut page = match page {
-            Err(error) if error.class == Class::TooLarge && limit > 1 => {
-                limit = (limit / 2).max(1);
-                continue;
-            }
-            page => page?,
-        };
-        if let (0, Some(header)) = (listed.cluster, page.header()) {
-            listed.cluster = header.cluster_id();
-            // Every later page is asked for as of the first.
-            if listed.revision == 0 {
-                listed.revision = header.revision();
+        match page {
+            Err(error) if error.class == Class::TooLarge && pager.halve() => {}
+            Err(error) => return Err(error),
+            Ok(mut page) => {
+                let header = page.header().map(|header| (header.cluster_id(), header.revision()));
+                let (cluster, revision) = header.unwrap_or_default();
+                let (more, entries) = (page.more(), page.take_kvs().into_iter().map(entry).collect());
+                if let Some(listed) = pager.take(Page { cluster, revision, entries, more }) {
+                    return Ok(listed);
+                }
             }
         }
-        let more = page.more();
-        listed.entries.extend(page.take_kvs().into_iter().map(entry));
-        match listed.entries.last() {
-            Some(last) if more && listed.entries.len() < ENTRIES_MAX => {
-                from.clone_from(&last.key);
-                from.push(0);
+    }
+}
+
+/// What is asked for next: keys from `from` on, at most `limit`, as of `revision` (0: now).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The first key.
+    pub from: Vec<u8>,
+    /// Most keys.
+    pub limit: i64,
+    /// etcd's revision.
+    pub revision: i64,
+}
+
+/// An answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// etcd's revision at the answer.
+    pub revision: i64,
+    /// The keys and values.
+    pub entries: Vec<Entry>,
+    /// Whether there are more keys behind them.
+    pub more: bool,
+}
+
+/// Reads a prefix page by page: every page as of the revision of the first, and smaller pages where one is too large to
+/// decode (values of 1 MB). A machine without I/O.
+#[derive(Clone, Debug)]
+pub struct Pager {
+    prefix: String,
+    from: Vec<u8>,
+    limit: i64,
+    listed: Listed,
+}
+
+impl Pager {
+    /// Begins with the first key of `prefix`, as of `revision` (0: now).
+    #[must_use]
+    pub fn new(prefix: &str, revision: i64) -> Self {
+        let listed = Listed { cluster: 0, revision, entries: vec![] };
+        Self { prefix: prefix.to_owned(), from: prefix.as_bytes().to_vec(), limit: PAGE_LEN, listed }
+    }
+
+    /// What to ask for next.
+    #[must_use]
+    pub fn ask(&self) -> Ask {
+        Ask { from: self.from.clone(), limit: self.limit, revision: self.listed.revision }
+    }
+
+    /// The page was too large to decode: asks for half as many keys from now on. False if it was one key already.
+    pub fn halve(&mut self) -> bool {
+        let can = self.limit > 1;
+        self.limit = (self.limit / 2).max(1);
+        can
+    }
+
+    /// Takes a page in; returns all of it once that was the last.
+    pub fn take(&mut self, page: Page) -> Option<Listed> {
+        if self.listed.cluster == 0 {
+            self.listed.cluster = page.cluster;
+            if self.listed.revision == 0 {
+                self.listed.revision = page.revision;
+            }
+        }
+        self.listed.entries.extend(page.entries);
+        match self.listed.entries.last() {
+            Some(last) if page.more && self.listed.entries.len() < ENTRIES_MAX => {
+                self.from.clone_from(&last.key);
+                self.from.push(0);
+                None
             }
             _ => {
-                if more {
+                if page.more {
+                    let prefix = &self.prefix;
                     tracing::error!(prefix, "more than {ENTRIES_MAX} keys: the rest is ignored");
                 }
-                return Ok(listed);
+                let rest = Listed { cluster: 0, revision: 0, entries: vec![] };
+                Some(std::mem::replace(&mut self.listed, rest))
             }
         }
     }
@@ -89,4 +152,45 @@ pub(super) fn entry(kv: KeyValue) -> Entry {
     let (lease, create_revision, mod_revision) = (kv.lease(), kv.create_revision(), kv.mod_revision());
     let (key, value) = kv.into_key_value();
     Entry { key, value, lease, create_revision, mod_revision }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(keys: &[&str], revision: i64, more: bool) -> Page {
+        let entry = |key: &&str| Entry {
+            key: key.as_bytes().to_vec(),
+            value: vec![],
+            lease: 0,
+            create_revision: 1,
+            mod_revision: 1,
+        };
+        Page { cluster: 7, revision, entries: keys.iter().map(entry).collect(), more }
+    }
+
+    #[test]
+    fn every_page_is_as_of_the_first() {
+        let mut pager = Pager::new("/p/", 0);
+        assert_eq!(pager.ask(), Ask { from: b"/p/".to_vec(), limit: PAGE_LEN, revision: 0 });
+        assert_eq!(pager.take(page(&["/p/a", "/p/b"], 12, true)), None);
+        assert_eq!(pager.ask(), Ask { from: b"/p/b\0".to_vec(), limit: PAGE_LEN, revision: 12 });
+        let listed = pager.take(page(&["/p/c"], 15, false)).unwrap();
+        assert_eq!((listed.cluster, listed.revision, listed.entries.len()), (7, 12, 3));
+    }
+
+    #[test]
+    fn a_page_that_is_too_large_is_asked_for_by_halves_down_to_one_key() {
+        let mut pager = Pager::new("/p/", 3);
+        let halves = std::iter::from_fn(|| pager.halve().then(|| pager.ask().limit)).collect::<Vec<_>>();
+        assert_eq!(halves.first(), Some(&500));
+        assert_eq!(halves.last(), Some(&1));
+        assert_eq!(pager.ask().from, b"/p/", "from the same key");
+    }
+
+    #[test]
+    fn an_empty_prefix_is_one_page() {
+        let listed = Pager::new("/p/", 0).take(page(&[], 4, false)).unwrap();
+        assert_eq!((listed.revision, listed.entries), (4, vec![]));
+    }
 }

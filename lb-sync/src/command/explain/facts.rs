@@ -24,7 +24,7 @@ pub(super) struct Facts<'a> {
     /// Why what stands at its key is no record.
     pub(super) unreadable: Option<&'a str>,
     /// The operator's wish.
-    pub(super) wish: Option<&'a OverrideRecord>,
+    pub(super) overriding: Option<&'a OverrideRecord>,
     /// Why what stands at the override's key is none.
     pub(super) unreadable_wish: Option<&'a str>,
     /// Who is served at its address in its stead.
@@ -50,7 +50,7 @@ impl Facts<'_> {
     /// Whether anybody has heard of it.
     pub(super) fn is_known(&self) -> bool {
         let in_registry = self.registered.is_some() || self.unreadable.is_some();
-        in_registry || self.wish.is_some() || self.unreadable_wish.is_some() || self.server.is_some()
+        in_registry || self.overriding.is_some() || self.unreadable_wish.is_some() || self.server.is_some()
     }
 
     /// For people.
@@ -78,7 +78,7 @@ impl Facts<'_> {
     pub(super) fn situation(&self) -> Situation<'_> {
         Situation {
             record: self.registered.map(|registered| registered.record.state),
-            wish: self.wish.and_then(|wish| wish.mode),
+            overriding: self.overriding.and_then(|overriding| overriding.mode),
             eclipsed: self.shadowed_by.is_some(),
             suspect: self.suspect_for.is_some(),
             has: match self.server {
@@ -121,22 +121,23 @@ impl Facts<'_> {
 
     fn of_unreadable(&self) -> Option<String> {
         let record = self.unreadable.map(|why| format!("What stands at its key is ignored: {why}."));
-        let wish = self.unreadable_wish.map(|why| format!("Its override is ignored: {why}."));
-        (record.is_some() || wish.is_some())
-            .then(|| record.into_iter().chain(wish).collect::<Vec<_>>().join(" "))
+        let overriding = self.unreadable_wish.map(|why| format!("Its override is ignored: {why}."));
+        (record.is_some() || overriding.is_some())
+            .then(|| record.into_iter().chain(overriding).collect::<Vec<_>>().join(" "))
     }
 
     fn of_override(&self) -> Option<String> {
-        let wish = self.wish?;
-        let by = if wish.by.is_empty() { "An operator" } else { &wish.by };
-        let wants = match (wish.mode.map(mode), wish.weight) {
+        let overriding = self.overriding?;
+        let by = if overriding.by.is_empty() { "An operator" } else { &overriding.by };
+        let wants = match (overriding.mode.map(mode), overriding.weight) {
             (None, None) => "nothing of it".into(),
             (Some(mode), None) => mode.to_owned(),
             (None, Some(weight)) => format!("its weight to be {}", weight.get()),
             (Some(mode), Some(weight)) => format!("{mode}, and its weight to be {}", weight.get()),
         };
-        let at = if wish.at.is_empty() { String::new() } else { format!(" (since {})", wish.at) };
-        let reason = if wish.reason.is_empty() { String::new() } else { format!(": {:?}", wish.reason) };
+        let at = if overriding.at.is_empty() { String::new() } else { format!(" (since {})", overriding.at) };
+        let reason =
+            if overriding.reason.is_empty() { String::new() } else { format!(": {:?}", overriding.reason) };
         Some(format!("{by} wants {wants}{at}{reason}."))
     }
 
@@ -195,7 +196,7 @@ impl Facts<'_> {
             "suspect_for_s": self.suspect_for.map(|left| left.as_secs()),
             "unasked": self.unasked,
             "unreadable": self.unreadable,
-            "override": self.wish,
+            "override": self.overriding,
             "eclipsed_by": self.shadowed_by.map(ToString::to_string),
             "server": self.server.map(|server| json!({
                 "id": server.id.get(),

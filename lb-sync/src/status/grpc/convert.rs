@@ -69,7 +69,7 @@ pub(super) fn instance(id: &InstanceId, one: &InstanceReport) -> Option<v1::Inst
         registered_at: record.registered_at.clone().unwrap_or_default(),
         created_revision: registered.create_revision,
         modified_revision: registered.mod_revision,
-        r#override: one.wish.as_ref().map(wish),
+        r#override: one.overriding.as_ref().map(overriding),
         balancer: Some(balancer(id, one)),
     })
 }
@@ -87,18 +87,18 @@ pub(super) fn event(one: &JournalEvent) -> v1::Event {
     }
 }
 
-fn wish(wish: &OverrideRecord) -> v1::Override {
-    let mode = match wish.mode {
+fn overriding(overriding: &OverrideRecord) -> v1::Override {
+    let mode = match overriding.mode {
         None => v1::OverrideMode::Unspecified,
         Some(OverrideMode::Drain) => v1::OverrideMode::Drain,
         Some(OverrideMode::Maintenance) => v1::OverrideMode::Maintenance,
     };
     v1::Override {
         mode: mode.into(),
-        weight: wish.weight.map_or(0, |weight| weight.get().into()),
-        reason: wish.reason.clone(),
-        by: wish.by.clone(),
-        at: wish.at.clone(),
+        weight: overriding.weight.map_or(0, |weight| weight.get().into()),
+        reason: overriding.reason.clone(),
+        by: overriding.by.clone(),
+        at: overriding.at.clone(),
     }
 }
 
@@ -125,12 +125,13 @@ fn balancer(id: &InstanceId, one: &InstanceReport) -> v1::BalancerView {
 
 /// Why, with the names that belong to it.
 pub(in super::super) fn reason(one: &InstanceReport) -> String {
-    let text = match (one.reason, &one.shadowed_by, &one.wish) {
+    let text = match (one.reason, &one.shadowed_by, &one.overriding) {
         (Reason::Eclipsed, Some(rival), _) => format!("{rival} has the same address, and is newer"),
-        (Reason::OperatorDrains | Reason::OperatorOut, _, Some(wish)) if !wish.by.is_empty() => {
+        (Reason::OperatorDrains | Reason::OperatorOut, _, Some(overriding)) if !overriding.by.is_empty() => {
             let verb = if one.reason == Reason::OperatorDrains { "drains it" } else { "took it out" };
-            let why = if wish.reason.is_empty() { String::new() } else { format!(": {}", wish.reason) };
-            format!("{} {verb}{why}", wish.by)
+            let why =
+                if overriding.reason.is_empty() { String::new() } else { format!(": {}", overriding.reason) };
+            format!("{} {verb}{why}", overriding.by)
         }
         (reason, _, _) => reason.text().to_owned(),
     };

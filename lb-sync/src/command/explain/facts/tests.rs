@@ -41,7 +41,7 @@ struct Case {
     id: InstanceId,
     version: Version,
     registered: Option<Registered>,
-    wish: Option<OverrideRecord>,
+    overriding: Option<OverrideRecord>,
     server: Option<Server>,
     rival: Option<InstanceId>,
     suspect_for: Option<Duration>,
@@ -55,7 +55,7 @@ impl Case {
             id: id(),
             version: "2.6.12".parse().unwrap(),
             registered: record.map(registered),
-            wish: None,
+            overriding: None,
             server,
             rival: None,
             suspect_for: None,
@@ -69,7 +69,7 @@ impl Case {
             id: &self.id,
             registered: self.registered.as_ref(),
             unreadable: None,
-            wish: self.wish.as_ref(),
+            overriding: self.overriding.as_ref(),
             unreadable_wish: None,
             shadowed_by: self.rival.as_ref(),
             suspect_for: self.suspect_for,
@@ -120,8 +120,9 @@ fn one_without_traffic_is_told_why() {
     failing.says(&["down (last check L4CON)", "It gets no traffic: HAProxy's check fails (L4CON)."]);
 
     let mut drained = Case::new(Some(UP), Some(server(8, OpState::Running)));
-    let wish = br#"{"mode":"drain","weight":5,"reason":"kernel","by":"ann","at":"2026-01-01T00:00:00Z"}"#;
-    drained.wish = Some(parse(wish).unwrap());
+    let overriding =
+        br#"{"mode":"drain","weight":5,"reason":"kernel","by":"ann","at":"2026-01-01T00:00:00Z"}"#;
+    drained.overriding = Some(parse(overriding).unwrap());
     drained.says(&[
         "ann wants it drained, and its weight to be 5 (since 2026-01-01T00:00:00Z): \"kernel\".",
         "It gets traffic of sticky clients only: an operator drains it.",
