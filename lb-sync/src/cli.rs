@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use daemon::log::LogOptions;
+use daemon::port::PortTlsOptions;
 use proto::health::ProbeTlsOptions;
-use proto::port::PortTlsOptions;
+
 use registry::name::BalancerName;
 use registry::session::EtcdOptions;
 
@@ -107,9 +109,9 @@ pub struct RunOptions {
     /// Lease of this balancer's presence.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = ttl)]
     pub ttl: Duration,
-    /// How to log; text on a terminal and JSON elsewhere unless told otherwise.
-    #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
 }
 
 /// When much of a service expires together, it is etcd that is in trouble: those instances are kept as suspects.
@@ -170,15 +172,6 @@ pub enum FirstCheckOption {
     Wait,
 }
 
-/// How to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 2s or 500ms"))
 }
@@ -190,5 +183,23 @@ fn ttl(text: &str) -> Result<Duration, String> {
         Ok(ttl)
     } else {
         Err(format!("a ttl is {least} s to {most} s"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_manual_page_and_every_shell_its_script() {
+        for of in [None, Some("run"), Some("probe")] {
+            let page = String::from_utf8(daemon::help::manual::<Cli>(of).unwrap().unwrap()).unwrap();
+            assert!(page.contains(".TH lb-sync") && page.contains("\n.SH"), "{of:?}: {page}");
+        }
+        assert_eq!(daemon::help::manual::<Cli>(Some("nothing")).unwrap(), None);
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(daemon::help::completions::<Cli>(shell, "lb-sync")).unwrap();
+            assert!(script.contains("lb-sync") && script.contains("etcd-endpoints"), "{shell}");
+        }
     }
 }

@@ -17,6 +17,8 @@ pub use explain::explain;
 pub use options::{ExplainOptions, LookOptions, Output};
 pub use plan::plan;
 
+use daemon::exit::{CONFIG, FAILED, UNREACHABLE};
+use daemon::output::CommandOutput;
 use registry::session::{Class, EtcdError};
 
 use crate::balancer::PassError;
@@ -26,21 +28,6 @@ use haproxy::DialogueError;
 
 /// There is something to do (`plan`), as `diff` and `grep` say it with 1: that one is taken by failures.
 const SOMETHING_TO_DO: u8 = 2;
-/// Something is wrong (`check`), or not known (`explain`).
-const FAILED: u8 = 1;
-/// `EX_UNAVAILABLE`: etcd or HAProxy cannot be reached.
-const UNREACHABLE: u8 = 69;
-/// `EX_CONFIG`: an option, a password, a socket's level.
-const CONFIG: u8 = 78;
-
-/// What a command found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommandOutput {
-    /// For standard output, with its last newline.
-    pub text: String,
-    /// The exit code.
-    pub code: u8,
-}
 
 /// Why a command could not find out.
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +65,6 @@ fn configured(mut options: RunOptions, host: &str) -> Result<RunConfig, RunError
     let mut config = RunConfig::new(options, host)?;
     config.state_dir = state_dir;
     Ok(config)
-}
-
-impl CommandOutput {
-    /// `value` as JSON, for machines.
-    fn json(value: &serde_json::Value, code: u8) -> Self {
-        Self { text: format!("{value:#}\n"), code }
-    }
 }
 
 #[cfg(test)]

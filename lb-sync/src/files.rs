@@ -16,7 +16,6 @@ mod folder;
 mod ids_file;
 mod link;
 
-mod news;
 mod options;
 mod pace;
 mod reloads;

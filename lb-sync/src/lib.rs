@@ -8,7 +8,6 @@ pub mod balancer;
 pub mod cli;
 pub mod command;
 pub mod files;
-pub mod help;
 pub mod notify;
 pub mod plan;
 pub mod run;

@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
+use daemon::service_manager::{Message, Watchdog, notify};
 use registry::time::{Clock, Tick};
-use sd_notify::NotifyState;
 
 use crate::balancer::SyncCondition;
 
@@ -26,22 +26,12 @@ struct DaemonStatus {
     instances: usize,
 }
 
-/// One thing to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Message {
-    Ready,
-    Alive,
-    Status(String),
-}
-
 /// What was told, and when.
 #[derive(Debug)]
 pub struct Manager {
     started: Tick,
     ready: bool,
-    /// How often it is to be told that we live; `None` where nobody watches.
-    alive_every: Option<Duration>,
-    alive_at: Tick,
+    watchdog: Watchdog,
     status: String,
 }
 
@@ -49,13 +39,12 @@ impl Manager {
     /// Begins now, by what the service manager has put into the environment; nothing is told where there is none.
     #[must_use]
     pub fn of_this_process() -> Self {
-        Self::new(Clock.now(), sd_notify::watchdog_enabled())
+        let now = Clock.now();
+        Self::new(now, Watchdog::of_this_process(now))
     }
 
-    fn new(now: Tick, watchdog: Option<Duration>) -> Self {
-        // Half of it is asked for at least; a quarter leaves room for a pass that takes its time.
-        let alive_every = watchdog.map(|within| within / 4);
-        Self { started: now, ready: false, alive_every, alive_at: now, status: String::new() }
+    fn new(now: Tick, watchdog: Watchdog) -> Self {
+        Self { started: now, ready: false, watchdog, status: String::new() }
     }
 
     /// To be called after each turn of the pass, which comes several times a second (its rhythm sees to that).
@@ -65,14 +54,7 @@ impl Manager {
             haproxy: condition.worker.map(|worker| worker.version.to_string()),
             instances: condition.view.instances().len(),
         };
-        send(&self.step(condition.now, &standing));
-    }
-
-    /// To be called where a turn may take long: the pass gets on.
-    pub fn alive(&mut self, now: Tick) {
-        if self.is_alive_due(now) {
-            send(&[Message::Alive]);
-        }
+        notify(&self.step(condition.now, &standing));
     }
 
     fn step(&mut self, now: Tick, standing: &DaemonStatus) -> Vec<Message> {
@@ -82,7 +64,7 @@ impl Manager {
             self.ready = true;
             messages.push(Message::Ready);
         }
-        if self.is_alive_due(now) {
+        if self.watchdog.is_due(now) {
             messages.push(Message::Alive);
         }
         let status = standing.to_string();
@@ -91,14 +73,6 @@ impl Manager {
             messages.push(Message::Status(status));
         }
         messages
-    }
-
-    fn is_alive_due(&mut self, now: Tick) -> bool {
-        let due = self.alive_every.is_some_and(|every| now.since(self.alive_at) >= every);
-        if due {
-            self.alive_at = now;
-        }
-        due
     }
 }
 
@@ -110,29 +84,6 @@ impl std::fmt::Display for DaemonStatus {
         }
         let sync = if self.in_sync { "in sync" } else { "out of sync" };
         write!(f, "{sync} with etcd; {} instances", self.instances)
-    }
-}
-
-/// Says that the end is near, and wanted.
-pub fn stopping() {
-    send_states(&[NotifyState::Stopping]);
-}
-
-fn send(messages: &[Message]) {
-    let state = |message| match message {
-        &Message::Ready => NotifyState::Ready,
-        &Message::Alive => NotifyState::Watchdog,
-        Message::Status(status) => NotifyState::Status(status),
-    };
-    if !messages.is_empty() {
-        send_states(&messages.iter().map(state).collect::<Vec<_>>());
-    }
-}
-
-fn send_states(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        // A service manager that does not listen will say itself what it missed.
-        tracing::debug!("cannot tell the service manager: {error}");
     }
 }
 
@@ -156,7 +107,7 @@ mod tests {
 
     #[test]
     fn ready_is_said_once_after_the_first_pass_in_sync() {
-        let mut manager = Manager::new(at(0), None);
+        let mut manager = Manager::new(at(0), Watchdog::new(at(0), None));
         assert!(!is_ready(&manager.step(at(0), &standing(false, true))));
         let messages = manager.step(at(1), &standing(true, true));
         assert!(is_ready(&messages));
@@ -167,7 +118,7 @@ mod tests {
     #[test]
     fn others_trouble_holds_readiness_up_for_a_while_only() {
         for (in_sync, haproxy) in [(false, true), (true, false), (false, false)] {
-            let mut manager = Manager::new(at(0), None);
+            let mut manager = Manager::new(at(0), Watchdog::new(at(0), None));
             assert!(!is_ready(&manager.step(at(4), &standing(in_sync, haproxy))));
             assert!(is_ready(&manager.step(at(5), &standing(in_sync, haproxy))));
         }
@@ -175,11 +126,11 @@ mod tests {
 
     #[test]
     fn alive_is_said_often_enough_and_only_where_it_is_asked_for() {
-        let mut watched = Manager::new(at(0), Some(WATCHDOG));
+        let mut watched = Manager::new(at(0), Watchdog::new(at(0), Some(WATCHDOG)));
         let turns = (0..240).map(|n| watched.step(at(n), &standing(true, true)));
         let alive = turns.filter(|messages| messages.contains(&Message::Alive)).count();
-        assert_eq!(alive, 15);
-        let mut alone = Manager::new(at(0), None);
+        assert_eq!(alive, 16);
+        let mut alone = Manager::new(at(0), Watchdog::new(at(0), None));
         assert!(!alone.step(at(1_000), &standing(true, true)).contains(&Message::Alive));
     }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use daemon::port::{self, Beside, ListenError, PortTlsOptions};
 use proto::health::Statuses;
-use proto::port::{self, Beside, ListenError, PortTlsOptions};
 use registry::follow::follow;
 use registry::lease::lease_task;
 use registry::name::BalancerName;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -99,13 +99,7 @@ impl Snapshot {
 
     /// Writes it to `dir`, whole or not at all.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
-        let path = dir.join(FILE);
-        let new = path.with_extension("json.new");
-        let mut file = io::BufWriter::new(fs::File::create(&new)?);
-        serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        file.get_ref().sync_data()?;
-        fs::rename(new, path)
+        daemon::file::replace(&dir.join(FILE), |file| Ok(serde_json::to_writer(file, self)?))
     }
 }
 

@@ -25,7 +25,7 @@ use axum::http::{StatusCode, header};
 use axum::response::sse::KeepAlive;
 use axum::response::{Html, IntoResponse, Response, Sse};
 use axum::routing::get;
-use proto::port::Beside;
+use daemon::port::Beside;
 use registry::time::Clock;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;

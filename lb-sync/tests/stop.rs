@@ -35,6 +35,21 @@ fn told_to_stop_it_ends_without_etcd_without_haproxy_and_with_nobody_reading_its
     assert_eq!(code.and_then(|status| status.code()), Some(0));
 }
 
+#[test]
+fn a_malformed_log_filter_is_78_and_says_what_to_write() {
+    for (flag, variable) in [(Some("--log=loud=very"), "info"), (None, "lb_sync=loud")] {
+        let bad = Command::new(env!("CARGO_BIN_EXE_lb-sync"))
+            .args(["run", "--listen=127.0.0.1:0", "--haproxy-socket=/no/such.sock"])
+            .args(flag)
+            .env("LEASEHOLD_LOG", variable)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(bad.stderr).unwrap();
+        assert_eq!(bad.status.code(), Some(78), "{said}");
+        assert!(said.contains("LEASEHOLD_LOG") && said.contains("write a level"), "{said}");
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a test of a process waits for it by the clock")]
 fn until<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();

@@ -1,7 +1,6 @@
-//! Leasehold's gRPC interfaces, the health service that both binaries serve, and the port they serve it on.
+//! Leasehold's gRPC interfaces, and the health service that both binaries serve.
 
 pub mod health;
-pub mod port;
 pub mod registry;
 
 /// The descriptors of everything in `proto/`, encoded: what a reflection service is built from.

@@ -6,8 +6,9 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use daemon::log::LogOptions;
 use registry::name::ServiceName;
 use registry::session::EtcdOptions;
 
@@ -20,11 +21,6 @@ use crate::supervise::program::Restart;
 mod service;
 
 pub use service::{NamingOption, ServiceOptions};
-
-/// Exit code for a command line that cannot be read (`EX_USAGE`).
-pub const EXIT_USAGE: u8 = 64;
-/// Exit code for options that can be read but not used (`EX_CONFIG`).
-pub const EXIT_CONFIG: u8 = 78;
 
 /// Holds an app's place in the registry while the app is healthy.
 #[derive(Debug, Parser)]
@@ -122,7 +118,7 @@ pub struct RunOptions {
     pub listen: SocketAddr,
     /// TLS on that port.
     #[command(flatten)]
-    pub listen_tls: proto::port::PortTlsOptions,
+    pub listen_tls: daemon::port::PortTlsOptions,
     /// How to reach etcd.
     #[command(flatten)]
     pub etcd: EtcdOptions,
@@ -132,26 +128,6 @@ pub struct RunOptions {
     /// The app and its arguments. Without it the registrar is a sidecar of an app that is started elsewhere.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
-}
-
-/// How to log; it goes to standard error.
-#[derive(Args, Clone, Debug)]
-pub struct LogOptions {
-    /// Form of the log [default: text on a terminal, json elsewhere].
-    #[arg(long, env = "LEASEHOLD_LOG_FORMAT", value_enum, value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
-    /// What is logged: a level, or a filter such as `info,registrar=debug`.
-    #[arg(long = "log", env = "LEASEHOLD_LOG", default_value = "info", value_name = "FILTER")]
-    pub filter: String,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// A line for people.
-    Text,
-    /// An object a line, for machines.
-    Json,
 }
 
 /// Options of `probe`.
@@ -245,6 +221,19 @@ mod tests {
             let line = ["registrar", "run"].map(str::to_owned).into_iter().chain(args);
             let error = Cli::try_parse_from(line).unwrap_err().to_string();
             assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_and_every_shell_its_script() {
+        for of in [None, Some("run"), Some("probe")] {
+            let page = String::from_utf8(daemon::help::manual::<Cli>(of).unwrap().unwrap()).unwrap();
+            assert!(page.contains(".TH registrar") && page.contains("\n.SH"), "{of:?}: {page}");
+        }
+        assert_eq!(daemon::help::manual::<Cli>(Some("nothing")).unwrap(), None);
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(daemon::help::completions::<Cli>(shell, "registrar")).unwrap();
+            assert!(script.contains("registrar") && script.contains("etcd-endpoints"), "{shell}");
         }
     }
 }

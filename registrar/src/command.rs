@@ -9,7 +9,6 @@ mod operator_override;
 mod options;
 mod read;
 mod show;
-mod table;
 mod wait;
 mod watch;
 
@@ -24,23 +23,9 @@ pub use show::show;
 pub use wait::wait;
 pub use watch::watch;
 
+use daemon::exit::{CONFIG, FAILED, UNREACHABLE};
+use daemon::output::CommandOutput;
 use registry::session::{Class, EtcdError, OptionsError};
-
-/// Something is not there, or has not come to be.
-const FAILED: u8 = 1;
-/// `EX_UNAVAILABLE`: etcd cannot be reached.
-const UNREACHABLE: u8 = 69;
-/// `EX_CONFIG`: an option, a password, a right.
-const CONFIG: u8 = 78;
-
-/// What a command found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommandOutput {
-    /// For standard output, with its last newline.
-    pub text: String,
-    /// The exit code.
-    pub code: u8,
-}
 
 /// Why a command could not do what it is for.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +53,5 @@ impl CommandError {
             Self::Etcd(_) => UNREACHABLE,
             Self::Contested => FAILED,
         }
-    }
-}
-
-impl CommandOutput {
-    fn done(text: String) -> Self {
-        Self { text, code: 0 }
-    }
-
-    fn json(value: &serde_json::Value) -> Self {
-        Self::done(format!("{value:#}\n"))
     }
 }

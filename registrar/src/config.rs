@@ -18,8 +18,6 @@ use crate::supervise::ProgramConfig;
 use crate::supervise::output::{Form, OutputConfig};
 use crate::supervise::program::{Policy, Restart};
 
-/// Where the kernel tells the host's name; in a container, the container's.
-const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 /// Bounds of a check's interval and timeout. Below, the checks are the load.
 const CHECK_TIME_MIN: Duration = Duration::from_millis(10);
 const CHECK_TIME_MAX: Duration = Duration::from_hours(1);
@@ -51,7 +49,7 @@ pub struct Config {
     /// Where health is served.
     pub listen: SocketAddr,
     /// TLS on that port.
-    pub listen_tls: proto::port::PortTlsOptions,
+    pub listen_tls: daemon::port::PortTlsOptions,
     /// How to reach etcd.
     pub etcd: EtcdConfig,
 }
@@ -83,11 +81,6 @@ pub struct MemberConfig {
 /// Options that can be read but not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The host's name cannot be read.
-    #[error(
-        "cannot read the host's name from {HOST_NAME_FILE}: {0}\n  give the instance a name with --instance NAME"
-    )]
-    HostName(std::io::Error),
     /// The host's name is no name for an instance.
     #[error("the host's name cannot be the instance's: {0}\n  give the instance a name with --instance NAME")]
     HostNameIllegal(NameError),
@@ -147,18 +140,9 @@ pub enum ConfigError {
     Etcd(#[from] OptionsError),
 }
 
-/// The host's name, as the kernel has it.
-pub fn host_name() -> Result<String, ConfigError> {
-    let name = std::fs::read_to_string(HOST_NAME_FILE).map_err(ConfigError::HostName)?;
-    Ok(name.trim().to_owned())
-}
-
 impl Config {
     /// Checks `options` and reads the file they name; `host_name` is asked only where an instance is not named.
-    pub fn from_options(
-        options: &RunOptions,
-        host_name: impl Fn() -> Result<String, ConfigError>,
-    ) -> Result<Self, ConfigError> {
+    pub fn from_options(options: &RunOptions, host_name: impl Fn() -> String) -> Result<Self, ConfigError> {
         let file = options.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         for (flag, given) in
             [("--leave-timeout", options.leave_timeout), ("--stop-grace", options.stop_grace)]
@@ -229,7 +213,7 @@ fn service(
     port: NonZeroU16,
     of: &ServiceOptions,
     leave_max: Duration,
-    host_name: &impl Fn() -> Result<String, ConfigError>,
+    host_name: &impl Fn() -> String,
 ) -> Result<ServiceConfig, ConfigError> {
     let naming = match &of.instance {
         Some(NamingOption::Is(name)) => Naming::Is(name.clone()),
@@ -237,7 +221,7 @@ fn service(
             return Err(ConfigError::NoRoomForNumber(service));
         }
         Some(NamingOption::Auto) => Naming::Auto,
-        None => Naming::Is(host_name()?.parse::<InstanceName>().map_err(ConfigError::HostNameIllegal)?),
+        None => Naming::Is(host_name().parse::<InstanceName>().map_err(ConfigError::HostNameIllegal)?),
     };
     let record = record(port, of)?;
     let member = MemberConfig { service, naming, record, address: of.address.clone(), leave_max };
@@ -400,7 +384,7 @@ mod tests {
         let line = ["registrar", "run", "--service", "web", "--port", "80"];
         let cli = Cli::try_parse_from(line.iter().chain(args)).map_err(|error| error.to_string())?;
         let Command::Run(options) = cli.command else { unreachable!("the line says run") };
-        Config::from_options(&options, || Ok(host.into())).map_err(|error| error.to_string())
+        Config::from_options(&options, || host.into()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -452,7 +436,7 @@ mod tests {
         let line = ["registrar", "run", "--config", path.to_str().unwrap()];
         let cli = Cli::try_parse_from(line.iter().chain(args)).map_err(|error| error.to_string())?;
         let Command::Run(options) = cli.command else { unreachable!("the line says run") };
-        Config::from_options(&options, || Ok("host".into())).map_err(|error| error.to_string())
+        Config::from_options(&options, || "host".into()).map_err(|error| error.to_string())
     }
 
     #[test]

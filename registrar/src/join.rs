@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ConfigError, MemberConfig, host_name};
+use crate::config::{ConfigError, MemberConfig};
 use crate::etcd_thread::EtcdThread;
 use crate::member::{self, AddressChoice, Naming, Status};
 use crate::members::Members;
@@ -128,7 +128,7 @@ impl Join {
     fn member(self) -> Result<MemberConfig, JoinError> {
         let naming = match self.naming {
             Some(naming) => naming,
-            None => Naming::Is(host_name()?.parse().map_err(ConfigError::HostNameIllegal)?),
+            None => Naming::Is(daemon::host::name().parse().map_err(ConfigError::HostNameIllegal)?),
         };
         let address = match self.address {
             AddressChoice::Is(address) => address,

@@ -11,14 +11,12 @@ pub mod config;
 pub mod etcd_thread;
 pub mod file;
 mod health;
-pub mod help;
 pub mod join;
 pub mod member;
 mod members;
 mod metrics;
 pub mod probe;
 mod run;
-mod service_manager;
 pub mod supervise;
 
 pub use join::{Join, Place};

@@ -1,137 +1,84 @@
-//! The binary `registrar`.
+//! The binary `registrar`: arguments, log, run, exit code. The only place that prints or exits.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use registrar::cli::{
-    Cli, Command, EXIT_CONFIG, EXIT_USAGE, LogFormat, LogOptions, ProbeOptions, RunOptions,
-};
-use registrar::command::{self, CommandError, CommandOutput};
-use registrar::config::{Config, host_name};
+use daemon::output::{CommandOutput, failed, usage};
+use daemon::{exit, help, host};
+use registrar::cli::{Cli, Command, ProbeOptions, RunOptions};
+use registrar::command::{self, CommandError};
+use registrar::config::Config;
 use registrar::supervise;
-use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::layer;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-
-/// A text for people, and the exit code.
-type Ended = (Option<String>, u8);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // With the output closed there is nobody left to tell; the exit code says it too.
-            let _ = error.print();
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            return code.into();
-        }
+        Err(error) => return usage(&error),
     };
     // One thread: a registrar is as small as its work, and a host runs many of it.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return say(&(Some(format!("error: cannot start: {error}")), 1)),
+        Err(error) => return failed(exit::FAILED, &format!("cannot start: {error}")),
     };
-    let ended = runtime.block_on(async {
+    let code = runtime.block_on(async {
         match cli.command {
             Command::Run(options) => run(&options).await,
             Command::Probe(options) => probe(&options).await,
-            Command::List(options) => told(command::list(options).await),
-            Command::Completions { shell } => help(Ok(Some(registrar::help::completions(shell)))),
-            Command::Man { command } => help(registrar::help::manual(command.as_deref())),
-            Command::Watch(options) => {
-                told(command::watch(options, |line| writeln!(io::stdout(), "{line}").is_ok()).await)
-            }
-            Command::Show(options) => told(command::show(options).await),
-            Command::Explain(options) => told(command::explain(options).await),
-            Command::Drain(options) => told(command::drain(options).await),
-            Command::Resume(options) => told(command::resume(options).await),
-            Command::Weight(options) => told(command::weight(options).await),
-            Command::Wait(options) => told(command::wait(options).await),
+            Command::Completions { shell } => help::print_completions::<Cli>(shell, "registrar"),
+            Command::Man { command } => help::print_manual::<Cli>(command.as_deref(), "registrar"),
+            Command::List(options) => print(command::list(options).await),
+            Command::Watch(options) => print(command::watch(options, print_line).await),
+            Command::Show(options) => print(command::show(options).await),
+            Command::Explain(options) => print(command::explain(options).await),
+            Command::Drain(options) => print(command::drain(options).await),
+            Command::Resume(options) => print(command::resume(options).await),
+            Command::Weight(options) => print(command::weight(options).await),
+            Command::Wait(options) => print(command::wait(options).await),
         }
     });
     // A name that is still being looked up must not hold up the end.
     runtime.shutdown_background();
-    say(&ended)
+    code
 }
 
-fn say((text, code): &Ended) -> ExitCode {
-    if let Some(text) = text {
-        // As above.
-        let _ = writeln!(io::stderr(), "{text}");
-    }
-    (*code).into()
-}
-
-async fn run(options: &RunOptions) -> Ended {
-    let failed = |error: &dyn std::fmt::Display, code| (Some(format!("error: {error}")), code);
-    let config = match Config::from_options(options, host_name) {
+async fn run(options: &RunOptions) -> ExitCode {
+    let config = match Config::from_options(options, host::name) {
         Ok(config) => config,
-        Err(error) => return failed(&error, EXIT_CONFIG),
+        Err(error) => return failed(exit::CONFIG, &error),
     };
-    if let Err(error) = log(&options.log) {
-        return failed(&error, EXIT_CONFIG);
+    if let Err(error) = options.log.start() {
+        return failed(exit::CONFIG, &error);
     }
     // Before anything is started: as process 1 there are no default actions, and an early TERM would be lost.
     let requests = match supervise::requests() {
         Ok(requests) => requests,
-        Err(error) => return failed(&format!("cannot take over the signals: {error}"), 1),
+        Err(error) => return failed(exit::FAILED, &format!("cannot take over the signals: {error}")),
     };
     match registrar::run(config, requests).await {
-        Ok(code) => (None, code),
-        Err(error) => failed(&error, error.exit_code()),
+        Ok(code) => code.into(),
+        Err(error) => failed(error.exit_code(), &error),
     }
 }
 
-fn help(page: io::Result<Option<Vec<u8>>>) -> Ended {
-    match page {
-        Ok(Some(page)) => {
-            // As above.
-            let _ = io::stdout().write_all(&page);
-            (None, 0)
-        }
-        Ok(None) => (Some("error: there is no such command; registrar --help names them".into()), EXIT_USAGE),
-        Err(error) => (Some(format!("error: {error}")), 1),
-    }
-}
-
-fn told(told: Result<CommandOutput, CommandError>) -> Ended {
-    match told {
-        Ok(told) => {
-            // As above.
-            let _ = write!(io::stdout(), "{}", told.text);
-            (None, told.code)
-        }
-        Err(error) => (Some(format!("error: {error}")), error.exit_code()),
-    }
-}
-
-async fn probe(options: &ProbeOptions) -> Ended {
+async fn probe(options: &ProbeOptions) -> ExitCode {
     let outcome = proto::health::probe(&options.addr, &options.service, options.timeout, &options.tls).await;
-    if outcome.exit_code() == 0 {
-        // As above.
-        let _ = writeln!(io::stdout(), "{outcome}");
-        return (None, 0);
+    let code = outcome.exit_code();
+    if code == 0 {
+        return CommandOutput::done(format!("{outcome}\n")).print();
     }
-    (Some(outcome.to_string()), outcome.exit_code())
+    let _ = writeln!(io::stderr(), "{outcome}");
+    code.into()
 }
 
-fn log(options: &LogOptions) -> Result<(), String> {
-    // Without regular expressions, which a host with many registrars would pay for in memory.
-    let filter: Targets = options
-        .filter
-        .parse()
-        .map_err(|error| format!("--log {:?} is not a filter: {error}", options.filter))?;
-    let terminal = io::stderr().is_terminal();
-    let default = if terminal { LogFormat::Text } else { LogFormat::Json };
-    // Who cannot be written to (a closed pipe) cannot be told so either; trying to would panic.
-    let layer = layer().with_writer(io::stderr).log_internal_errors(false);
-    let layer = match options.log_format.unwrap_or(default) {
-        LogFormat::Text => layer.with_ansi(terminal).with_filter(filter).boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
-    };
-    tracing_subscriber::registry().with(layer).init();
-    Ok(())
+fn print(output: Result<CommandOutput, CommandError>) -> ExitCode {
+    match output {
+        Ok(output) => output.print(),
+        Err(error) => failed(error.exit_code(), &error),
+    }
+}
+
+/// Returns false once the reader has gone.
+fn print_line(line: &str) -> bool {
+    writeln!(io::stdout(), "{line}").is_ok()
 }

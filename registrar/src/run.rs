@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use daemon::port::{self, Beside, ListenError, Tls, TlsError};
+use daemon::service_manager::{Message, Watchdog, notify};
 use nix::sys::signal::Signal;
 use proto::health::Statuses;
-use proto::port::{self, Beside, ListenError, Tls, TlsError};
 use registry::time::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -22,7 +23,7 @@ use crate::member::{self, Status};
 use crate::members::Members;
 use crate::metrics::{self, Sources};
 use crate::probe::{self, AppHealth};
-use crate::service_manager::{self, Pulse};
+
 use crate::supervise::life::{Action, Input, Life};
 use crate::supervise::output::{Origin, Output, OutputError};
 use crate::supervise::{self, AppLife, Children, Exit, Processes, Request, SpawnError};
@@ -95,8 +96,9 @@ pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8
     }
     let supervised = Supervised::start(config, (listener, tls), processes, children, life, parts).await?;
     origin.is(supervised.members.watches());
-    let pulse = Pulse::ready(Clock.now());
-    Ok(supervised.run(requests, pulse).await)
+    notify(&[Message::Ready]);
+    let watchdog = Watchdog::of_this_process(Clock.now());
+    Ok(supervised.run(requests, watchdog).await)
 }
 
 /// Everything that runs.
@@ -148,11 +150,13 @@ impl Supervised {
         Ok(Self { life, children, app: config.app, app_life, members, statuses, parts, shutdown })
     }
 
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut pulse: Pulse) -> u8 {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut watchdog: Watchdog) -> u8 {
         let clock = Clock;
         loop {
-            pulse.beat(clock.now());
-            let wake_at = [self.life.wake_at(), pulse.wake_at()].into_iter().flatten().min();
+            if watchdog.is_due(clock.now()) {
+                notify(&[Message::Alive]);
+            }
+            let wake_at = [self.life.wake_at(), watchdog.wake_at()].into_iter().flatten().min();
             let input = tokio::select! {
                 biased;
                 (number, exit) = self.children.ended() => Some(self.exited(number, exit)),
@@ -195,7 +199,7 @@ impl Supervised {
         match request {
             Request::Stop(signal) => {
                 tracing::info!(%signal, "asked to stop");
-                service_manager::stopping();
+                notify(&[Message::Stopping]);
                 Some(Input::Stop)
             }
             Request::Forward(signal) => {

@@ -18,7 +18,9 @@ fn record(port: u16, state: &str) -> String {
 
 /// An instance whose HAProxy check has never passed begins to leave; then its check passes, its sticky clients come, and
 /// it goes. Before the rule "DRAIN only from up and ready" HAProxy 3.2 exited with signal 11 here.
-async fn survives_instances_that_leave_before_their_first_check(algorithm: &'static str) {
+async fn survives_instances_that_leave_before_their_first_check(
+    algorithm: &'static str,
+) -> anyhow::Result<()> {
     let stack = Stack::native()
         .with_affinity()
         .with_balance(algorithm)
@@ -33,7 +35,7 @@ async fn survives_instances_that_leave_before_their_first_check(algorithm: &'sta
 
     let mut leaving = Vec::new();
     for n in 0..INSTANCES {
-        let (name, port) = (format!("late-{n}"), stack.ports().free().unwrap());
+        let (name, port) = (format!("late-{n}"), stack.ports().free()?);
         let registration = stack.put_record("web", &name, record(port, "up")).await;
         leaving.push((name, port, registration));
     }
@@ -47,7 +49,7 @@ async fn survives_instances_that_leave_before_their_first_check(algorithm: &'sta
     }
     let mut apps = Vec::new();
     for (name, port, _) in &leaving {
-        apps.push(App::launch(stack.home(), name, *port).await.unwrap());
+        apps.push(App::launch(stack.home(), name, *port).await?);
     }
     // In DRAIN and up, or in MAINT where the rule holds.
     let settled = |status: &str| status.starts_with("DRAIN") || status.starts_with("MAINT");
@@ -58,7 +60,7 @@ async fn survives_instances_that_leave_before_their_first_check(algorithm: &'sta
         .await;
     for (name, ..) in &leaving {
         for _ in 0..STICKY_REQUESTS {
-            assert_eq!(http::get_with_cookie(traffic, &format!("LBI={name}")).await.unwrap(), 200);
+            assert_eq!(http::get_with_cookie(traffic, &format!("LBI={name}")).await?, 200);
         }
     }
     for (.., registration) in leaving {
@@ -67,17 +69,18 @@ async fn survives_instances_that_leave_before_their_first_check(algorithm: &'sta
 
     stack.until(|s| s.servers("web") == ["other"]).await;
     for _ in 0..100 {
-        assert_eq!(http::get_with_cookie(traffic, "LBI=none").await.unwrap(), 200);
+        assert_eq!(http::get_with_cookie(traffic, "LBI=none").await?, 200);
     }
     assert_eq!(stack.seen().await.pid, haproxy, "it is the same HAProxy");
+    Ok(())
 }
 
 #[tokio::test]
 async fn haproxy_survives_instances_that_leave_before_their_first_check_with_leastconn() {
-    survives_instances_that_leave_before_their_first_check("leastconn").await;
+    survives_instances_that_leave_before_their_first_check("leastconn").await.unwrap();
 }
 
 #[tokio::test]
 async fn haproxy_survives_instances_that_leave_before_their_first_check_with_first() {
-    survives_instances_that_leave_before_their_first_check("first").await;
+    survives_instances_that_leave_before_their_first_check("first").await.unwrap();
 }

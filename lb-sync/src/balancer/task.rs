@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::service_manager::{Message, notify};
 use proto::health::Statuses;
 use registry::follow::Following;
 use registry::key::{Key, Prefix};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Action, Balancer, Input};
 use crate::files::FilesLink;
-use crate::notify::{self, Manager};
+use crate::notify::Manager;
 use crate::snapshot::Snapshot;
 use crate::status::{Report, StatusPublisher};
 use haproxy::{Command, Dialogue, DialogueError};
@@ -157,7 +158,7 @@ impl BalancerTask {
             };
             match event {
                 Event::Shutdown => {
-                    notify::stopping();
+                    notify(&[Message::Stopping]);
                     return self.release().await;
                 }
                 Event::Asked(asker) => {

@@ -96,11 +96,7 @@ impl Folder {
             let _ = writeln!(text, "{route} {service}");
         }
         if before != text.as_bytes() {
-            let new = self.dir.join(".routes.new");
-            let mut file = File::create(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
+            daemon::file::replace(&path, |file| file.write_all(text.as_bytes()))?;
         }
         Ok(true)
     }
@@ -145,14 +141,7 @@ impl Folder {
 
     /// Puts these in place, each as a whole; and takes what HAProxy was shown away.
     pub(super) fn place(&self, changes: &BTreeMap<&ServiceName, &str>) -> io::Result<()> {
-        let new = self.dir.join(".section.new");
-        for (service, text) in changes {
-            let mut file = File::create(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, self.section(service))?;
-        }
-        File::open(&self.dir)?.sync_all()?;
+        daemon::file::replace_all(changes.iter().map(|(service, text)| (self.section(service), *text)))?;
         self.clear_candidate()
     }
 

@@ -3,16 +3,16 @@
 //! Ids are reserved ahead, a block at a time: the file says that none at or above a mark was ever given out, and it
 //! says so before one above the last mark reaches HAProxy. Who has which id is written when there is time.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::log_once::LogOnce;
 use registry::time::Tick;
 use tokio::sync::watch;
 
-use super::news::News;
 use super::pace::Pace;
 use crate::plan::ids::{Ids, SavedIds, SavedIdsError};
 use haproxy::ServerId;
@@ -92,14 +92,14 @@ pub(super) async fn write(
     mut told: watch::Receiver<Option<Arc<SavedIds>>>,
     wrote: watch::Sender<u32>,
 ) {
-    let mut news = News::default();
+    let mut log_once = LogOnce::default();
     while told.changed().await.is_ok() {
         let Some(ids) = told.borrow_and_update().clone() else { continue };
         let (to, saving) = (dir.clone(), Arc::clone(&ids));
         let saved = tokio::task::spawn_blocking(move || save(&to, &saving)).await;
         if let Err(error) = saved.unwrap_or_else(|error| Err(io::Error::other(error))) {
             let path = dir.join(FILE);
-            news.error("ids", || {
+            log_once.error("ids", || {
                 format!(
                     "cannot write HAProxy's ids to {}: {error}\n  after a restart of both, instances may get other ids; \
                      check --state-dir",
@@ -107,7 +107,7 @@ pub(super) async fn write(
                 )
             });
         } else {
-            news.settled("ids");
+            log_once.settled("ids");
         }
         // Also after a failure: no member waits for a disk.
         wrote.send_replace(ids.reserved);
@@ -115,14 +115,7 @@ pub(super) async fn write(
 }
 
 fn save(dir: &Path, ids: &SavedIds) -> io::Result<()> {
-    let (path, new) = (dir.join(FILE), dir.join("ids.json.new"));
-    let mut file = io::BufWriter::new(File::create(&new)?);
-    serde_json::to_writer(&mut file, ids)?;
-    file.flush()?;
-    file.get_ref().sync_all()?;
-    fs::rename(&new, &path)?;
-    // The name too: an older mark that comes back would have ids given out twice.
-    File::open(dir)?.sync_all()
+    daemon::file::replace(&dir.join(FILE), |file| Ok(serde_json::to_writer(file, ids)?))
 }
 
 /// Ids that are not used.

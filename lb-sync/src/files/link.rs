@@ -8,13 +8,16 @@ use super::{Desired, WriterRequests};
 use crate::balancer::Input;
 use crate::plan::ids::SavedIds;
 
+/// To the writer of HAProxy's ids; `None` until there is something to write.
+type SaveIds = watch::Sender<Option<Arc<SavedIds>>>;
+
 /// The channels to the tasks. Without tasks it takes everything and returns nothing.
 #[derive(Debug, Default)]
 pub struct FilesLink {
     /// To and from the writer of the sections.
     pub(super) sections: Option<(watch::Sender<Arc<Desired>>, watch::Receiver<WriterRequests>)>,
     /// To and from the writer of HAProxy's ids.
-    pub(super) ids: Option<(watch::Sender<Option<Arc<SavedIds>>>, watch::Receiver<u32>)>,
+    pub(super) ids: Option<(SaveIds, watch::Receiver<u32>)>,
 }
 
 impl FilesLink {

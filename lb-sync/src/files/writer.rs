@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::log_once::LogOnce;
 use registry::name::ServiceName;
 use registry::time::{Clock, Tick};
 use tokio::sync::watch;
@@ -17,7 +18,6 @@ use super::WriterRequests;
 use super::choose::{Choice, Found, choose};
 use super::desired::{Desired, Presence};
 use super::folder::{Folder, Scan};
-use super::news::News;
 use super::reloads::{Reason, Reloads, Step};
 use super::search::Search;
 use super::template::Templates;
@@ -61,7 +61,7 @@ pub(super) struct Writer {
     reloads: Reloads,
     /// Sections that were refused are not tried before.
     shunned: BTreeMap<ServiceName, Tick>,
-    news: News,
+    log_once: LogOnce,
     done: Report,
     out: Out,
     /// The worker that was to be replaced last.
@@ -83,9 +83,9 @@ impl Writer {
         master: Option<PathBuf>,
         out: Out,
     ) -> Self {
-        let (reloads, shunned, news) = (Reloads::new(), BTreeMap::new(), News::default());
+        let (reloads, shunned, log_once) = (Reloads::new(), BTreeMap::new(), LogOnce::default());
         let (done, replaced, wake_at) = (Report::default(), None, Tick::default());
-        Self { folder, templates, verifier, master, reloads, shunned, news, done, out, replaced, wake_at }
+        Self { folder, templates, verifier, master, reloads, shunned, log_once, done, out, replaced, wake_at }
     }
 
     /// Writes what it is told, until who tells it is gone.
@@ -95,7 +95,7 @@ impl Writer {
             self.wake_at = Clock.now().plus(LOOK_EVERY);
             if desired.complete {
                 match self.round(&desired, &mut told).await {
-                    Ok(()) => self.news.settled("disk"),
+                    Ok(()) => self.log_once.settled("disk"),
                     Err(error) => self.failed(&error),
                 }
                 self.out.report.send_replace(self.done.clone());
@@ -126,7 +126,7 @@ impl Writer {
             return Ok(());
         }
         match self.reloads.step(Clock.now(), &files.missing, &files.by_hand) {
-            Step::Rest => self.news.settled("reload"),
+            Step::Rest => self.log_once.settled("reload"),
             Step::Wait(until) => self.wake_at = self.wake_at.min(until),
             Step::Blocked => self.blocked(&files.missing, &files.by_hand),
             Step::Reload { vain } => self.new_backends(&master, vain, told).await?,
@@ -174,7 +174,7 @@ impl Writer {
         }
         let (accepted, refused, base_taken) = search.outcome();
         if base_taken {
-            self.news.settled("base");
+            self.log_once.settled("base");
         } else {
             self.base_refused(whole.as_deref().unwrap_or_default());
         }
@@ -195,7 +195,7 @@ impl Writer {
         let (folder, which) = (self.folder.clone(), accepted.clone());
         blocking(move || folder.place(&only(&changes, &which))).await?;
         for service in &accepted {
-            self.news.settled(&topic(service));
+            self.log_once.settled(&topic(service));
             tracing::debug!(%service, "file written");
         }
         self.done.written += u64::try_from(accepted.len()).unwrap_or(0);

@@ -27,10 +27,17 @@ pub(super) struct ModelServer {
     pub(super) pooled: bool,
     /// HAProxy's own check fails.
     pub(super) down: bool,
-    /// Has been ready and up with a weight: since then it is safe to drain it, and to give it weight 0.
-    pub(super) was_in_tree: bool,
-    /// Somebody has changed its state or weight by hand: what crashes then is not lb-sync's doing.
-    pub(super) edited: bool,
+    pub(super) tree: Tree,
+}
+
+/// Whether a server has been in the balancing tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tree {
+    Never,
+    /// It has been ready and up with a weight: since then it is safe to drain it, and to give it weight 0.
+    Entered,
+    /// Its state or weight was changed by hand: what crashes then is not lb-sync's doing.
+    ByHand,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,8 +165,7 @@ impl Model {
             sessions: 0,
             pooled: false,
             down: options.init_down,
-            was_in_tree: false,
-            edited: false,
+            tree: Tree::Never,
         };
         self.servers.insert(id, server);
         Reply::Ok
@@ -175,14 +181,17 @@ impl ModelServer {
 
     /// The balancing tree takes a server in while it is ready and up and has a weight.
     pub(super) fn enter_tree(&mut self) {
-        self.was_in_tree |= self.admin & (MAINT | DRAIN) == 0 && !self.down && self.weight.get() > 0;
+        let takes_share = self.admin & (MAINT | DRAIN) == 0 && !self.down && self.weight.get() > 0;
+        if self.tree == Tree::Never && takes_share {
+            self.tree = Tree::Entered;
+        }
     }
 
     /// Takes persistent requests, now or once its check passes, and has never been in the balancing tree: HAProxy
     /// crashes when such a server is changed or deleted (`leastconn` and `first`, 2.6 to 3.4).
     fn crashes_haproxy(&self) -> bool {
         let persistent_only = self.admin & DRAIN != 0 || self.weight.get() == 0;
-        self.admin & MAINT == 0 && persistent_only && !self.was_in_tree && !self.edited
+        self.admin & MAINT == 0 && persistent_only && self.tree == Tree::Never
     }
 
     fn observed(&self) -> Server {

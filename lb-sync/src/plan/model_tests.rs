@@ -8,7 +8,7 @@ use registry::name::{InstanceId, InstanceName};
 use registry::record::AckState;
 use registry::time::Tick;
 
-use super::model::{Model, ModelServer};
+use super::model::{Model, ModelServer, Tree};
 use super::target::{Mode, target};
 use super::*;
 use crate::view::{Scope, View};
@@ -421,8 +421,7 @@ fn a_server_that_is_not_ours_is_never_touched() {
         sessions: 0,
         pooled: false,
         down: false,
-        was_in_tree: true,
-        edited: false,
+        tree: Tree::Entered,
     };
     world.model.servers.insert(id("web/static"), server.clone());
     world.put("web/static", &up(3000));
@@ -576,8 +575,7 @@ impl World {
                 if let Some(server) = nth(&self.model, at).and_then(|id| self.model.servers.get_mut(&id)) {
                     server.admin = admin;
                     server.weight = ServerWeight::try_from(weight).unwrap();
-                    server.edited = true;
-                    server.enter_tree();
+                    server.tree = Tree::ByHand;
                 }
             }
             Happens::HaproxyRestarts => {

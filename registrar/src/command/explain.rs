@@ -34,7 +34,7 @@ pub async fn explain(options: ExplainOptions) -> Result<CommandOutput, CommandEr
     let one = registry.instances.values().get(id);
     let code = if one.is_some() { 0 } else { FAILED };
     if options.look.output == Output::Json {
-        let told = CommandOutput::json(&as_json(&registry, id, one, &sides));
+        let told = CommandOutput::json(&as_json(&registry, id, one, &sides), 0);
         return Ok(CommandOutput { code, ..told });
     }
     let mut text = format!("{}\n", verdict(&registry, id, one, &sides));

@@ -1,11 +1,11 @@
 //! `registrar list`: who is registered, and what the balancers make of it.
 
+use daemon::table::table;
 use registry::name::InstanceId;
 use registry::record::{AckState, InstanceState, OverrideMode, OverrideRecord};
 use serde_json::{Value, json};
 
 use super::read::{Registered, Registry};
-use super::table::table;
 use super::{CommandError, CommandOutput, ListOptions, Output};
 
 /// Exit code 0, also where nobody is registered.
@@ -15,7 +15,7 @@ pub async fn list(options: ListOptions) -> Result<CommandOutput, CommandError> {
     let some: Vec<_> = registry.instances.values().iter().filter(|(id, _)| wanted(id)).collect();
     Ok(match options.look.output {
         Output::Json => {
-            CommandOutput::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect())
+            CommandOutput::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect(), 0)
         }
         Output::Text => CommandOutput::done(text(&registry, &some)),
     })

@@ -16,7 +16,7 @@ pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
         return Ok(CommandOutput { text: format!("{id} is not registered{kept}\n"), code: FAILED });
     };
     if options.look.output == Output::Json {
-        return Ok(CommandOutput::json(&value(&registry, id, one)));
+        return Ok(CommandOutput::json(&value(&registry, id, one), 0));
     }
     let (record, mut text) = (&one.record, String::new());
     let mut line = |name: &str, value: String| {

@@ -116,6 +116,7 @@ fn changed<K: Ord + Clone>(
     concerned.iter().filter(|one| differs(one)).map(|(key, _)| news(key, store.values().get(key))).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a store reads values by such a function")]
 fn record_text(entry: &Entry) -> Option<String> {
     Some(match parse::<InstanceRecord>(&entry.value) {
         Ok(record) => {

@@ -82,7 +82,7 @@ enum State {
     /// The record is to say `up` or `down`.
     Member { at: SocketAddr, up: bool },
     /// The record is to say `draining`; at `deadline` nobody is waited for any more.
-    Draining { at: SocketAddr, deadline: Tick, view: Option<View>, told: Option<BTreeSet<BalancerName>> },
+    Draining { at: SocketAddr, deadline: Tick, view: Option<Box<View>>, told: Option<BTreeSet<BalancerName>> },
     /// It has left. The record stands until the lease is revoked.
     Left,
     /// A newer registrar has the name. There is no way back: the two would fight.
@@ -252,7 +252,7 @@ impl Machine {
         match &mut self.state {
             State::Member { .. } if newly_settled => actions.push(Action::Report(Report::Registered)),
             State::Draining { view: view @ None, .. } if newly_settled => {
-                *view = self.identity.clone().map(View::new);
+                *view = self.identity.clone().map(|identity| Box::new(View::new(identity)));
                 actions.push(Action::FollowBalancers);
             }
             _ => {}
@@ -346,7 +346,7 @@ impl Machine {
     fn woke(&mut self, now: Tick) -> Vec<Action> {
         match &self.state {
             State::Draining { deadline, view, .. } if now >= *deadline => {
-                let awaited = view.as_ref().and_then(View::awaited);
+                let awaited = view.as_ref().and_then(|view| view.awaited());
                 self.state = State::Left;
                 vec![Action::Report(Report::TimedOut(awaited))]
             }

@@ -204,17 +204,17 @@ fn certificates(dir: &std::path::Path) {
 async fn over_tls_the_certificate_counts_only_where_there_is_a_ca() {
     let dir = tempfile::tempdir().unwrap();
     certificates(dir.path());
-    let tls = proto::port::PortTlsOptions {
+    let tls = daemon::port::PortTlsOptions {
         listen_cert: Some(dir.path().join("app.pem")),
         listen_key: Some(dir.path().join("app.key")),
         listen_client_ca: None,
     };
-    let listener = proto::port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = daemon::port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let well = [(String::new(), proto::health::Status::from(true))];
     let (_tell, served) = watch::channel(std::sync::Arc::new(std::collections::BTreeMap::from(well)));
-    let beside = proto::port::Beside { tls: tls.checked().unwrap(), ..proto::port::Beside::default() };
-    tokio::spawn(proto::port::serve(listener, served, beside, tokio_util::sync::CancellationToken::new()));
+    let beside = daemon::port::Beside { tls: tls.checked().unwrap(), ..daemon::port::Beside::default() };
+    tokio::spawn(daemon::port::serve(listener, served, beside, tokio_util::sync::CancellationToken::new()));
 
     let checked = async |check: &str, ca: Option<&str>| {
         let ca = ca.map(|name| dir.path().join(name));
@@ -236,15 +236,15 @@ async fn over_tls_the_certificate_counts_only_where_there_is_a_ca() {
 
 #[tokio::test]
 async fn grpc_health_passes_only_where_it_says_serving() {
-    let listener = proto::port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = daemon::port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let named = [("", true), ("app.v1.App", true), ("other", false)];
     let statuses = named.map(|(name, serving)| (name.to_owned(), proto::health::Status::from(serving)));
     let (_tell, served) = watch::channel(std::sync::Arc::new(std::collections::BTreeMap::from(statuses)));
-    tokio::spawn(proto::port::serve(
+    tokio::spawn(daemon::port::serve(
         listener,
         served,
-        proto::port::Beside::default(),
+        daemon::port::Beside::default(),
         tokio_util::sync::CancellationToken::new(),
     ));
     for check in ["grpc", "grpc:app.v1.App"] {

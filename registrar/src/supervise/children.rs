@@ -74,7 +74,7 @@ impl Children {
         let Some(config) = self.configs.get(number) else { return Ok(()) };
         let mut command = Command::new(&config.program);
         command.args(&config.args).envs(config.env.iter().map(|(name, value)| (name, value)));
-        crate::service_manager::keep_from(&mut command);
+        daemon::service_manager::hide_from(&mut command);
         let program = || config.program.to_string_lossy().into_owned();
         self.output
             .attach(&mut command, &config.name)

@@ -16,6 +16,25 @@ fn registrar(args: &[&str]) -> (Option<i32>, String) {
     (status.code(), String::from_utf8(stderr).unwrap())
 }
 
+#[test]
+fn a_malformed_log_filter_is_78_and_says_what_to_write() {
+    let bad = Command::new(REGISTRAR)
+        .args([
+            "run",
+            "--service=web",
+            "--instance=web-1",
+            "--port=1",
+            "--check=none",
+            "--listen=127.0.0.1:0",
+        ])
+        .env("LEASEHOLD_LOG", "info,registry=loud")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(bad.stderr).unwrap();
+    assert_eq!(bad.status.code(), Some(78), "{said}");
+    assert!(said.contains("LEASEHOLD_LOG") && said.contains("registry=loud"), "{said}");
+}
+
 /// `registrar run` for `web` without an etcd, with `args`, to its end.
 fn run(args: &[&str]) -> (Option<i32>, String) {
     let etcd = free_url();
@@ -53,7 +72,7 @@ fn options_that_cannot_be_used_are_78() {
         (&["--ttl=1s"][..], "--ttl is 1s"),
         (&["--etcd-endpoints=etcd:2379"], "write http://HOST:PORT"),
         (&["--etcd-cacert=/no/such/file"], "https"),
-        (&["--log=a=b=c"], "is not a filter"),
+        (&["--log=a=b=c"], "is no filter"),
     ] {
         let mut args = vec!["run", "--service=web", "--instance=web-1", "--port=1"];
         args.extend(bad);

@@ -80,6 +80,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts with a list at once.
+    #[must_use]
     pub fn new(now: Tick, seed: u64) -> Self {
         Self {
             state: State::Pausing { until: now, relist: true },
@@ -90,6 +91,7 @@ impl Machine {
     }
 
     /// When [`Input::Woke`] is due.
+    #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
         match self.state {
             State::Pausing { until, .. } => Some(until),

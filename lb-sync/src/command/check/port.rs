@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use daemon::port::{self, PortTlsOptions};
 use proto::health::{ProbeOutcome, ProbeTlsOptions, probe};
-use proto::port::{self, PortTlsOptions};
 
 use super::finding::Finding;
 

@@ -15,7 +15,7 @@ use haproxy::master::ReloadError;
 impl Writer {
     pub(super) fn failed(&mut self, error: &io::Error) {
         let dir = self.folder.path().display();
-        self.news.error("disk", || {
+        self.log_once.error("disk", || {
             format!("cannot keep the files in {dir}: {error}\n  HAProxy would start on those before; see docs/files.md")
         });
         self.wake_by(AGAIN_AFTER);
@@ -23,7 +23,7 @@ impl Writer {
 
     pub(super) fn base_refused(&mut self, said: &str) {
         self.done.refused += 1;
-        self.news.error("base", || {
+        self.log_once.error("base", || {
             format!(
                 "HAProxy takes neither your own files as they are nor what was to be written; nothing was: {said}\n  HAProxy \
                  would not start: mend them, and check --conf-base"
@@ -34,10 +34,10 @@ impl Writer {
 
     pub(super) fn routes_are_ours(&mut self, ours: bool) {
         if ours {
-            return self.news.settled("routes");
+            return self.log_once.settled("routes");
         }
         let file = self.folder.routes_map();
-        self.news.warn("routes", || {
+        self.log_once.warn("routes", || {
             format!("{} was not written by lb-sync and is left alone: a restarted HAProxy knows no routes before lb-sync has added them\n  empty it to hand it over", file.display())
         });
     }
@@ -45,7 +45,7 @@ impl Writer {
     pub(super) fn refused(&mut self, service: &ServiceName, said: &str) {
         self.done.refused += 1;
         let file = self.folder.section(service);
-        self.news.error(&topic(service), || {
+        self.log_once.error(&topic(service), || {
             format!(
                 "HAProxy refuses the section of {service}, and {} stays as it was: {said}\n  mend its template; tried again by itself",
                 file.display()
@@ -60,7 +60,7 @@ impl Writer {
         for (service, found) in &scan.sections {
             if *found == Found::Theirs {
                 let file = self.folder.section(service);
-                self.news.warn(&topic(service), || {
+                self.log_once.warn(&topic(service), || {
                     format!("{} was not written by lb-sync and is left alone\n  empty it to hand the section over", file.display())
                 });
             }
@@ -68,13 +68,13 @@ impl Writer {
         for (service, error) in failed {
             self.done.refused += 1;
             let file = self.folder.section(service);
-            self.news.error(&topic(service), || {
+            self.log_once.error(&topic(service), || {
                 format!("no section for {service}, and {} stays as it was: {error}", file.display())
             });
         }
         if choice.too_many > 0 {
             let (rest, kept) = (choice.too_many, choice.render.len());
-            self.news.error("room", || {
+            self.log_once.error("room", || {
                 format!("{rest} services get no section: {kept} are kept already\n  remove files of services that are no more")
             });
         }
@@ -86,11 +86,11 @@ impl Writer {
             Ok(()) => {
                 *self.done.reloads.entry(reason).or_default() += 1;
                 tracing::info!(services, reason = reason.text(), "HAProxy reloaded");
-                self.news.settled("reload");
+                self.log_once.settled("reload");
             }
             Err(error) => {
                 self.done.reloads_failed += 1;
-                self.news.error("reload", || format!("{services} cannot be brought in: {error}"));
+                self.log_once.error("reload", || format!("{services} cannot be brought in: {error}"));
             }
         }
     }
@@ -98,7 +98,7 @@ impl Writer {
     /// A reload that worked and did not bring them in.
     pub(super) fn in_vain(&mut self, missing: &Services) {
         let (services, dir) = (list(missing), self.folder.path().display());
-        self.news.error("vain", || {
+        self.log_once.error("vain", || {
             format!(
                 "HAProxy was reloaded and has no backend for {services} still; tried again, ever more seldom\n  is it started \
                  with `-f {dir}`?"
@@ -108,10 +108,10 @@ impl Writer {
 
     pub(super) fn without_master(&mut self, missing: &Services) {
         if missing.is_empty() {
-            return self.news.settled("reload");
+            return self.log_once.settled("reload");
         }
         let (services, dir) = (list(missing), self.folder.path().display());
-        self.news.warn("reload", || {
+        self.log_once.warn("reload", || {
             format!(
                 "HAProxy has no backend for {services}; the sections are in {dir}\n  reload HAProxy to bring them in, or have lb-sync do it: --master-socket"
             )
@@ -120,7 +120,7 @@ impl Writer {
 
     pub(super) fn blocked(&mut self, missing: &Services, by_hand: &Services) {
         let (services, theirs) = (list(missing), list(by_hand));
-        self.news.warn("reload", || {
+        self.log_once.warn("reload", || {
             format!(
                 "HAProxy has no backend for {services}, and is not reloaded: {theirs}, written by hand, would be without \
                  servers for a moment\n  hand those sections over (docs/files.md), or reload HAProxy when that does not matter"

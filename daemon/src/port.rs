@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
-use crate::FILE_DESCRIPTOR_SET;
-use crate::health::{self, Status, Statuses};
 use listener::Bounded;
+use proto::FILE_DESCRIPTOR_SET;
+use proto::health::{self, Status, Statuses};
 use tls::Secure;
 pub use tls::{PortTlsOptions, Tls, TlsError};
 
