@@ -2,12 +2,11 @@
 //!
 //! [`exit`] has the exit codes, [`output`] what a command prints, [`help`] completions and manual pages, [`log`] the log.
 //! [`service_manager`] speaks with systemd, [`port`] serves health, reflection and pages with TLS. [`file`] replaces a file
-//! whole or not at all, [`log_once`] logs a condition once, [`table`] lays out rows, [`host`] knows the host's name.
+//! whole or not at all, [`log_once`] logs a condition once, [`table`] lays out rows.
 
 pub mod exit;
 pub mod file;
 pub mod help;
-pub mod host;
 pub mod log;
 pub mod log_once;
 pub mod output;

@@ -266,6 +266,12 @@ impl Balancer {
         waits.into_iter().flatten().min()
     }
 
+    /// Whether nothing is being carried out, or read back: what is reported then is what HAProxy has.
+    #[must_use]
+    pub fn is_between_rounds(&self) -> bool {
+        matches!(self.activity, Activity::None)
+    }
+
     /// How everything stands.
     #[must_use]
     pub fn report(&self, now: Tick, generation: u64) -> Report {

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use daemon::output::{CommandOutput, failed, usage};
-use daemon::{exit, help, host};
+use daemon::{exit, help};
 use lb_sync::cli::{Cli, ProbeOptions, RunOptions, Verb};
 use lb_sync::command::{self, CommandError};
 use lb_sync::run::{RunConfig, RunError, run};
+use registry::host;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -12,11 +12,13 @@ use registry::session::{EtcdConfig, OptionsError};
 
 use crate::cli::{NamingOption, RunOptions, ServiceOptions};
 use crate::file::{File, FileError, SideStart, SideTable};
-use crate::member::{AddressChoice, DIGITS_MAX, Naming};
 use crate::probe::{Check, CheckTls, CheckTlsError, Expected, ProbeConfig};
 use crate::supervise::ProgramConfig;
 use crate::supervise::output::{Form, OutputConfig};
 use crate::supervise::program::{Policy, Restart};
+use leasehold::member::MemberConfig;
+use leasehold::member::claim::DIGITS_MAX;
+use leasehold::{AddressChoice, Naming};
 
 /// Bounds of a check's interval and timeout. Below, the checks are the load.
 const CHECK_TIME_MIN: Duration = Duration::from_millis(10);
@@ -61,21 +63,6 @@ pub struct ServiceConfig {
     pub member: MemberConfig,
     /// How its health is found out.
     pub probe: ProbeConfig,
-}
-
-/// One instance's membership.
-#[derive(Clone, Debug)]
-pub struct MemberConfig {
-    /// Its service.
-    pub service: ServiceName,
-    /// What it is called within it.
-    pub naming: Naming,
-    /// Its record but for what is known only later: the address, the state, the owner, the time.
-    pub record: InstanceRecord,
-    /// How its address is found.
-    pub address: AddressChoice,
-    /// Longest wait for balancers when leaving.
-    pub leave_max: Duration,
 }
 
 /// Options that can be read but not used.

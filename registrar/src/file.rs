@@ -13,9 +13,9 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use crate::cli::{NamingOption, ServiceOptions, duration};
-use crate::member::AddressChoice;
 use crate::probe::{BodyText, Check, Header, Statuses};
 use crate::supervise::program::Restart;
+use leasehold::member::AddressChoice;
 
 /// Longest file, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proto::health::{Status as Health, Statuses};
 use registry::name::ServiceName;
 
-use crate::member::Status;
+use leasehold::member::Status;
 
 /// The health of everything that has a name: `""`, should we get traffic, for every service; `registry`, are we
 /// registered; and each service, do the app's checks pass. `running`: we are not on our way out.

@@ -1,23 +1,17 @@
 //! Holds an app's place in the registry: a leased key that stands while the app is healthy, and leaves before it stops.
 //!
 //! Top down: [`cli`] and [`file`] say what is asked for, [`config`] what that comes to, [`run`] wires it up. [`probe`] finds out whether the app
-//! is healthy, [`member`] turns that into the instance's record, [`supervise`] starts, watches and stops the app,
-//! `health` and `metrics` say what to answer who asks, [`command`] holds the operator's commands. Decisions are pure machines (`probe::health`, `member::machine`, `member::leave`,
-//! `supervise::life`); the tasks around them only select, step and perform.
+//! is healthy, the crate `leasehold` turns that into the instance's record, [`supervise`] starts, watches and stops the app,
+//! `health` and `metrics` say what to answer who asks, [`command`] holds the operator's commands. Decisions are pure machines (`probe::health`, //! `supervise::life`); the tasks around them only select, step and perform.
 
 pub mod cli;
 pub mod command;
 pub mod config;
-pub mod etcd_thread;
 pub mod file;
 mod health;
-pub mod join;
-pub mod member;
-mod members;
 mod metrics;
 pub mod probe;
 mod run;
 pub mod supervise;
 
-pub use join::{Join, Place};
 pub use run::{RunError, run};

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use daemon::output::{CommandOutput, failed, usage};
-use daemon::{exit, help, host};
+use daemon::{exit, help};
 use registrar::cli::{Cli, Command, ProbeOptions, RunOptions};
 use registrar::command::{self, CommandError};
 use registrar::config::Config;
 use registrar::supervise;
+use registry::host;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -13,8 +13,8 @@ use registry::lease::{LeaseMetrics, LeaseStatus};
 use registry::name::ServiceName;
 use tokio::sync::watch;
 
-use crate::member::Status;
 use crate::supervise::Restarts;
+use leasehold::member::Status;
 
 /// What the metrics are drawn from.
 #[derive(Clone, Debug)]

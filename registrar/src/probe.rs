@@ -13,7 +13,6 @@ mod task;
 mod tcp;
 mod tls;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use check::{Check, CheckError};
@@ -41,18 +40,4 @@ pub struct ProbeConfig {
     pub rise: u32,
     /// Failures in a row that make it unhealthy.
     pub fall: u32,
-}
-
-/// What is known of the app.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum AppHealth {
-    /// Not healthy yet; nothing has been decided.
-    #[default]
-    Starting,
-    /// Not healthy yet, after several checks; why.
-    NotYet(String),
-    /// Healthy, and listening there.
-    Up(SocketAddr),
-    /// It was healthy and is not any more; why.
-    Down(String),
 }

@@ -17,12 +17,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ServiceConfig};
-use crate::etcd_thread::EtcdThread;
 use crate::health;
-use crate::member::{self, Status};
-use crate::members::Members;
 use crate::metrics::{self, Sources};
-use crate::probe::{self, AppHealth};
+use crate::probe;
+use leasehold::AppHealth;
+use leasehold::etcd_thread::EtcdThread;
+use leasehold::member::{self, Status};
+use leasehold::members::Members;
 
 use crate::supervise::life::{Action, Input, Life};
 use crate::supervise::output::{Origin, Output, OutputError};

@@ -3,12 +3,12 @@
 mod ack;
 mod balancer;
 mod instance;
-mod order;
+mod overrides;
 
 pub use ack::{AckRecord, AckState};
 pub use balancer::BalancerRecord;
 pub use instance::{DrainTimes, InstanceRecord, InstanceState, Weight, WeightError};
-pub use order::{OverrideMode, OverrideRecord};
+pub use overrides::{OverrideMode, OverrideRecord};
 
 use serde::de::DeserializeOwned;
 

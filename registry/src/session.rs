@@ -214,4 +214,5 @@ pub(crate) async fn within<T>(
 }
 
 #[cfg(test)]
+#[cfg(feature = "cli")]
 mod tests;

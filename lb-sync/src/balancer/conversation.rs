@@ -99,7 +99,7 @@ impl Balancer {
 
     /// Nothing is planned that is not carried out and read back.
     pub(super) fn is_at_rest(&self) -> bool {
-        matches!(self.activity, Activity::None) && self.pending.is_empty() && self.replan.is_empty()
+        self.is_between_rounds() && self.pending.is_empty() && self.replan.is_empty()
     }
 
     /// A session stands: whatever is there is new.

@@ -153,7 +153,8 @@ impl BalancerTask {
                 event = overrides.recv() => input(event, Input::Overrides),
                 Some(Ok(alive)) = self.lease_checks.join_next() => Event::Input(Input::LeasesAlive(alive)),
                 happened = self.outputs.files.next() => Event::Input(happened),
-                asker = self.outputs.status.asked() => Event::Asked(asker),
+                // Half of a round is not what HAProxy has: the question waits for the end of it.
+                asker = self.outputs.status.asked(), if self.balancer.is_between_rounds() => Event::Asked(asker),
                 () = Clock.until(wake_at) => Event::Input(Input::Woke),
             };
             match event {

@@ -10,8 +10,8 @@ use registry::name::{InstanceName, NameError};
 use registry::record::Weight;
 
 use super::duration;
-use crate::member::AddressChoice;
 use crate::probe::{BodyText, Check, Header, Statuses};
+use leasehold::member::AddressChoice;
 
 /// What an instance is to be called: as `--instance` says it.
 #[derive(Clone, Debug, PartialEq, Eq)]

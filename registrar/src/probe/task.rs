@@ -8,8 +8,9 @@ use registry::time::{Clock, Tick};
 use tokio::sync::watch;
 
 use super::health::{Health, Verdict};
-use super::{AppHealth, Check, ProbeConfig, exec, grpc, http, tcp};
+use super::{Check, ProbeConfig, exec, grpc, http, tcp};
 use crate::supervise::{AppLife, Processes};
+use leasehold::AppHealth;
 
 /// What a watch works with.
 struct Watch {

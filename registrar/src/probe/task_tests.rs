@@ -6,8 +6,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::probe::{AppHealth, CheckTls, Expected};
+use crate::probe::{CheckTls, Expected};
 use crate::supervise::{AppLife, Exit};
+use leasehold::AppHealth;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);

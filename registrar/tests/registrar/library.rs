@@ -4,10 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use leasehold::{Naming, Registration, RegistrationBuilder};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use registrar::member::Naming;
-use registrar::{Join, Place};
 use serde_json::json;
 
 use crate::PATIENCE;
@@ -17,8 +16,8 @@ use crate::until;
 
 const KEY: &str = "instances/web/web-1";
 
-fn join(endpoint: &str) -> Join {
-    let mut join = Join::new("web".parse().unwrap(), 3_000.try_into().unwrap());
+fn join(endpoint: &str) -> RegistrationBuilder {
+    let mut join = RegistrationBuilder::new("web".parse().unwrap(), 3_000.try_into().unwrap());
     join.naming = Some(Naming::Is("web-1".parse().unwrap()));
     join.etcd.etcd_endpoints = vec![endpoint.into()];
     join.ttl = Duration::from_secs(2);
@@ -29,7 +28,7 @@ async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it ends in time")
 }
 
-async fn registered(endpoint: &str) -> Place {
+async fn registered(endpoint: &str) -> Registration {
     let mut place = join(endpoint).start().unwrap();
     in_time(place.registered()).await;
     place
@@ -42,9 +41,9 @@ async fn a_place_stands_while_the_app_is_well_and_is_left_in_order() {
     let place = registered(&etcd.endpoint).await;
     let owner = etcd.record(KEY).unwrap()["owner"].clone();
     assert!(place.status().wants_traffic);
-    place.ill("out of memory");
+    place.set_unhealthy("out of memory");
     etcd.until_state(KEY, "down");
-    place.healthy();
+    place.set_healthy();
     etcd.until_state(KEY, "up");
 
     let leaving = tokio::spawn(place.leave());

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use etcd_client::{Certificate, Identity, TlsOptions};
 
 use crate::key::Prefix;
@@ -16,34 +15,53 @@ const FILE_LEN_MAX: u64 = 1024 * 1024;
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// How to reach etcd.
-#[derive(Args, Clone, Debug)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[derive(Clone, Debug)]
 pub struct EtcdOptions {
     /// etcd's client URLs, comma-separated; one is used at a time, the next when it fails.
-    #[arg(
-        long,
-        env = "LEASEHOLD_ETCD_ENDPOINTS",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:2379",
-        value_name = "URL"
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            env = "LEASEHOLD_ETCD_ENDPOINTS",
+            value_delimiter = ',',
+            default_value = "http://127.0.0.1:2379",
+            value_name = "URL"
+        )
     )]
     pub etcd_endpoints: Vec<String>,
     /// CA certificates (PEM) that etcd's certificate is checked against.
-    #[arg(long, env = "LEASEHOLD_ETCD_CACERT", value_name = "FILE")]
+    #[cfg_attr(feature = "cli", arg(long, env = "LEASEHOLD_ETCD_CACERT", value_name = "FILE"))]
     pub etcd_cacert: Option<PathBuf>,
     /// Our certificate (PEM), where etcd asks for one.
-    #[arg(long, env = "LEASEHOLD_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, env = "LEASEHOLD_ETCD_CERT", value_name = "FILE", requires = "etcd_key")
+    )]
     pub etcd_cert: Option<PathBuf>,
     /// The key of our certificate (PEM).
-    #[arg(long, env = "LEASEHOLD_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, env = "LEASEHOLD_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")
+    )]
     pub etcd_key: Option<PathBuf>,
     /// User to log in to etcd as.
-    #[arg(long, env = "LEASEHOLD_ETCD_USER", value_name = "NAME", requires = "etcd_password_file")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, env = "LEASEHOLD_ETCD_USER", value_name = "NAME", requires = "etcd_password_file")
+    )]
     pub etcd_user: Option<String>,
     /// File with that user's password; a trailing newline is dropped.
-    #[arg(long, env = "LEASEHOLD_ETCD_PASSWORD_FILE", value_name = "FILE", requires = "etcd_user")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, env = "LEASEHOLD_ETCD_PASSWORD_FILE", value_name = "FILE", requires = "etcd_user")
+    )]
     pub etcd_password_file: Option<PathBuf>,
     /// Where the registry stands in etcd.
-    #[arg(long, env = "LEASEHOLD_PREFIX", default_value = "/leasehold/v1", value_name = "PREFIX")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, env = "LEASEHOLD_PREFIX", default_value = "/leasehold/v1", value_name = "PREFIX")
+    )]
     pub prefix: Prefix,
 }
 
@@ -176,6 +194,7 @@ fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, OptionsError> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "cli")]
 mod tests {
     use clap::Parser;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use registry::key::Key;
 use registry::name::{InstanceId, ServiceName};
+use registry::preflight::{self, Member, Written};
 use registry::record::{BalancerRecord, to_value};
 use registry::session::{EtcdError, EtcdOptions, Session};
-use registry::trial::{self, Member, Written};
 
 use super::super::{read, words};
 use super::finding::Finding;
@@ -30,7 +30,7 @@ pub(super) async fn endpoints(options: &EtcdOptions, config: &RunConfig) -> Vec<
                 continue;
             }
         };
-        match trial::reach(&session).await {
+        match preflight::reach(&session).await {
             Ok(member) => {
                 findings.push(Finding::ok(&*check, of_member(&member, options.etcd_user.as_deref())));
                 findings.push(rights(&check, &session, config).await);
@@ -82,13 +82,13 @@ async fn rights(check: &str, session: &Session, config: &RunConfig) -> Finding {
 /// Reads and writes as `run` does. What is written says that this balancer serves nothing, so that nobody waits for it.
 async fn try_rights(session: &Session, config: &RunConfig) -> Result<String, EtcdError> {
     let prefix = &config.pass.prefix;
-    trial::read(session, &prefix.instances()).await?;
-    trial::read(session, &prefix.overrides()).await?;
+    preflight::read(session, &prefix.instances()).await?;
+    preflight::read(session, &prefix.overrides()).await?;
     let presence = Key::Balancer(config.balancer.clone());
     let written =
-        trial::write(session, &prefix.text(&presence), to_value(&BalancerRecord::default())).await?;
+        preflight::write(session, &prefix.text(&presence), to_value(&BalancerRecord::default())).await?;
     if let Ok(id) = ANY.parse::<InstanceId>() {
-        trial::may_write(session, &prefix.text(&Key::Ack(id, config.balancer.clone()))).await?;
+        preflight::may_write(session, &prefix.text(&Key::Ack(id, config.balancer.clone()))).await?;
     }
     let written = match written {
         Written::AndRevoked => "",

@@ -4,7 +4,7 @@
 //! reached, `task` performs.
 
 mod address;
-mod claim;
+pub mod claim;
 pub mod leave;
 pub mod machine;
 mod report;
@@ -12,12 +12,14 @@ mod task;
 
 pub use address::{AddressChoice, AddressError, find};
 pub use claim::Claim;
-pub(crate) use claim::DIGITS_MAX;
 pub use report::Report;
 pub use task::{Member, SharedLease};
 
+use std::time::Duration;
+
 use registry::key::{Key, Prefix};
 use registry::name::{InstanceId, InstanceName, ServiceName};
+use registry::record::InstanceRecord;
 
 /// What an instance is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub enum Naming {
 
 /// Who wants to be a member.
 #[derive(Clone, Debug)]
-pub struct Applicant {
+pub struct Registrant {
     /// Of this service.
     pub service: ServiceName,
     /// Under this name.
@@ -41,7 +43,7 @@ pub struct Applicant {
     pub prefix: Prefix,
 }
 
-impl Applicant {
+impl Registrant {
     /// Who it is under `name`.
     #[must_use]
     pub fn named(&self, name: InstanceName) -> Identity {
@@ -67,6 +69,21 @@ impl Identity {
     pub fn key(&self) -> String {
         self.prefix.text(&Key::Instance(self.id.clone()))
     }
+}
+
+/// One instance's membership.
+#[derive(Clone, Debug)]
+pub struct MemberConfig {
+    /// Its service.
+    pub service: ServiceName,
+    /// What it is called within it.
+    pub naming: Naming,
+    /// Its record but for what is known only later: the address, the state, the owner, the time.
+    pub record: InstanceRecord,
+    /// How its address is found.
+    pub address: AddressChoice,
+    /// Longest wait for balancers when leaving.
+    pub leave_max: Duration,
 }
 
 /// How a member is.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use registry::backoff::Backoff;
-use registry::route::local_address_towards;
+use registry::local_addr::local_address_towards;
 use registry::time::Clock;
 
 /// Waits between attempts: the network, or etcd's name, may come up after us.

@@ -14,18 +14,17 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::{Action, Input, Machine, Standing};
-use super::{Applicant, Claim, Report, Status, claim};
-use crate::config::MemberConfig;
+use super::machine::{Action, Input, Machine, RecordStatus};
+use super::{Claim, MemberConfig, Registrant, Report, Status, claim};
 use crate::etcd_thread::EtcdThread;
-use crate::probe::AppHealth;
+use crate::health::AppHealth;
 
 /// The process's one lease: every member's record stands under it.
 pub type SharedLease = Arc<Mutex<LeaseHandle>>;
 
 /// One instance's membership, and all it needs.
 pub struct Member {
-    applicant: Applicant,
+    registrant: Registrant,
     record: InstanceRecord,
     session: Session,
     etcd: EtcdThread,
@@ -51,17 +50,17 @@ impl Member {
     /// A member that is not registered yet. It leaves when `asked_to_leave` is cancelled.
     pub async fn new(
         config: MemberConfig,
-        applicant: Applicant,
+        registrant: Registrant,
         (session, etcd): (Session, EtcdThread),
         lease: SharedLease,
         health: watch::Receiver<AppHealth>,
         asked_to_leave: CancellationToken,
     ) -> (Self, watch::Receiver<Status>) {
-        let machine = Machine::new(applicant.clone(), config.leave_max);
+        let machine = Machine::new(registrant.clone(), config.leave_max);
         let (publish, status) = watch::channel(machine.status());
         let standing = lease.lock().await.status();
         let member = Self {
-            applicant,
+            registrant,
             record: config.record,
             session,
             etcd,
@@ -127,7 +126,7 @@ impl Member {
         let standing = self.standing.borrow_and_update();
         // What was said before our last command was taken in is about another name, or an earlier claim of it.
         let current = self.seq > 0 && standing.seq >= self.seq;
-        Input::Standing(Standing {
+        Input::RecordStatus(RecordStatus {
             held: standing.lease.is_some(),
             settled: current && standing.settled,
             superseded: current && key.is_some_and(|key| standing.superseded.contains(&key)),
@@ -144,7 +143,7 @@ impl Member {
             Action::FollowBalancers => {
                 let acks = self.machine.identity().map(|identity| identity.prefix.acks_of(&identity.id));
                 self.acks = acks.map(|acks| self.follow(acks));
-                self.presence = Some(self.follow(self.applicant.prefix.balancers()));
+                self.presence = Some(self.follow(self.registrant.prefix.balancers()));
             }
             Action::Report(report) => self.report(&report),
         }
@@ -152,7 +151,7 @@ impl Member {
 
     async fn put(&mut self, at: std::net::SocketAddr, state: InstanceState, expected: Option<i64>) {
         let Some(key) = self.machine.identity().map(super::Identity::key) else { return };
-        let owner = self.applicant.owner.clone();
+        let owner = self.registrant.owner.clone();
         let fence = match expected {
             Some(expected) => Fence::Claim { owner, expected },
             None => Fence::Owner(owner),
@@ -164,7 +163,7 @@ impl Member {
     /// On etcd's thread, like all that speaks with it; what is under way already is given up.
     fn claim(&mut self, at: std::net::SocketAddr, returns: bool) {
         self.own = None;
-        let Applicant { service, prefix, .. } = self.applicant.clone();
+        let Registrant { service, prefix, .. } = self.registrant.clone();
         let look = claim::look(self.session.clone(), prefix, service, at, returns, fastrand::u64(..));
         let look = self.etcd.spawn(look);
         // The thread ends with the process only.
@@ -180,7 +179,7 @@ impl Member {
         let mut record = self.record.clone();
         record.address = at.ip();
         record.state = state;
-        record.owner = Some(self.applicant.owner.clone());
+        record.owner = Some(self.registrant.owner.clone());
         let written_at = humantime::format_rfc3339_micros(Clock.time_of_day());
         record.registered_at = Some(written_at.to_string());
         to_value(&record)
@@ -193,7 +192,7 @@ impl Member {
     }
 
     fn report(&self, report: &Report) {
-        let service = self.applicant.service.as_str();
+        let service = self.registrant.service.as_str();
         let status = self.machine.status();
         let instance = status.name.as_ref().map_or("-", InstanceName::as_str);
         // The level of an event is fixed where it is written.

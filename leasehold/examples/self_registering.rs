@@ -1,7 +1,7 @@
 //! An app that registers itself. Start an etcd, then:
 //!
 //! ```sh
-//! cargo run -p registrar --example self_registering -- 3000
+//! cargo run -p leasehold --example self_registering -- 3000
 //! registrar list
 //! ```
 //!
@@ -11,8 +11,7 @@ use std::net::Ipv4Addr;
 
 use axum::Router;
 use axum::routing::get;
-use registrar::Join;
-use registrar::member::Naming;
+use leasehold::{Naming, RegistrationBuilder};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new().route("/", get(|| async { "hello\n" }));
     tokio::spawn(async { axum::serve(listener, app).await });
 
-    let mut join = Join::new("web".parse()?, port.try_into()?);
+    let mut join = RegistrationBuilder::new("web".parse()?, port.try_into()?);
     join.naming = Some(Naming::Auto);
     // A second argument names etcd.
     if let Some(endpoint) = std::env::args().nth(2) {

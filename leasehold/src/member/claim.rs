@@ -14,7 +14,8 @@ use registry::time::Clock;
 
 /// Largest number, and its digits: a service of more instances has other troubles.
 const NUMBER_MAX: u32 = 999_999;
-pub(crate) const DIGITS_MAX: usize = 6;
+/// Most digits of a claimed number.
+pub const DIGITS_MAX: usize = 6;
 /// Waits between two looks, where etcd does not answer.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);

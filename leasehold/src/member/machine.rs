@@ -11,12 +11,12 @@ use registry::record::{InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
 use super::leave::View;
-use super::{Applicant, Claim, Identity, Naming, Report, Status};
-use crate::probe::AppHealth;
+use super::{Claim, Identity, Naming, Registrant, Report, Status};
+use crate::health::AppHealth;
 
 /// How the record stands in etcd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct RecordStatus {
     /// A lease is held.
     pub held: bool,
     /// The last record put stands.
@@ -31,7 +31,7 @@ pub enum Input {
     /// What is known of the app.
     Health(AppHealth),
     /// How the record stands.
-    Standing(Standing),
+    RecordStatus(RecordStatus),
     /// What came of [`Action::Claim`]; `None`: no name is left.
     Claimed(Option<Claim>),
     /// Something about our own key, after [`Action::FollowOwn`].
@@ -92,13 +92,13 @@ enum State {
 /// The membership machine.
 #[derive(Debug)]
 pub struct Machine {
-    applicant: Applicant,
+    registrant: Registrant,
     /// Who it is; `None` before a name is claimed.
     identity: Option<Identity>,
     leave_max: Duration,
     state: State,
     healthy: bool,
-    standing: Standing,
+    standing: RecordStatus,
     /// Our own key is followed; asked for once, when the first record stands. What stands there from then on and is
     /// not ours was written after ours.
     own_followed: bool,
@@ -109,18 +109,18 @@ pub struct Machine {
 impl Machine {
     /// Starts without a record. Leaving takes `leave_max` at most.
     #[must_use]
-    pub fn new(applicant: Applicant, leave_max: Duration) -> Self {
-        let identity = match &applicant.naming {
-            Naming::Is(name) => Some(applicant.named(name.clone())),
+    pub fn new(registrant: Registrant, leave_max: Duration) -> Self {
+        let identity = match &registrant.naming {
+            Naming::Is(name) => Some(registrant.named(name.clone())),
             Naming::Auto => None,
         };
         Self {
-            applicant,
+            registrant,
             identity,
             leave_max,
             state: State::Starting,
             healthy: false,
-            standing: Standing::default(),
+            standing: RecordStatus::default(),
             own_followed: false,
             gone: false,
         }
@@ -167,7 +167,7 @@ impl Machine {
     pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
         match input {
             Input::Health(health) => self.health(health),
-            Input::Standing(standing) => self.standing(standing),
+            Input::RecordStatus(standing) => self.standing(standing),
             Input::Claimed(claim) => self.claimed(claim),
             Input::Own(event) => self.own(event),
             Input::Presence(event) => {
@@ -231,8 +231,8 @@ impl Machine {
             self.state = State::StoodDown { left: false };
             return vec![Action::Report(Report::NoName)];
         };
-        self.identity = Some(self.applicant.named(name.clone()));
-        self.standing = Standing::default();
+        self.identity = Some(self.registrant.named(name.clone()));
+        self.standing = RecordStatus::default();
         self.own_followed = false;
         self.gone = false;
         self.state = State::Member { at, up: true };
@@ -242,7 +242,7 @@ impl Machine {
         ]
     }
 
-    fn standing(&mut self, standing: Standing) -> Vec<Action> {
+    fn standing(&mut self, standing: RecordStatus) -> Vec<Action> {
         let was = std::mem::replace(&mut self.standing, standing);
         if standing.superseded {
             return self.stand_down();
@@ -291,7 +291,7 @@ impl Machine {
     /// somebody newer has the name, in one transaction with the writing.
     fn own_seen(&mut self, value: &[u8]) -> Vec<Action> {
         let ours = parse::<InstanceRecord>(value)
-            .is_ok_and(|record| record.owner.as_ref() == Some(&self.applicant.owner));
+            .is_ok_and(|record| record.owner.as_ref() == Some(&self.registrant.owner));
         if ours {
             self.gone = false;
             return vec![];
@@ -355,7 +355,7 @@ impl Machine {
     }
 
     fn stand_down(&mut self) -> Vec<Action> {
-        if self.applicant.naming == Naming::Auto
+        if self.registrant.naming == Naming::Auto
             && let State::Member { at, up } = self.state
         {
             return self.take_another(at, up);
@@ -374,7 +374,7 @@ impl Machine {
     fn take_another(&mut self, at: SocketAddr, up: bool) -> Vec<Action> {
         let lost = self.name().map(|name| Action::Report(Report::NameLost(name)));
         self.identity = None;
-        self.standing = Standing::default();
+        self.standing = RecordStatus::default();
         let mut actions: Vec<Action> = lost.into_iter().collect();
         if up {
             self.state = State::Claiming { at, returns: false };

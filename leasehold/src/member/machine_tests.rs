@@ -9,20 +9,20 @@ use super::*;
 
 const NOW: Tick = Tick::from_ms(1_000);
 const LEAVE_MAX: Duration = Duration::from_mins(1);
-const STANDS: Standing = Standing { held: true, settled: true, superseded: false };
-const SUPERSEDED: Standing = Standing { held: true, settled: true, superseded: true };
+const STANDS: RecordStatus = RecordStatus { held: true, settled: true, superseded: false };
+const SUPERSEDED: RecordStatus = RecordStatus { held: true, settled: true, superseded: true };
 
 fn at() -> SocketAddr {
     "10.0.0.5:3000".parse().unwrap()
 }
 
 fn machine() -> Machine {
-    applicant(Naming::Is("web-1".parse().unwrap()))
+    registrant(Naming::Is("web-1".parse().unwrap()))
 }
 
-fn applicant(naming: Naming) -> Machine {
+fn registrant(naming: Naming) -> Machine {
     let (service, owner) = ("web".parse().unwrap(), "me".into());
-    Machine::new(Applicant { service, naming, owner, prefix: Prefix::default() }, LEAVE_MAX)
+    Machine::new(Registrant { service, naming, owner, prefix: Prefix::default() }, LEAVE_MAX)
 }
 
 /// A status of `web-1`.
@@ -50,7 +50,7 @@ fn puts(actions: &[Action]) -> Vec<InstanceState> {
 fn registered() -> Machine {
     let mut machine = machine();
     machine.step(NOW, up());
-    machine.step(NOW, Input::Standing(STANDS));
+    machine.step(NOW, Input::RecordStatus(STANDS));
     assert_eq!(machine.status(), Status { wants_traffic: true, healthy: true, registered: true, ..status() });
     machine
 }
@@ -74,13 +74,16 @@ fn nothing_is_registered_before_the_app_is_healthy() {
     assert_eq!(machine.step(NOW, Input::Health(AppHealth::Starting)), []);
     let not_yet = machine.step(NOW, Input::Health(AppHealth::NotYet("refused".into())));
     assert_eq!(not_yet, [Action::Report(Report::NotYet { cause: "refused".into() })]);
-    assert_eq!(machine.step(NOW, Input::Standing(Standing { held: true, ..Standing::default() })), []);
+    assert_eq!(
+        machine.step(NOW, Input::RecordStatus(RecordStatus { held: true, ..RecordStatus::default() })),
+        []
+    );
     assert_eq!(machine.status(), status());
 
     let actions = machine.step(NOW, up());
     assert_eq!(actions[1], Action::Put { at: at(), state: InstanceState::Up, expected: None });
     assert!(machine.status().wants_traffic && !machine.status().registered);
-    let actions = machine.step(NOW, Input::Standing(STANDS));
+    let actions = machine.step(NOW, Input::RecordStatus(STANDS));
     assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
     assert!(machine.status().registered);
 }
@@ -91,7 +94,7 @@ fn a_sick_app_keeps_its_record_and_gets_no_traffic() {
     assert_eq!(puts(&machine.step(NOW, down())), [InstanceState::Down]);
     assert_eq!(machine.status(), status());
     assert_eq!(machine.step(NOW, down()), []);
-    machine.step(NOW, Input::Standing(STANDS));
+    machine.step(NOW, Input::RecordStatus(STANDS));
     assert!(machine.status().registered && !machine.status().wants_traffic);
     assert_eq!(puts(&machine.step(NOW, up())), [InstanceState::Up]);
     assert_eq!(machine.step(NOW, up()), []);
@@ -104,8 +107,8 @@ fn leaving_waits_for_the_record_then_for_the_balancers() {
     assert!(!machine.status().wants_traffic && !machine.status().left);
     // The app may do what it likes from here on.
     assert_eq!(machine.step(NOW, down()), []);
-    assert_eq!(machine.step(NOW, Input::Standing(Standing { settled: false, ..STANDS })), []);
-    assert_eq!(machine.step(NOW, Input::Standing(STANDS)), [Action::FollowBalancers]);
+    assert_eq!(machine.step(NOW, Input::RecordStatus(RecordStatus { settled: false, ..STANDS })), []);
+    assert_eq!(machine.step(NOW, Input::RecordStatus(STANDS)), [Action::FollowBalancers]);
 
     let record = BalancerRecord { services: vec!["web".parse().unwrap()], ..BalancerRecord::default() };
     let presence = listed(vec![entry("balancers/lb-1", to_value(&record))]);
@@ -164,9 +167,9 @@ fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     assert_eq!(actions[0], Action::Report(Report::WrittenOver));
     assert_eq!(puts(&actions), [InstanceState::Up]);
 
-    assert_eq!(machine.step(NOW, Input::Standing(SUPERSEDED)), [Action::Report(Report::Superseded)]);
+    assert_eq!(machine.step(NOW, Input::RecordStatus(SUPERSEDED)), [Action::Report(Report::Superseded)]);
     assert_eq!(machine.status(), Status { healthy: true, stood_down: true, ..status() });
-    for input in [Input::Standing(SUPERSEDED), foreign, down(), up(), Input::Standing(STANDS)] {
+    for input in [Input::RecordStatus(SUPERSEDED), foreign, down(), up(), Input::RecordStatus(STANDS)] {
         assert_eq!(machine.step(NOW, input), [], "it never writes again");
     }
     assert_eq!(machine.step(NOW, Input::Leave), []);
@@ -191,22 +194,22 @@ fn claim(name: &str, expected: i64) -> Input {
 
 #[test]
 fn who_has_no_name_claims_one_when_healthy_and_another_when_it_is_lost() {
-    let mut machine = applicant(Naming::Auto);
+    let mut machine = registrant(Naming::Auto);
     let actions = machine.step(NOW, up());
     assert_eq!(actions[1], Action::Claim { at: at(), returns: true });
     assert_eq!(machine.status().name, None);
     let put = |expected| Action::Put { at: at(), state: InstanceState::Up, expected: Some(expected) };
     assert_eq!(machine.step(NOW, claim("web-1", 0))[1], put(0));
     // Somebody else was quicker.
-    let actions = machine.step(NOW, Input::Standing(SUPERSEDED));
+    let actions = machine.step(NOW, Input::RecordStatus(SUPERSEDED));
     assert_eq!(actions[1], Action::Claim { at: at(), returns: false });
     assert_eq!(machine.step(NOW, claim("web-2", 0))[1], put(0));
-    let actions = machine.step(NOW, Input::Standing(STANDS));
+    let actions = machine.step(NOW, Input::RecordStatus(STANDS));
     assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
     assert_eq!(machine.status().name, Some("web-2".parse().unwrap()));
 
     // The lease was lost during a pause, and the name with it.
-    let actions = machine.step(NOW, Input::Standing(SUPERSEDED));
+    let actions = machine.step(NOW, Input::RecordStatus(SUPERSEDED));
     assert_eq!(actions[0], Action::Report(Report::NameLost("web-2".parse().unwrap())));
     machine.step(NOW, down());
     assert_eq!(machine.step(NOW, claim("web-3", 0)), [], "it is ill: there is nothing to register");
@@ -223,7 +226,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         4 => Just(up()),
         2 => Just(down()),
         1 => Just(Input::Health(AppHealth::NotYet("refused".into()))),
-        4 => standing.prop_map(|(held, settled, superseded)| Input::Standing(Standing { held, settled, superseded })),
+        4 => standing.prop_map(|(held, settled, superseded)| Input::RecordStatus(RecordStatus { held, settled, superseded })),
         1 => Just(own(r#"{"address":"10.0.0.9","port":1,"owner":"other"}"#)),
         1 => Just(own("oops")),
         1 => Just(Input::Own(listed(vec![]))),
@@ -243,12 +246,12 @@ proptest! {
     fn whatever_happens_the_record_never_comes_back_from_draining(
         auto in any::<bool>(), inputs in proptest::collection::vec((0..5_000_u64, inputs()), 0..120),
     ) {
-        let mut machine = if auto { applicant(Naming::Auto) } else { machine() };
+        let mut machine = if auto { registrant(Naming::Auto) } else { machine() };
         let (mut now, mut draining, mut superseded) = (NOW, false, false);
         for (ms, input) in inputs {
             now = now.plus(Duration::from_millis(ms));
             let leave = input == Input::Leave;
-            superseded |= !auto && matches!(input, Input::Standing(Standing { superseded: true, .. }));
+            superseded |= !auto && matches!(input, Input::RecordStatus(RecordStatus { superseded: true, .. }));
             let written = puts(&machine.step(now, input));
             prop_assert!(written.len() <= 1);
             for state in written {

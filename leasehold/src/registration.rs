@@ -1,4 +1,4 @@
-//! For an app in Rust that registers itself: a [`Join`] says as what, a [`Place`] stands while the app is well.
+//! For an app in Rust that registers itself: a [`RegistrationBuilder`] says as what, a [`Registration`] stands while the app is well.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,22 +17,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use registry::name::ServiceName;
+use registry::name::{InstanceName, NameError, ServiceName};
 use registry::record::{DrainTimes, InstanceRecord, RecordError, Weight, parse, to_value};
 use registry::session::{EtcdConfig, EtcdOptions, OptionsError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ConfigError, MemberConfig};
 use crate::etcd_thread::EtcdThread;
-use crate::member::{self, AddressChoice, Naming, Status};
+use crate::health::AppHealth;
+use crate::member::{self, AddressChoice, MemberConfig, Naming, Status};
 use crate::members::Members;
-use crate::probe::AppHealth;
 
 /// What an app joins as. The defaults are those of `registrar run`.
 #[derive(Clone, Debug)]
-pub struct Join {
+pub struct RegistrationBuilder {
     /// The service.
     pub service: ServiceName,
     /// The TCP port that the app listens on.
@@ -57,15 +56,15 @@ pub struct Join {
     pub etcd: EtcdOptions,
 }
 
-/// A [`Join`] that cannot be.
+/// A [`RegistrationBuilder`] that cannot be.
 #[derive(Debug, thiserror::Error)]
-pub enum JoinError {
+pub enum RegistrationError {
     /// Balancers would refuse the record.
     #[error("the record would be refused by every balancer: {0}")]
     Record(#[from] RecordError),
     /// The host's name cannot be the instance's.
-    #[error(transparent)]
-    Name(#[from] ConfigError),
+    #[error("the host's name cannot be the instance's: {0}\n  set `naming`")]
+    Name(#[from] NameError),
     /// The options for etcd.
     #[error(transparent)]
     Etcd(#[from] OptionsError),
@@ -76,14 +75,14 @@ pub enum JoinError {
 
 /// An app's place in the registry. Dropped, it is given up without waiting for any balancer.
 #[derive(Debug)]
-pub struct Place {
+pub struct Registration {
     health: watch::Sender<Result<(), String>>,
     status: watch::Receiver<Status>,
     leave: CancellationToken,
     give_up: CancellationToken,
 }
 
-impl Join {
+impl RegistrationBuilder {
     /// An instance of `service` that listens on `port`.
     #[must_use]
     pub fn new(service: ServiceName, port: NonZeroU16) -> Self {
@@ -104,7 +103,7 @@ impl Join {
 
     /// Takes the place: the app is healthy, and is registered as soon as etcd answers, and for as long as the place stands.
     /// All of it happens on a thread of its own, which a busy runtime cannot starve. Call it once the app listens.
-    pub fn start(self) -> Result<Place, JoinError> {
+    pub fn start(self) -> Result<Registration, RegistrationError> {
         let etcd = self.etcd.checked()?;
         let ttl = self.ttl;
         let member = self.member()?;
@@ -122,13 +121,13 @@ impl Join {
             give_up: give_up.clone(),
         };
         drop(thread.spawn(driver.run(member)));
-        Ok(Place { health, status, leave, give_up })
+        Ok(Registration { health, status, leave, give_up })
     }
 
-    fn member(self) -> Result<MemberConfig, JoinError> {
+    fn member(self) -> Result<MemberConfig, RegistrationError> {
         let naming = match self.naming {
             Some(naming) => naming,
-            None => Naming::Is(daemon::host::name().parse().map_err(ConfigError::HostNameIllegal)?),
+            None => Naming::Is(registry::host::name().parse::<InstanceName>()?),
         };
         let address = match self.address {
             AddressChoice::Is(address) => address,
@@ -148,14 +147,14 @@ impl Join {
     }
 }
 
-impl Place {
+impl Registration {
     /// From now on the app is healthy.
-    pub fn healthy(&self) {
+    pub fn set_healthy(&self) {
         drop(self.health.send_replace(Ok(())));
     }
 
     /// From now on the app is ill, and gets no traffic; it keeps its name. `why` is for logs.
-    pub fn ill(&self, why: impl Into<String>) {
+    pub fn set_unhealthy(&self, why: impl Into<String>) {
         drop(self.health.send_replace(Err(why.into())));
     }
 
@@ -172,7 +171,7 @@ impl Place {
     }
 
     /// Leaves: returns when every balancer has said that nothing is in flight to the app any more, or after
-    /// [`Join::leave_max`]. Serve on until then.
+    /// [`RegistrationBuilder::leave_max`]. Serve on until then.
     pub async fn leave(mut self) {
         self.leave.cancel();
         // Closed when all is done: the lease is revoked, or given up.
@@ -180,7 +179,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.give_up.cancel();
     }

@@ -10,16 +10,15 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::MemberConfig;
 use crate::etcd_thread::EtcdThread;
-use crate::member::{Applicant, Member, SharedLease, Status};
-use crate::probe::AppHealth;
+use crate::health::AppHealth;
+use crate::member::{Member, MemberConfig, Registrant, SharedLease, Status};
 
 /// One of them, and what is known of the app by its check.
-pub(crate) type Candidate = (MemberConfig, watch::Receiver<AppHealth>);
+pub type Candidate = (MemberConfig, watch::Receiver<AppHealth>);
 
 /// The members of a process.
-pub(crate) struct Members {
+pub struct Members {
     /// `None` where there is nothing to register.
     held: Option<Held>,
     statuses: Vec<(ServiceName, watch::Receiver<Status>)>,
@@ -37,7 +36,7 @@ struct Held {
 impl Members {
     /// Starts them; their tasks, none of which may end before the lease is released, go into `parts`. The lease is kept
     /// on `thread`, and all that speaks with etcd. `abort` ends everything without order.
-    pub(crate) async fn start(
+    pub async fn start(
         candidates: Vec<Candidate>,
         etcd: &EtcdConfig,
         ttl: Duration,
@@ -63,7 +62,7 @@ impl Members {
         let mut statuses = vec![];
         for (config, health) in candidates {
             let service = config.service.clone();
-            let applicant = Applicant {
+            let registrant = Registrant {
                 service: service.clone(),
                 naming: config.naming.clone(),
                 owner: owner.clone(),
@@ -71,7 +70,7 @@ impl Members {
             };
             let reached = (session.clone(), thread.clone());
             let (member, status) =
-                Member::new(config, applicant, reached, Arc::clone(&lease), health, leaving.clone()).await;
+                Member::new(config, registrant, reached, Arc::clone(&lease), health, leaving.clone()).await;
             parts.spawn(member.run());
             tell(parts, status.clone(), &news);
             statuses.push((service, status));
@@ -80,12 +79,13 @@ impl Members {
     }
 
     /// Returns when something may have changed.
-    pub(crate) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.news.notified().await;
     }
 
     /// How each is.
-    pub(crate) fn statuses(&self) -> Vec<(ServiceName, Status)> {
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(ServiceName, Status)> {
         let status = |(service, status): &(ServiceName, watch::Receiver<Status>)| {
             (service.clone(), status.borrow().clone())
         };
@@ -93,22 +93,26 @@ impl Members {
     }
 
     /// The same, to be looked at again and again.
-    pub(crate) fn watches(&self) -> &[(ServiceName, watch::Receiver<Status>)] {
+    #[must_use]
+    pub fn watches(&self) -> &[(ServiceName, watch::Receiver<Status>)] {
         &self.statuses
     }
 
     /// How the lease stands, and what its task counts; nothing without members.
-    pub(crate) fn lease(&self) -> Option<(watch::Receiver<LeaseStatus>, Arc<LeaseMetrics>)> {
+    #[must_use]
+    pub fn lease(&self) -> Option<(watch::Receiver<LeaseStatus>, Arc<LeaseMetrics>)> {
         self.held.as_ref().map(|held| (held.standing.clone(), Arc::clone(&held.counts)))
     }
 
     /// Whether no balancer is awaited any more.
-    pub(crate) fn have_left(&self) -> bool {
+    #[must_use]
+    pub fn have_left(&self) -> bool {
         self.statuses.iter().all(|(_, status)| status.borrow().left)
     }
 
     /// Whether the lease is revoked, or given up.
-    pub(crate) fn are_released(&self) -> bool {
+    #[must_use]
+    pub fn are_released(&self) -> bool {
         match &self.held {
             Some(held) => held.standing.borrow().released,
             None => self.released,
@@ -116,13 +120,13 @@ impl Members {
     }
 
     /// Takes all of them out of rotation; [`Self::have_left`] says when that is done.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         self.leaving.cancel();
         self.news.notify_one();
     }
 
     /// Revokes the lease; [`Self::are_released`] says when that is done.
-    pub(crate) async fn release(&mut self) {
+    pub async fn release(&mut self) {
         match &self.held {
             Some(held) => drop(held.lease.lock().await.release().await),
             None => self.released = true,
