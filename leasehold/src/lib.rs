@@ -35,6 +35,7 @@
 
 pub mod etcd_thread;
 mod health;
+pub mod host;
 pub mod member;
 pub mod members;
 mod registration;

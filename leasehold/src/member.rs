@@ -8,12 +8,11 @@ pub mod claim;
 pub mod leave;
 pub mod machine;
 mod report;
-mod task;
 
+pub use crate::health::AppHealth;
 pub use address::{AddressChoice, AddressError, find};
 pub use claim::Claim;
 pub use report::Report;
-pub use task::{Member, SharedLease};
 
 use std::time::Duration;
 

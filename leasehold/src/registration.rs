@@ -2,32 +2,38 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use registrar::Join;
+//! use leasehold::RegistrationBuilder;
 //!
-//! let mut place = Join::new("web".parse()?, "3000".parse()?).start()?;
+//! let mut place = RegistrationBuilder::new("web".parse()?, "3000".parse()?).start()?;
 //! place.registered().await;
 //! // … serve, until you are asked to stop; then, still serving:
 //! place.leave().await;
 //! # Ok(()) }
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::pin::pin;
 use std::time::Duration;
 
-use registry::name::{InstanceName, NameError, ServiceName};
+use registry::name::ServiceName;
 use registry::record::{DrainTimes, InstanceRecord, RecordError, Weight, parse, to_value};
-use registry::session::{EtcdConfig, EtcdOptions, OptionsError};
+use registry::session::{EtcdOptions, OptionsError};
+use registry::time::Clock;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::etcd_thread::EtcdThread;
-use crate::health::AppHealth;
+use crate::host::{HostNameError, host_name};
 use crate::member::{self, AddressChoice, MemberConfig, Naming, Status};
-use crate::members::Members;
+use crate::members::{self, Members, MembersIo};
+
+mod machine;
+
+use machine::{Input, Machine};
 
 /// What an app joins as. The defaults are those of `registrar run`.
 #[derive(Clone, Debug)]
@@ -63,8 +69,8 @@ pub enum RegistrationError {
     #[error("the record would be refused by every balancer: {0}")]
     Record(#[from] RecordError),
     /// The host's name cannot be the instance's.
-    #[error("the host's name cannot be the instance's: {0}\n  set `naming`")]
-    Name(#[from] NameError),
+    #[error(transparent)]
+    Name(#[from] HostNameError),
     /// The options for etcd.
     #[error(transparent)]
     Etcd(#[from] OptionsError),
@@ -76,7 +82,7 @@ pub enum RegistrationError {
 /// An app's place in the registry. Dropped, it is given up without waiting for any balancer.
 #[derive(Debug)]
 pub struct Registration {
-    health: watch::Sender<Result<(), String>>,
+    app: watch::Sender<Result<(), String>>,
     status: watch::Receiver<Status>,
     leave: CancellationToken,
     give_up: CancellationToken,
@@ -106,28 +112,29 @@ impl RegistrationBuilder {
     pub fn start(self) -> Result<Registration, RegistrationError> {
         let etcd = self.etcd.checked()?;
         let ttl = self.ttl;
-        let member = self.member()?;
+        let config = self.member()?;
         let thread = EtcdThread::start()?;
-        let (health, wanted) = watch::channel(Ok(()));
+        let owner = format!("{:016x}", fastrand::u64(..));
+        let configs = std::slice::from_ref(&config);
+        let machine = Machine::new(Members::new(configs, &owner, etcd.prefix(), fastrand::u64(..)));
+        let io = MembersIo::start(configs, owner, &etcd, ttl, thread.clone(), CancellationToken::new());
+        let (app, said) = watch::channel(Ok(()));
         let (publish, status) = watch::channel(Status::default());
         let (leave, give_up) = (CancellationToken::new(), CancellationToken::new());
-        let driver = Driver {
-            etcd,
-            ttl,
-            thread: thread.clone(),
-            wanted,
-            publish,
-            leave: leave.clone(),
-            give_up: give_up.clone(),
+        let driver =
+            Driver { machine, io, app: said, publish, leave: leave.clone(), give_up: give_up.clone() };
+        let locate = async move {
+            let address = member::find(&config.address, etcd.endpoints(), fastrand::u64(..)).await;
+            SocketAddr::new(address, config.record.port.get())
         };
-        drop(thread.spawn(driver.run(member)));
-        Ok(Registration { health, status, leave, give_up })
+        drop(thread.spawn(driver.run(locate)));
+        Ok(Registration { app, status, leave, give_up })
     }
 
     fn member(self) -> Result<MemberConfig, RegistrationError> {
         let naming = match self.naming {
             Some(naming) => naming,
-            None => Naming::Is(registry::host::name().parse::<InstanceName>()?),
+            None => Naming::Is(host_name()?),
         };
         let address = match self.address {
             AddressChoice::Is(address) => address,
@@ -150,31 +157,32 @@ impl RegistrationBuilder {
 impl Registration {
     /// From now on the app is healthy.
     pub fn set_healthy(&self) {
-        drop(self.health.send_replace(Ok(())));
+        drop(self.app.send_replace(Ok(())));
     }
 
-    /// From now on the app is ill, and gets no traffic; it keeps its name. `why` is for logs.
+    /// From now on the app is unhealthy. It gets no traffic and keeps its name. `why` goes to the log.
     pub fn set_unhealthy(&self, why: impl Into<String>) {
-        drop(self.health.send_replace(Err(why.into())));
+        drop(self.app.send_replace(Err(why.into())));
     }
 
-    /// How the place stands.
+    /// The status of the registration.
     #[must_use]
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
 
-    /// Returns once the record stands in etcd.
+    /// Returns once the record stands in etcd. There is no bound: without etcd it waits.
     pub async fn registered(&mut self) {
-        // The sender lives as long as we do.
+        // An error means that the thread has ended: the status then stays as it is.
         let _ = self.status.wait_for(|status| status.registered).await;
     }
 
-    /// Leaves: returns when every balancer has said that nothing is in flight to the app any more, or after
-    /// [`RegistrationBuilder::leave_max`]. Serve on until then.
+    /// Leaves in order. Returns once every balancer has acknowledged that nothing is in flight to the app, or after
+    /// [`RegistrationBuilder::leave_max`]; the lease is revoked by then. Keep serving until it returns. A call that is
+    /// cancelled gives the registration up at once, as a drop does.
     pub async fn leave(mut self) {
         self.leave.cancel();
-        // Closed when all is done: the lease is revoked, or given up.
+        // The sender is dropped when the lease is revoked, or given up.
         while self.status.changed().await.is_ok() {}
     }
 }
@@ -185,45 +193,55 @@ impl Drop for Registration {
     }
 }
 
-/// What happens on the thread.
+/// Performs what the machine decides, on the thread that talks to etcd.
 struct Driver {
-    etcd: EtcdConfig,
-    ttl: Duration,
-    thread: EtcdThread,
-    wanted: watch::Receiver<Result<(), String>>,
+    machine: Machine,
+    io: MembersIo,
+    app: watch::Receiver<Result<(), String>>,
     publish: watch::Sender<Status>,
     leave: CancellationToken,
     give_up: CancellationToken,
 }
 
 impl Driver {
-    async fn run(self, config: MemberConfig) {
-        let abort = CancellationToken::new();
-        let mut parts = JoinSet::new();
-        let (publish, health) = watch::channel(AppHealth::default());
-        let (choice, port) = (config.address.clone(), config.record.port);
-        let endpoints = self.etcd.endpoints().to_vec();
-        parts.spawn(tell_health(choice, port, endpoints, self.wanted, publish));
-        let mut members =
-            Members::start(vec![(config, health)], &self.etcd, self.ttl, &self.thread, &abort, &mut parts)
-                .await;
-        let (mut left, mut given_up) = (false, false);
-        while !members.are_released() {
-            tokio::select! {
-                () = members.changed() => {}
-                () = self.leave.cancelled(), if !left => {
-                    left = true;
-                    members.leave();
+    /// Runs until the lease is released. `locate` finds the address of the app.
+    async fn run(mut self, locate: impl Future<Output = SocketAddr>) {
+        let clock = Clock;
+        let mut locate = pin!(locate);
+        let (mut located, mut leaving, mut given_up) = (false, false, false);
+        while !self.machine.is_over() {
+            let input = tokio::select! {
+                biased;
+                input = self.io.next() => match input {
+                    Some(input) => Input::Members(input),
+                    // A task has ended that was not to: nothing keeps the lease any more.
+                    None => return,
+                },
+                () = self.give_up.cancelled(), if !given_up => {
+                    given_up = true;
+                    Input::GiveUp
                 }
-                () = self.give_up.cancelled(), if !given_up => given_up = true,
+                () = self.leave.cancelled(), if !leaving => {
+                    leaving = true;
+                    Input::Leave
+                }
+                at = &mut locate, if !located => {
+                    located = true;
+                    Input::Located(at)
+                }
+                said = next_said(&mut self.app) => Input::App(said),
+                () = clock.until(self.machine.wake_at()) => Input::Members(members::Input::Woke),
+            };
+            let mut inputs = VecDeque::from([input]);
+            while let Some(input) = inputs.pop_front() {
+                for action in self.machine.step(clock.now(), input) {
+                    inputs.extend(self.io.perform(action).await.map(Input::Members));
+                }
             }
-            if given_up || (left && members.have_left()) {
-                members.release().await;
-            }
-            if let Some((_, status)) = members.statuses().pop() {
-                self.publish.send_if_modified(|told| {
-                    let changed = *told != status;
-                    *told = status;
+            if let Some(status) = self.machine.status() {
+                self.publish.send_if_modified(|published| {
+                    let changed = *published != status;
+                    *published = status;
                     changed
                 });
             }
@@ -231,25 +249,10 @@ impl Driver {
     }
 }
 
-/// Finds out where the app is, then hands on what it says of itself.
-async fn tell_health(
-    choice: AddressChoice,
-    port: NonZeroU16,
-    endpoints: Vec<String>,
-    mut wanted: watch::Receiver<Result<(), String>>,
-    publish: watch::Sender<AppHealth>,
-) {
-    let address = member::find(&choice, &endpoints, fastrand::u64(..)).await;
-    let at = SocketAddr::new(address, port.get());
-    loop {
-        let health = wanted.borrow_and_update().clone();
-        publish.send_replace(match health {
-            Ok(()) => AppHealth::Up(at),
-            Err(why) => AppHealth::Down(why),
-        });
-        if wanted.changed().await.is_err() {
-            // The place is given up: what was said last stays.
-            return std::future::pending().await;
-        }
+/// What the app says next. Pending once the registration was dropped: the last word stands.
+async fn next_said(app: &mut watch::Receiver<Result<(), String>>) -> Result<(), String> {
+    match app.changed().await {
+        Ok(()) => app.borrow_and_update().clone(),
+        Err(_) => pending().await,
     }
 }

@@ -15,7 +15,7 @@ use registry::session::EtcdOptions;
 use crate::command::{
     DrainOptions, ExplainOptions, ListOptions, ResumeOptions, ShowOptions, WaitOptions, WeightOptions,
 };
-use crate::supervise::output::Form;
+use crate::supervise::output::LineFormat;
 use crate::supervise::program::Restart;
 
 mod service;
@@ -108,7 +108,7 @@ pub struct RunOptions {
     /// How the app's output, and that of those beside it, is handed on: as they write it, by whole lines, or as a JSON
     /// object a line with service, instance and process [default: inherit, and lines with processes beside the app].
     #[arg(long, env = "LEASEHOLD_APP_OUTPUT", value_enum, value_name = "FORM")]
-    pub app_output: Option<Form>,
+    pub app_output: Option<LineFormat>,
     /// A FIFO that gets a copy of it, for a log forwarder; made if nothing stands there. Nobody waits for who reads it:
     /// lines that do not fit are dropped, and counted.
     #[arg(long, env = "LEASEHOLD_APP_OUTPUT_COPY", value_name = "FIFO")]

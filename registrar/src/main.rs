@@ -8,9 +8,8 @@ use daemon::output::{CommandOutput, failed, usage};
 use daemon::{exit, help};
 use registrar::cli::{Cli, Command, ProbeOptions, RunOptions};
 use registrar::command::{self, CommandError};
-use registrar::config::Config;
+use registrar::config;
 use registrar::supervise;
-use registry::host;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -44,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &RunOptions) -> ExitCode {
-    let config = match Config::from_options(options, host::name) {
+    let config = match config::load(options) {
         Ok(config) => config,
         Err(error) => return failed(exit::CONFIG, &error),
     };

@@ -14,13 +14,16 @@ use registry::name::ServiceName;
 use tokio::sync::watch;
 
 use crate::supervise::Restarts;
-use leasehold::member::Status;
+use leasehold::Status;
 
-/// What the metrics are drawn from.
+/// The status of each member, with its service.
+pub(crate) type MemberStatuses = Vec<(ServiceName, Status)>;
+
+/// The sources of the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
-    pub(crate) members: Vec<(ServiceName, watch::Receiver<Status>)>,
-    /// `None` where nothing is registered.
+    pub(crate) statuses: watch::Receiver<MemberStatuses>,
+    /// `None` without services.
     pub(crate) lease: Option<(watch::Receiver<LeaseStatus>, Arc<LeaseMetrics>)>,
     pub(crate) restarts: Restarts,
 }
@@ -43,13 +46,12 @@ fn text(sources: &Sources) -> Result<String, Error> {
     let registry = Registry::new();
     if let Some((standing, counts)) = &sources.lease {
         let held = standing.borrow().lease.is_some();
-        for (service, status) in &sources.members {
-            // Not `instance`: Prometheus has that label for where it scrapes.
-            let status = status.borrow().clone();
+        for (service, status) in sources.statuses.borrow().iter() {
+            // Not `instance`: Prometheus uses that label for the address that it scrapes.
             let name = status.name.as_ref().map_or("", |name| name.as_str());
             let labelled =
                 |opts: Opts| opts.const_label("service", service.as_str()).const_label("name", name);
-            member(&registry, &labelled, &status, held)?;
+            member(&registry, &labelled, status, held)?;
             lease(&registry, &labelled, counts)?;
         }
     }

@@ -9,7 +9,8 @@ mod expected;
 mod grpc;
 mod health;
 mod http;
-mod task;
+mod perform;
+pub mod prober;
 mod tcp;
 mod tls;
 
@@ -18,8 +19,8 @@ use std::time::Duration;
 pub use check::{Check, CheckError};
 pub use expected::{BodyText, Expected, ExpectedError, Header, Statuses};
 pub use health::{Health, Verdict};
-pub use task::{performed, watch};
-pub use tls::{CheckTls, CheckTlsError};
+pub use perform::perform;
+pub use tls::{CheckTls, CheckTlsError, CheckTlsOptions};
 
 /// How the app's health is found out.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub struct ProbeConfig {
     /// What an HTTP check sends and expects.
     pub expected: Expected,
     /// How TLS is spoken, where the check is over TLS.
-    pub tls: Option<CheckTls>,
+    pub tls: Option<CheckTlsOptions>,
     /// Time from the app's start within which failures are nothing to be told.
     pub start_grace: Duration,
     /// Time between two checks.

@@ -1,55 +1,54 @@
-//! Wires everything up, and performs what [`Life`] decides.
+//! Connects the parts of the process, and performs what [`Registrar`] decides.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use daemon::port::{self, Beside, ListenError, Tls, TlsError};
+use daemon::port::{self, Beside, ListenError, Tls};
 use daemon::service_manager::{Message, Watchdog, notify};
+use leasehold::etcd_thread::EtcdThread;
+use leasehold::member::{self, MemberConfig};
+use leasehold::members::{Members, MembersIo};
 use nix::sys::signal::Signal;
 use proto::health::Statuses;
+use registry::key::Prefix;
 use registry::time::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ServiceConfig};
+use crate::config::{Config, OpenConfig};
 use crate::health;
-use crate::metrics::{self, Sources};
-use crate::probe;
-use leasehold::AppHealth;
-use leasehold::etcd_thread::EtcdThread;
-use leasehold::member::{self, Status};
-use leasehold::members::Members;
-
-use crate::supervise::life::{Action, Input, Life};
+use crate::machine::{Action, Input, Registrar};
+use crate::metrics::{self, MemberStatuses, Sources};
+use crate::probe::prober::Prober;
+use crate::probe::{self, CheckTls, ProbeConfig};
 use crate::supervise::output::{Origin, Output, OutputError};
-use crate::supervise::{self, AppLife, Children, Exit, Processes, Request, SpawnError};
+use crate::supervise::program::Program;
+use crate::supervise::supervisor::Supervisor;
+use crate::supervise::{self, Children, Exit, Processes, Request, SpawnError};
 
-/// Longest wait for what is left of the programs, which were killed, and for their last words.
+/// Longest wait for processes that were killed, and for the rest of their output.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
-/// What a shell says of a program that cannot be run.
+/// Exit code of a shell for a program that cannot be run.
 const EXIT_NOT_RUN: u8 = 127;
 
-/// Why nothing could be started.
+/// The process could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The port for health cannot be had.
+    /// The port for health cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// TLS on it cannot be spoken.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The app, or one beside it, cannot be started.
+    /// The app or a sidecar cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    /// Their output cannot be handed on.
+    /// The output of the programs cannot be forwarded.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The kernel refuses what supervising needs.
+    /// The kernel refuses what supervision needs.
     #[error("cannot take over the waiting for child processes: {0}")]
     Reaper(io::Error),
     /// The kernel refuses a thread.
@@ -58,14 +57,13 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The exit code that says so: a shell's for a command that cannot be run, 78 for a certificate or a FIFO, 1 for the
-    /// rest.
+    /// The exit code: a shell's for a command that cannot be run, 78 for a FIFO, 1 otherwise.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Spawn(SpawnError::NotFound { .. }) => EXIT_NOT_RUN,
             Self::Spawn(SpawnError::NotExecutable { .. }) => 126,
-            Self::Tls(_) | Self::Output(OutputError::NoFifo(_) | OutputError::Fifo { .. }) => 78,
+            Self::Output(OutputError::NoFifo(_) | OutputError::Fifo { .. }) => 78,
             Self::Spawn(SpawnError::Refused { .. })
             | Self::Output(OutputError::Thread(_))
             | Self::Listen(_)
@@ -75,204 +73,155 @@ impl RunError {
     }
 }
 
-/// Runs `config` until the app ends, or `requests` ask for a stop; the exit code. It waits for every child of this
-/// process: nobody else may.
-pub async fn run(config: Config, requests: mpsc::Receiver<Request>) -> Result<u8, RunError> {
-    // Before the app: what cannot work is told before anything has happened.
-    let tls = config.listen_tls.checked()?;
+/// Runs a configuration until the app ends, or `requests` ask for a stop. Returns the exit code. It waits for every child of this
+/// process: no other code may.
+pub async fn run(open: OpenConfig, requests: mpsc::Receiver<Request>) -> Result<u8, RunError> {
+    let OpenConfig { config, etcd, listen_tls, check_tls } = open;
+    // Before the app: an error here is reported before anything has happened.
     let listener = port::listen(config.listen).await?;
     let (processes, reaping) = supervise::start().map_err(RunError::Reaper)?;
     let mut parts = JoinSet::new();
     parts.spawn(reaping);
-    let origin = FirstMember::of(&config);
-    let output = Output::start(&config.output, origin.clone())?;
+
+    let owner = format!("{:016x}", fastrand::u64(..));
+    let mut registrar = compose(&config, etcd.prefix(), &owner);
+    let (publish, statuses) = watch::channel(registrar.statuses());
+    let output = Output::start(&config.output, FirstMember(statuses.clone()))?;
     let mut children = Children::new(config.programs.clone(), processes.clone(), output);
-    let mut life = Life::new(children.programs(), config.app);
-    for action in life.step(Clock.now(), Input::Start) {
+    for action in registrar.step(Clock.now(), Input::Start) {
         let Action::Spawn(number) = action else { continue };
         if let Err(error) = children.spawn(number).await {
             children.abandon(SETTLE_MAX).await;
             return Err(error.into());
         }
     }
-    let supervised = Supervised::start(config, (listener, tls), processes, children, life, parts).await?;
-    origin.is(supervised.members.watches());
-    notify(&[Message::Ready]);
-    let watchdog = Watchdog::of_this_process(Clock.now());
-    Ok(supervised.run(requests, watchdog).await)
+
+    announce(&config, listener.local_addr().ok());
+    let shutdown = CancellationToken::new();
+    let thread = EtcdThread::start().map_err(RunError::Thread)?;
+    let members: Vec<MemberConfig> = config.services.iter().map(|one| one.member.clone()).collect();
+    let members = MembersIo::start(&members, owner, &etcd, config.ttl, thread, shutdown.clone());
+    let sources = Sources { statuses, lease: members.lease(), restarts: children.restarts() };
+    let health = serve_port(&mut parts, listener, listen_tls, sources, &shutdown);
+    let probes = Probes::start(&config, check_tls, etcd.endpoints(), processes);
+    let io = Io { children, members, probes, parts, publish, health, shutdown };
+    Ok(io.run(registrar, requests).await)
 }
 
-/// Everything that runs.
-struct Supervised {
-    life: Life,
+/// The machine of the whole process, for this configuration.
+fn compose(config: &Config, prefix: &Prefix, owner: &str) -> Registrar {
+    let now = Clock.now();
+    let seed = || fastrand::u64(..);
+    let programs = config.programs.iter().map(|program| Program::new(program.policy, seed())).collect();
+    let probers = config.services.iter().map(|one| Prober::new(&one.probe, now, seed())).collect();
+    let members: Vec<MemberConfig> = config.services.iter().map(|one| one.member.clone()).collect();
+    let members = Members::new(&members, owner, prefix, seed());
+    Registrar::new(Supervisor::new(programs, config.app), probers, members, config.app)
+}
+
+/// Serves health and metrics; returns the sender of what health says.
+fn serve_port(
+    parts: &mut JoinSet<()>,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    sources: Sources,
+    shutdown: &CancellationToken,
+) -> watch::Sender<Statuses> {
+    let (health, served) = watch::channel(health::statuses(&sources.statuses.borrow(), true));
+    let beside = Beside { pages: metrics::pages(sources), tls, ..Beside::default() };
+    parts.spawn(port::serve(listener, served, beside, shutdown.clone()));
+    health
+}
+
+/// Everything that runs, without a decision.
+struct Io {
     children: Children,
-    /// The number of the app.
-    app: Option<usize>,
-    app_life: watch::Sender<AppLife>,
-    members: Members,
-    statuses: watch::Sender<Statuses>,
-    /// The tasks; none may end before the process does.
+    members: MembersIo,
+    probes: Probes,
+    /// Tasks that must not end before the process does.
     parts: JoinSet<()>,
+    publish: watch::Sender<MemberStatuses>,
+    health: watch::Sender<Statuses>,
     shutdown: CancellationToken,
 }
 
-impl Supervised {
-    async fn start(
-        config: Config,
-        (listener, tls): (TcpListener, Option<Tls>),
-        processes: Processes,
-        children: Children,
-        life: Life,
-        mut parts: JoinSet<()>,
-    ) -> Result<Self, RunError> {
-        let shutdown = CancellationToken::new();
-        announce(&config, listener.local_addr().ok());
-        let (app_life, known_life) = watch::channel(AppLife { starts: 1, ended: None });
-        let mut candidates = vec![];
-        for service in &config.services {
-            let (publish, health) = watch::channel(AppHealth::default());
-            let endpoints = config.etcd.endpoints().to_vec();
-            let app = (processes.clone(), known_life.clone());
-            parts.spawn(watch_app(service.clone(), endpoints, app, publish));
-            candidates.push((service.member.clone(), health));
-        }
-        let thread = EtcdThread::start().map_err(RunError::Thread)?;
-        let members =
-            Members::start(candidates, &config.etcd, config.ttl, &thread, &shutdown, &mut parts).await;
-
-        let (statuses, served) = watch::channel(health::statuses(&members.statuses(), true));
-        let sources = Sources {
-            members: members.watches().to_vec(),
-            lease: members.lease(),
-            restarts: children.restarts(),
-        };
-        let beside = Beside { pages: metrics::pages(sources), tls, ..Beside::default() };
-        parts.spawn(port::serve(listener, served, beside, shutdown.clone()));
-        Ok(Self { life, children, app: config.app, app_life, members, statuses, parts, shutdown })
-    }
-
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut watchdog: Watchdog) -> u8 {
+impl Io {
+    async fn run(mut self, mut registrar: Registrar, mut requests: mpsc::Receiver<Request>) -> u8 {
         let clock = Clock;
+        notify(&[Message::Ready]);
+        let mut watchdog = Watchdog::of_this_process(clock.now());
         loop {
             if watchdog.is_due(clock.now()) {
                 notify(&[Message::Alive]);
             }
-            let wake_at = [self.life.wake_at(), watchdog.wake_at()].into_iter().flatten().min();
+            let wake_at = [registrar.wake_at(), watchdog.wake_at()].into_iter().flatten().min();
             let input = tokio::select! {
                 biased;
-                (number, exit) = self.children.ended() => Some(self.exited(number, exit)),
-                Some(request) = requests.recv() => self.request(request).await,
-                () = self.members.changed() => self.look(),
-                Some(_) = self.parts.join_next() => Some(self.part_ended()),
-                () = clock.until(wake_at) => Some(Input::Woke),
+                (number, exit) = self.children.ended() => Input::Exited(number, exit),
+                Some(request) = requests.recv() => requested(request),
+                input = self.members.next() => input.map_or(Input::PartEnded, Input::Members),
+                input = self.probes.next() => input,
+                Some(_) = self.parts.join_next() => Input::PartEnded,
+                () = clock.until(wake_at) => Input::Woke,
             };
-            let mut inputs: VecDeque<Input> = input.into_iter().collect();
+            let mut inputs = VecDeque::from([input]);
             while let Some(input) = inputs.pop_front() {
-                for action in self.life.step(clock.now(), input) {
+                for action in registrar.step(clock.now(), input) {
                     if let Action::End(code) = action {
                         return self.end(code).await;
                     }
                     inputs.extend(self.perform(action).await);
                 }
             }
-            self.tell();
+            self.publish(&registrar);
         }
     }
 
-    /// That the app has ended needs no check to be found out.
-    fn exited(&self, number: usize, exit: Exit) -> Input {
-        if self.app == Some(number) {
-            self.app_life.send_modify(|life| life.ended = Some(exit));
-        }
-        Input::Exited(number, exit)
-    }
-
-    fn part_ended(&self) -> Input {
-        // The lease's task ends when it is released.
-        if self.members.are_released() {
-            return Input::Released;
-        }
-        tracing::error!("a part of the registrar ended that should not have: stopping; please report this");
-        Input::Broken
-    }
-
-    async fn request(&mut self, request: Request) -> Option<Input> {
-        match request {
-            Request::Stop(signal) => {
-                tracing::info!(%signal, "asked to stop");
-                notify(&[Message::Stopping]);
-                Some(Input::Stop)
-            }
-            Request::Forward(signal) => {
-                if let Some(app) = self.app {
-                    self.children.signal(app, signal).await;
-                }
-                None
-            }
-        }
-    }
-
-    fn look(&self) -> Option<Input> {
-        if self.members.are_released() {
-            return Some(Input::Released);
-        }
-        self.members.have_left().then_some(Input::Left)
-    }
-
-    /// What has come of it, if anything.
+    /// Performs `action`. Returns its outcome where the machine waits for one.
     async fn perform(&mut self, action: Action) -> Option<Input> {
         match action {
-            Action::Spawn(number) => return self.spawn_again(number).await,
+            Action::Spawn(number) => match self.children.spawn(number).await {
+                Ok(()) => return Some(Input::Spawned(number)),
+                Err(error) => {
+                    tracing::error!(process = self.children.name(number), "{error}");
+                    return Some(Input::Exited(number, Exit::Code(EXIT_NOT_RUN)));
+                }
+            },
             Action::Term(number) => {
                 tracing::info!(process = self.children.name(number), "stopping");
                 self.children.signal(number, Signal::SIGTERM).await;
             }
             Action::Kill(number) => {
                 let process = self.children.name(number);
-                tracing::warn!(process, "killing: it did not end in time, or was not to be waited for");
+                tracing::warn!(process, "killing: it did not end in time, or a further stop was requested");
                 self.children.signal(number, Signal::SIGKILL).await;
             }
-            Action::Again(number, exit, wait) => {
+            Action::Forward(number, signal) => self.children.signal(number, signal).await,
+            Action::ReportRestart(number, exit, wait) => {
                 self.children.count_restart(number);
                 let (process, ms) = (self.children.name(number), wait.as_millis());
                 tracing::warn!(process, "{exit}; it is started again in {ms} ms");
             }
-            Action::GaveUp(number) => {
+            Action::ReportGaveUp(number) => {
                 let process = self.children.name(number);
                 tracing::error!(process, "it ends again and again: giving up, and stopping everything");
             }
-            Action::Leave => self.members.leave(),
-            Action::Release => self.members.release().await,
+            Action::ReportBroken => {
+                tracing::error!(
+                    "a part of the registrar ended that should not have: stopping; please report this"
+                );
+            }
+            Action::Check(index, target) => self.probes.check(index, target),
+            Action::Members(action) => return self.members.perform(action).await.map(Input::Members),
             Action::End(_) => {}
         }
         None
     }
 
-    async fn spawn_again(&mut self, number: usize) -> Option<Input> {
-        match self.children.spawn(number).await {
-            Ok(()) => {
-                if self.app == Some(number) {
-                    self.app_life.send_modify(|life| {
-                        life.starts = life.starts.wrapping_add(1);
-                        life.ended = None;
-                    });
-                }
-                None
-            }
-            Err(error) => {
-                tracing::error!(process = self.children.name(number), "{error}");
-                Some(Input::Exited(number, Exit::Code(EXIT_NOT_RUN)))
-            }
-        }
-    }
-
-    fn tell(&self) {
-        let statuses = health::statuses(&self.members.statuses(), self.life.is_running());
-        self.statuses.send_if_modified(|told| {
-            let changed = *told != statuses;
-            *told = statuses;
-            changed
-        });
+    fn publish(&self, registrar: &Registrar) {
+        let statuses = registrar.statuses();
+        send_if_changed(&self.health, health::statuses(&statuses, registrar.is_running()));
+        send_if_changed(&self.publish, statuses);
     }
 
     async fn end(self, code: u8) -> u8 {
@@ -283,18 +232,68 @@ impl Supervised {
     }
 }
 
-/// Finds out where the app is, then watches it there.
-async fn watch_app(
-    config: ServiceConfig,
-    endpoints: Vec<String>,
-    (processes, life): (Processes, watch::Receiver<AppLife>),
-    publish: watch::Sender<AppHealth>,
-) {
-    let seed = fastrand::u64(..);
-    let address = member::find(&config.member.address, &endpoints, seed).await;
-    let target = SocketAddr::new(address, config.member.record.port.get());
-    tracing::info!(service = %config.member.service, check = %config.probe.check, at = %target, "watching the app");
-    probe::watch(config.probe, target, seed, processes, life, publish).await;
+fn requested(request: Request) -> Input {
+    match request {
+        Request::Stop(signal) => {
+            tracing::info!(%signal, "asked to stop");
+            notify(&[Message::Stopping]);
+            Input::Stop
+        }
+        Request::Forward(signal) => Input::Forward(signal),
+    }
+}
+
+fn send_if_changed<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|sent| {
+        let changed = *sent != value;
+        *sent = value;
+        changed
+    });
+}
+
+/// Searches for the addresses of the apps, and checks that are under way. Each ends with an input.
+struct Probes {
+    configs: Vec<(ProbeConfig, Option<CheckTls>)>,
+    processes: Processes,
+    running: JoinSet<Input>,
+}
+
+impl Probes {
+    fn start(
+        config: &Config,
+        tls: Vec<Option<CheckTls>>,
+        endpoints: &[String],
+        processes: Processes,
+    ) -> Self {
+        let mut running = JoinSet::new();
+        for (index, one) in config.services.iter().enumerate() {
+            let (one, endpoints) = (one.clone(), endpoints.to_vec());
+            running.spawn(async move {
+                let address = member::find(&one.member.address, &endpoints, fastrand::u64(..)).await;
+                let at = SocketAddr::new(address, one.member.record.port.get());
+                tracing::info!(service = %one.member.service, check = %one.probe.check, %at, "watching the app");
+                Input::Located(index, at)
+            });
+        }
+        let configs = config.services.iter().map(|one| one.probe.clone()).zip(tls).collect();
+        Self { configs, processes, running }
+    }
+
+    fn check(&mut self, index: usize, target: SocketAddr) {
+        let Some((config, tls)) = self.configs.get(index).cloned() else { return };
+        let processes = self.processes.clone();
+        self.running.spawn(async move {
+            Input::Checked(index, probe::perform(&config, tls.as_ref(), target, &processes).await)
+        });
+    }
+
+    /// The next input; pending while nothing runs.
+    async fn next(&mut self) -> Input {
+        match self.running.join_next().await {
+            Some(ended) => ended.unwrap_or(Input::PartEnded),
+            None => pending().await,
+        }
+    }
 }
 
 fn announce(config: &Config, listen: Option<SocketAddr>) {
@@ -306,31 +305,16 @@ fn announce(config: &Config, listen: Option<SocketAddr>) {
     }
 }
 
-/// Whose output it is that the programs print: the first service's.
-#[derive(Clone)]
-struct FirstMember {
-    service: Option<String>,
-    status: Arc<OnceLock<watch::Receiver<Status>>>,
-}
-
-impl FirstMember {
-    fn of(config: &Config) -> Self {
-        let service = config.services.first().map(|one| one.member.service.to_string());
-        Self { service, status: Arc::default() }
-    }
-
-    fn is(&self, members: &[(registry::name::ServiceName, watch::Receiver<Status>)]) {
-        if let Some((_, status)) = members.first() {
-            // Set once.
-            let _ = self.status.set(status.clone());
-        }
-    }
-}
+/// The programs' output is labelled with the first service and its instance.
+struct FirstMember(watch::Receiver<MemberStatuses>);
 
 impl Origin for FirstMember {
     fn names(&self) -> (Option<String>, Option<String>) {
-        let name =
-            self.status.get().and_then(|status| status.borrow().name.as_ref().map(ToString::to_string));
-        (self.service.clone(), name)
+        match self.0.borrow().first() {
+            Some((service, status)) => {
+                (Some(service.to_string()), status.name.as_ref().map(ToString::to_string))
+            }
+            None => (None, None),
+        }
     }
 }

@@ -1,29 +1,20 @@
 //! Starts the app and those beside it, watches them, and stops them in order.
 //!
-//! [`life`] decides for the whole, [`program`] for each; `children` performs, [`output`] hands on what they print,
+//! [`supervisor`] decides for the whole, [`program`] for each; `children` performs, [`output`] hands on what they print,
 //! `reaper` owns every child process and every wait, `signals` says what is asked of us.
 
 mod children;
-pub mod life;
 pub mod output;
 pub mod program;
 mod reaper;
 mod signals;
+pub mod supervisor;
 
 use std::fmt;
 
 pub use children::{Children, ProgramConfig, Restarts};
 pub use reaper::{Child, Processes, SpawnError, start};
 pub use signals::{Request, requests};
-
-/// What is known of the app's process by who checks the app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AppLife {
-    /// How many times it has been started.
-    pub starts: u32,
-    /// How it ended, if it has since.
-    pub ended: Option<Exit>,
-}
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

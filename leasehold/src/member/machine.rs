@@ -1,28 +1,44 @@
-//! What an instance's record says, and when it has left.
+//! Decides what the instance's record says, and when the instance has left.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry::follow::{Event, Update, updates};
+use fastrand::Rng;
+use registry::follow::{Entry, Event, Update, updates};
 use registry::key::Key;
+use registry::lease::LeaseStatus;
 use registry::name::{BalancerName, InstanceName};
 use registry::record::{InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
+use super::claim::{self, NameSearch};
 use super::leave::View;
-use super::{Claim, Identity, Naming, Registrant, Report, Status};
-use crate::health::AppHealth;
+use super::{AppHealth, Claim, Identity, Naming, Registrant, Report, Status};
 
-/// How the record stands in etcd.
+/// What is known of the record in etcd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordStatus {
     /// A lease is held.
     pub held: bool,
-    /// The last record put stands.
+    /// The last record that was put stands in etcd.
     pub settled: bool,
-    /// Somebody newer has the key.
+    /// A newer owner has the key.
     pub superseded: bool,
+}
+
+impl RecordStatus {
+    /// What `lease` says about `key`, if it had taken command number `put` by then. A status from before that command is
+    /// about another key, or about an earlier claim of this one. `None`: nothing has been put.
+    #[must_use]
+    pub fn of(lease: &LeaseStatus, key: Option<&str>, put: Option<u64>) -> Self {
+        let current = put.is_some_and(|put| lease.seq >= put);
+        Self {
+            held: lease.lease.is_some(),
+            settled: current && lease.settled,
+            superseded: current && key.is_some_and(|key| lease.superseded.contains(key)),
+        }
+    }
 }
 
 /// What happened.
@@ -30,17 +46,17 @@ pub struct RecordStatus {
 pub enum Input {
     /// What is known of the app.
     Health(AppHealth),
-    /// How the record stands.
-    RecordStatus(RecordStatus),
-    /// What came of [`Action::Claim`]; `None`: no name is left.
-    Claimed(Option<Claim>),
-    /// Something about our own key, after [`Action::FollowOwn`].
+    /// What is known of the record.
+    Record(RecordStatus),
+    /// The answer to [`Action::ListNames`]: the instances of the service, or the error.
+    Names(Result<Vec<Entry>, String>),
+    /// An event about our own key, after [`Action::FollowOwn`].
     Own(Event),
-    /// Something about balancers' presence, after [`Action::FollowBalancers`].
+    /// An event about the presence of balancers, after [`Action::FollowBalancers`].
     Presence(Event),
-    /// Something about their acks, after [`Action::FollowBalancers`].
+    /// An event about the acks of balancers, after [`Action::FollowBalancers`].
     Acks(Event),
-    /// It is to leave.
+    /// The instance is to leave.
     Leave,
     /// The moment of [`Machine::wake_at`] has come.
     Woke,
@@ -49,27 +65,36 @@ pub enum Input {
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The record is to say this from now on; never equal to the one before, the time in it differs.
+    /// Have `key` stand with a record of this content. Two puts never write the same value: the time in it differs.
     Put {
-        /// Where the app is.
+        /// The key of the record.
+        key: String,
+        /// The address and port of the app.
         at: SocketAddr,
-        /// What it says of itself.
+        /// The state in the record.
         state: InstanceState,
-        /// Only if the key's `mod_revision` is this.
+        /// Write only if the key's `mod_revision` is this.
         expected: Option<i64>,
     },
-    /// Find a name for who listens there; asked again, only the last counts.
-    Claim {
-        /// Where the app is.
-        at: SocketAddr,
-        /// A name that is registered at this address was ours.
-        returns: bool,
+    /// List the instances of the service, to find a free name. A list that is under way is given up, and the key of the
+    /// old name is no longer followed.
+    ListNames {
+        /// The prefix of the service's records.
+        prefix: String,
     },
     /// Follow our own key.
-    FollowOwn,
-    /// Follow the balancers' presence, and their acks of us.
-    FollowBalancers,
-    /// Tell people.
+    FollowOwn {
+        /// The key of the record.
+        key: String,
+    },
+    /// Follow the presence of balancers, and their acks of this instance.
+    FollowBalancers {
+        /// The prefix of the presence keys.
+        presence: String,
+        /// The prefix of the acks.
+        acks: String,
+    },
+    /// Log this change.
     Report(Report),
 }
 
@@ -77,13 +102,18 @@ pub enum Action {
 enum State {
     /// Never healthy so far: there is no record.
     Starting,
-    /// Healthy, and looking for a name.
-    Claiming { at: SocketAddr, returns: bool },
+    /// Healthy, and searching a name.
+    Claiming(NameSearch),
     /// The record is to say `up` or `down`.
     Member { at: SocketAddr, up: bool },
-    /// The record is to say `draining`; at `deadline` nobody is waited for any more.
-    Draining { at: SocketAddr, deadline: Tick, view: Option<Box<View>>, told: Option<BTreeSet<BalancerName>> },
-    /// It has left. The record stands until the lease is revoked.
+    /// The record is to say `draining`. At `deadline` the wait for balancers ends.
+    Draining {
+        at: SocketAddr,
+        deadline: Tick,
+        view: Option<Box<View>>,
+        reported: Option<BTreeSet<BalancerName>>,
+    },
+    /// The instance has left. The record stands until the lease is revoked.
     Left,
     /// A newer registrar has the name. There is no way back: the two would fight.
     StoodDown { left: bool },
@@ -93,23 +123,24 @@ enum State {
 #[derive(Debug)]
 pub struct Machine {
     registrant: Registrant,
-    /// Who it is; `None` before a name is claimed.
+    /// `None` before a name is claimed.
     identity: Option<Identity>,
     leave_max: Duration,
+    /// Seeds of name searches.
+    rng: Rng,
     state: State,
     healthy: bool,
-    standing: RecordStatus,
-    /// Our own key is followed; asked for once, when the first record stands. What stands there from then on and is
-    /// not ours was written after ours.
+    record: RecordStatus,
+    /// Our own key is followed, since the first record stood. A value of another owner seen there was written after ours.
     own_followed: bool,
     /// Our record was deleted, and has not been written since.
     gone: bool,
 }
 
 impl Machine {
-    /// Starts without a record. Leaving takes `leave_max` at most.
+    /// Starts without a record. Leaving takes `leave_max` at most. `seed` spreads the retries of many registrars.
     #[must_use]
-    pub fn new(registrant: Registrant, leave_max: Duration) -> Self {
+    pub fn new(registrant: Registrant, leave_max: Duration, seed: u64) -> Self {
         let identity = match &registrant.naming {
             Naming::Is(name) => Some(registrant.named(name.clone())),
             Naming::Auto => None,
@@ -118,9 +149,10 @@ impl Machine {
             registrant,
             identity,
             leave_max,
+            rng: Rng::with_seed(seed),
             state: State::Starting,
             healthy: false,
-            standing: RecordStatus::default(),
+            record: RecordStatus::default(),
             own_followed: false,
             gone: false,
         }
@@ -129,17 +161,14 @@ impl Machine {
     /// When [`Input::Woke`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        match self.state {
-            State::Draining { deadline, .. } => Some(deadline),
-            State::Starting
-            | State::Claiming { .. }
-            | State::Member { .. }
-            | State::Left
-            | State::StoodDown { .. } => None,
+        match &self.state {
+            State::Draining { deadline, .. } => Some(*deadline),
+            State::Claiming(search) => search.wake_at(),
+            State::Starting | State::Member { .. } | State::Left | State::StoodDown { .. } => None,
         }
     }
 
-    /// Who it is, once it has a name.
+    /// The identity of the instance, once it has a name.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
@@ -149,15 +178,15 @@ impl Machine {
         self.identity.as_ref().map(|identity| identity.id.instance.clone())
     }
 
-    /// How it is.
+    /// The status of the member.
     #[must_use]
     pub fn status(&self) -> Status {
         let has_record = matches!(self.state, State::Member { .. } | State::Draining { .. } | State::Left);
         Status {
             name: self.name(),
-            wants_traffic: matches!(self.state, State::Member { up: true, .. } | State::Claiming { .. }),
+            wants_traffic: matches!(self.state, State::Member { up: true, .. } | State::Claiming(_)),
             healthy: self.healthy,
-            registered: has_record && self.standing.held && self.standing.settled && !self.gone,
+            registered: has_record && self.record.held && self.record.settled && !self.gone,
             stood_down: matches!(self.state, State::StoodDown { .. }),
             left: matches!(self.state, State::Left | State::StoodDown { left: true }),
         }
@@ -167,20 +196,20 @@ impl Machine {
     pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
         match input {
             Input::Health(health) => self.health(health),
-            Input::RecordStatus(standing) => self.standing(standing),
-            Input::Claimed(claim) => self.claimed(claim),
+            Input::Record(record) => self.record(record),
+            Input::Names(names) => self.search(now, claim::Input::Listed(names)),
             Input::Own(event) => self.own(event),
             Input::Presence(event) => {
                 if let State::Draining { view: Some(view), .. } = &mut self.state {
                     view.presence(event);
                 }
-                self.look_who_is_awaited()
+                self.check_acks()
             }
             Input::Acks(event) => {
                 if let State::Draining { view: Some(view), .. } = &mut self.state {
                     view.acks(event);
                 }
-                self.look_who_is_awaited()
+                self.check_acks()
             }
             Input::Leave => self.leave(now),
             Input::Woke => self.woke(now),
@@ -196,11 +225,11 @@ impl Machine {
                 self.state = State::Member { at, up: true };
                 self.put(at, InstanceState::Up, Report::Up { at })
             }
-            (State::Claiming { at, returns }, AppHealth::Up(now_at)) if *at != now_at => {
-                let returns = *returns;
+            (State::Claiming(search), AppHealth::Up(now_at)) if search.at() != now_at => {
+                let returns = search.returns();
                 self.claim(now_at, returns)
             }
-            (State::Claiming { .. }, AppHealth::Down(cause) | AppHealth::NotYet(cause)) => {
+            (State::Claiming(_), AppHealth::Down(cause) | AppHealth::NotYet(cause)) => {
                 self.state = State::Starting;
                 vec![Action::Report(Report::Down { cause })]
             }
@@ -213,56 +242,86 @@ impl Machine {
                 let at = *at;
                 self.put(at, InstanceState::Down, Report::Down { cause })
             }
-            // Nothing new; or it is leaving or has stood down, and its health decides nothing any more.
+            // No change, or the instance is leaving or has stood down: its health decides nothing.
             _ => vec![],
         }
     }
 
     fn claim(&mut self, at: SocketAddr, returns: bool) -> Vec<Action> {
-        self.state = State::Claiming { at, returns };
-        vec![Action::Report(Report::Up { at }), Action::Claim { at, returns }]
+        vec![Action::Report(Report::Up { at }), self.search_name(at, returns)]
+    }
+
+    /// Begins a search. With `returns`, a name that is registered at `at` was an earlier life's and comes first.
+    fn search_name(&mut self, at: SocketAddr, returns: bool) -> Action {
+        let Registrant { service, prefix, .. } = self.registrant.clone();
+        self.state = State::Claiming(NameSearch::new(prefix, service, at, returns, self.rng.u64(..)));
+        self.list_names()
+    }
+
+    fn list_names(&self) -> Action {
+        let Registrant { service, prefix, .. } = &self.registrant;
+        Action::ListNames { prefix: prefix.instances_of(service) }
+    }
+
+    /// An answer that comes after the app has failed, or on the way out, changes nothing.
+    fn search(&mut self, now: Tick, input: claim::Input) -> Vec<Action> {
+        let State::Claiming(search) = &mut self.state else { return vec![] };
+        let mut actions = vec![];
+        for action in search.step(now, input) {
+            match action {
+                claim::Action::List => actions.push(self.list_names()),
+                claim::Action::ReportRetry { cause } => {
+                    actions.push(Action::Report(Report::NamesUnknown { cause }));
+                }
+                claim::Action::Choose(claim) => return self.claimed(claim),
+            }
+        }
+        actions
     }
 
     fn claimed(&mut self, claim: Option<Claim>) -> Vec<Action> {
-        let State::Claiming { at, .. } = self.state else {
-            return vec![]; // It is ill by now, or on its way out.
-        };
+        let State::Claiming(search) = &self.state else { return vec![] };
+        let at = search.at();
         let Some(Claim { name, expected }) = claim else {
             self.state = State::StoodDown { left: false };
             return vec![Action::Report(Report::NoName)];
         };
-        self.identity = Some(self.registrant.named(name.clone()));
-        self.standing = RecordStatus::default();
+        let identity = self.registrant.named(name.clone());
+        let key = identity.key();
+        self.identity = Some(identity);
+        self.record = RecordStatus::default();
         self.own_followed = false;
         self.gone = false;
         self.state = State::Member { at, up: true };
         vec![
             Action::Report(Report::Claiming(name)),
-            Action::Put { at, state: InstanceState::Up, expected: Some(expected) },
+            Action::Put { key, at, state: InstanceState::Up, expected: Some(expected) },
         ]
     }
 
-    fn standing(&mut self, standing: RecordStatus) -> Vec<Action> {
-        let was = std::mem::replace(&mut self.standing, standing);
-        if standing.superseded {
+    fn record(&mut self, record: RecordStatus) -> Vec<Action> {
+        let was = std::mem::replace(&mut self.record, record);
+        if record.superseded {
             return self.stand_down();
         }
-        let newly_settled = standing.settled && !was.settled;
+        let Some(identity) = self.identity.clone().filter(|_| record.settled && !was.settled) else {
+            return vec![];
+        };
         let mut actions = vec![];
+        let key = identity.key();
         match &mut self.state {
-            State::Member { .. } if newly_settled => actions.push(Action::Report(Report::Registered)),
-            State::Draining { view: view @ None, .. } if newly_settled => {
-                *view = self.identity.clone().map(|identity| Box::new(View::new(identity)));
-                actions.push(Action::FollowBalancers);
+            State::Member { .. } => actions.push(Action::Report(Report::Registered)),
+            State::Draining { view: view @ None, .. } => {
+                let (presence, acks) = (identity.prefix.balancers(), identity.prefix.acks_of(&identity.id));
+                *view = Some(Box::new(View::new(identity)));
+                actions.push(Action::FollowBalancers { presence, acks });
             }
             _ => {}
         }
-        if newly_settled {
-            self.gone = false;
-            if !self.own_followed {
-                self.own_followed = true;
-                actions.push(Action::FollowOwn);
-            }
+        self.gone = false;
+        if !self.own_followed {
+            self.own_followed = true;
+            actions.push(Action::FollowOwn { key });
         }
         actions
     }
@@ -287,8 +346,8 @@ impl Machine {
         vec![Action::Report(Report::Gone)]
     }
 
-    /// A value that is not ours was written after ours. Our record is put again, fenced: etcd then says whether
-    /// somebody newer has the name, in one transaction with the writing.
+    /// A value of another owner was written after ours. Our record is put again, fenced: the transaction that writes it also
+    /// tells whether a newer owner has the name.
     fn own_seen(&mut self, value: &[u8]) -> Vec<Action> {
         let ours = parse::<InstanceRecord>(value)
             .is_ok_and(|record| record.owner.as_ref() == Some(&self.registrant.owner));
@@ -300,20 +359,20 @@ impl Machine {
             State::Member { at, up: true } => self.put(at, InstanceState::Up, Report::WrittenOver),
             State::Member { at, up: false } => self.put(at, InstanceState::Down, Report::WrittenOver),
             State::Draining { at, .. } => self.put(at, InstanceState::Draining, Report::WrittenOver),
-            State::Starting | State::Claiming { .. } | State::Left | State::StoodDown { .. } => vec![],
+            State::Starting | State::Claiming(_) | State::Left | State::StoodDown { .. } => vec![],
         }
     }
 
     fn leave(&mut self, now: Tick) -> Vec<Action> {
         match &mut self.state {
-            State::Starting | State::Claiming { .. } => {
+            State::Starting | State::Claiming(_) => {
                 self.state = State::Left;
                 vec![]
             }
             State::Member { at, .. } => {
                 let (at, deadline) = (*at, now.plus(self.leave_max));
-                let answers = self.standing.held && self.standing.settled;
-                self.state = State::Draining { at, deadline, view: None, told: None };
+                let answers = self.record.held && self.record.settled;
+                self.state = State::Draining { at, deadline, view: None, reported: None };
                 let report = if answers { Report::Leaving } else { Report::LeavingBlind };
                 self.put(at, InstanceState::Draining, report)
             }
@@ -325,8 +384,8 @@ impl Machine {
         }
     }
 
-    fn look_who_is_awaited(&mut self) -> Vec<Action> {
-        let State::Draining { view: Some(view), told, .. } = &mut self.state else {
+    fn check_acks(&mut self) -> Vec<Action> {
+        let State::Draining { view: Some(view), reported, .. } = &mut self.state else {
             return vec![];
         };
         let Some(awaited) = view.awaited() else {
@@ -336,10 +395,10 @@ impl Machine {
             self.state = State::Left;
             return vec![Action::Report(Report::Left)];
         }
-        if told.as_ref() == Some(&awaited) {
+        if reported.as_ref() == Some(&awaited) {
             return vec![];
         }
-        *told = Some(awaited.clone());
+        *reported = Some(awaited.clone());
         vec![Action::Report(Report::Awaiting(awaited))]
     }
 
@@ -350,6 +409,7 @@ impl Machine {
                 self.state = State::Left;
                 vec![Action::Report(Report::TimedOut(awaited))]
             }
+            State::Claiming(_) => self.search(now, claim::Input::Woke),
             _ => vec![],
         }
     }
@@ -362,23 +422,22 @@ impl Machine {
         }
         let left = match self.state {
             State::StoodDown { .. } => return vec![],
-            // Its record is not there any more to be drained.
+            // Its record, which was to be drained, is gone.
             State::Draining { .. } | State::Left => true,
-            State::Starting | State::Claiming { .. } | State::Member { .. } => false,
+            State::Starting | State::Claiming(_) | State::Member { .. } => false,
         };
         self.state = State::StoodDown { left };
         vec![Action::Report(Report::Superseded)]
     }
 
-    /// The name is somebody else's by now, and none of ours was asked for: another does as well.
+    /// Searches another name: the old one is taken, and no name was asked for.
     fn take_another(&mut self, at: SocketAddr, up: bool) -> Vec<Action> {
         let lost = self.name().map(|name| Action::Report(Report::NameLost(name)));
         self.identity = None;
-        self.standing = RecordStatus::default();
+        self.record = RecordStatus::default();
         let mut actions: Vec<Action> = lost.into_iter().collect();
         if up {
-            self.state = State::Claiming { at, returns: false };
-            actions.push(Action::Claim { at, returns: false });
+            actions.push(self.search_name(at, false));
         } else {
             self.state = State::Starting;
         }
@@ -386,8 +445,11 @@ impl Machine {
     }
 
     fn put(&mut self, at: SocketAddr, state: InstanceState, report: Report) -> Vec<Action> {
-        self.standing.settled = false;
-        vec![Action::Report(report), Action::Put { at, state, expected: None }]
+        self.record.settled = false;
+        let mut actions = vec![Action::Report(report)];
+        let key = self.identity.as_ref().map(Identity::key);
+        actions.extend(key.map(|key| Action::Put { key, at, state, expected: None }));
+        actions
     }
 }
 

@@ -1,4 +1,4 @@
-//! A member joins, goes down, comes back, leaves, and stands down.
+//! A member joins, fails, recovers, leaves, and stands down.
 
 use proptest::prelude::*;
 use registry::follow::{Change, Entry};
@@ -22,7 +22,7 @@ fn machine() -> Machine {
 
 fn registrant(naming: Naming) -> Machine {
     let (service, owner) = ("web".parse().unwrap(), "me".into());
-    Machine::new(Registrant { service, naming, owner, prefix: Prefix::default() }, LEAVE_MAX)
+    Machine::new(Registrant { service, naming, owner, prefix: Prefix::default() }, LEAVE_MAX, 1)
 }
 
 /// A status of `web-1`.
@@ -50,9 +50,27 @@ fn puts(actions: &[Action]) -> Vec<InstanceState> {
 fn registered() -> Machine {
     let mut machine = machine();
     machine.step(NOW, up());
-    machine.step(NOW, Input::RecordStatus(STANDS));
+    machine.step(NOW, Input::Record(STANDS));
     assert_eq!(machine.status(), Status { wants_traffic: true, healthy: true, registered: true, ..status() });
     machine
+}
+
+fn put(name: &str, expected: Option<i64>) -> Action {
+    let key = format!("/leasehold/v1/instances/web/{name}");
+    Action::Put { key, at: at(), state: InstanceState::Up, expected }
+}
+
+fn follow_own(name: &str) -> Action {
+    Action::FollowOwn { key: format!("/leasehold/v1/instances/web/{name}") }
+}
+
+fn follow_balancers() -> Action {
+    let (presence, acks) = ("/leasehold/v1/balancers/".into(), "/leasehold/v1/acks/web/web-1/".into());
+    Action::FollowBalancers { presence, acks }
+}
+
+fn list_names() -> Action {
+    Action::ListNames { prefix: "/leasehold/v1/instances/web/".into() }
 }
 
 fn entry(key: &str, value: Vec<u8>) -> Entry {
@@ -74,17 +92,14 @@ fn nothing_is_registered_before_the_app_is_healthy() {
     assert_eq!(machine.step(NOW, Input::Health(AppHealth::Starting)), []);
     let not_yet = machine.step(NOW, Input::Health(AppHealth::NotYet("refused".into())));
     assert_eq!(not_yet, [Action::Report(Report::NotYet { cause: "refused".into() })]);
-    assert_eq!(
-        machine.step(NOW, Input::RecordStatus(RecordStatus { held: true, ..RecordStatus::default() })),
-        []
-    );
+    assert_eq!(machine.step(NOW, Input::Record(RecordStatus { held: true, ..RecordStatus::default() })), []);
     assert_eq!(machine.status(), status());
 
     let actions = machine.step(NOW, up());
-    assert_eq!(actions[1], Action::Put { at: at(), state: InstanceState::Up, expected: None });
+    assert_eq!(actions[1], put("web-1", None));
     assert!(machine.status().wants_traffic && !machine.status().registered);
-    let actions = machine.step(NOW, Input::RecordStatus(STANDS));
-    assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
+    let actions = machine.step(NOW, Input::Record(STANDS));
+    assert_eq!(actions, [Action::Report(Report::Registered), follow_own("web-1")]);
     assert!(machine.status().registered);
 }
 
@@ -94,7 +109,7 @@ fn a_sick_app_keeps_its_record_and_gets_no_traffic() {
     assert_eq!(puts(&machine.step(NOW, down())), [InstanceState::Down]);
     assert_eq!(machine.status(), status());
     assert_eq!(machine.step(NOW, down()), []);
-    machine.step(NOW, Input::RecordStatus(STANDS));
+    machine.step(NOW, Input::Record(STANDS));
     assert!(machine.status().registered && !machine.status().wants_traffic);
     assert_eq!(puts(&machine.step(NOW, up())), [InstanceState::Up]);
     assert_eq!(machine.step(NOW, up()), []);
@@ -107,8 +122,8 @@ fn leaving_waits_for_the_record_then_for_the_balancers() {
     assert!(!machine.status().wants_traffic && !machine.status().left);
     // The app may do what it likes from here on.
     assert_eq!(machine.step(NOW, down()), []);
-    assert_eq!(machine.step(NOW, Input::RecordStatus(RecordStatus { settled: false, ..STANDS })), []);
-    assert_eq!(machine.step(NOW, Input::RecordStatus(STANDS)), [Action::FollowBalancers]);
+    assert_eq!(machine.step(NOW, Input::Record(RecordStatus { settled: false, ..STANDS })), []);
+    assert_eq!(machine.step(NOW, Input::Record(STANDS)), [follow_balancers()]);
 
     let record = BalancerRecord { services: vec!["web".parse().unwrap()], ..BalancerRecord::default() };
     let presence = listed(vec![entry("balancers/lb-1", to_value(&record))]);
@@ -142,7 +157,7 @@ fn leaving_is_bounded_whatever_is_missing() {
 }
 
 #[test]
-fn who_was_never_registered_leaves_at_once() {
+fn an_instance_that_was_never_registered_leaves_at_once() {
     let mut machine = machine();
     assert_eq!(machine.step(NOW, Input::Leave), []);
     assert!(machine.status().left);
@@ -167,9 +182,9 @@ fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     assert_eq!(actions[0], Action::Report(Report::WrittenOver));
     assert_eq!(puts(&actions), [InstanceState::Up]);
 
-    assert_eq!(machine.step(NOW, Input::RecordStatus(SUPERSEDED)), [Action::Report(Report::Superseded)]);
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), [Action::Report(Report::Superseded)]);
     assert_eq!(machine.status(), Status { healthy: true, stood_down: true, ..status() });
-    for input in [Input::RecordStatus(SUPERSEDED), foreign, down(), up(), Input::RecordStatus(STANDS)] {
+    for input in [Input::Record(SUPERSEDED), foreign, down(), up(), Input::Record(STANDS)] {
         assert_eq!(machine.step(NOW, input), [], "it never writes again");
     }
     assert_eq!(machine.step(NOW, Input::Leave), []);
@@ -188,36 +203,80 @@ fn a_neighbour_whose_name_begins_like_ours_is_no_news() {
     assert!(machine.status().registered);
 }
 
-fn claim(name: &str, expected: i64) -> Input {
-    Input::Claimed(Some(Claim { name: name.parse().unwrap(), expected }))
+/// The answer to a list, with these names taken at another address.
+fn names(taken: &[&str]) -> Input {
+    let value = br#"{"address":"10.0.0.9","port":1,"owner":"other"}"#;
+    let taken = taken.iter().map(|name| entry(&format!("instances/web/{name}"), value.to_vec()));
+    Input::Names(Ok(taken.collect()))
 }
 
 #[test]
-fn who_has_no_name_claims_one_when_healthy_and_another_when_it_is_lost() {
+fn an_instance_without_a_name_claims_one_when_healthy_and_another_when_it_is_lost() {
     let mut machine = registrant(Naming::Auto);
-    let actions = machine.step(NOW, up());
-    assert_eq!(actions[1], Action::Claim { at: at(), returns: true });
+    assert_eq!(machine.step(NOW, up())[1], list_names());
     assert_eq!(machine.status().name, None);
-    let put = |expected| Action::Put { at: at(), state: InstanceState::Up, expected: Some(expected) };
-    assert_eq!(machine.step(NOW, claim("web-1", 0))[1], put(0));
-    // Somebody else was quicker.
-    let actions = machine.step(NOW, Input::RecordStatus(SUPERSEDED));
-    assert_eq!(actions[1], Action::Claim { at: at(), returns: false });
-    assert_eq!(machine.step(NOW, claim("web-2", 0))[1], put(0));
-    let actions = machine.step(NOW, Input::RecordStatus(STANDS));
-    assert_eq!(actions, [Action::Report(Report::Registered), Action::FollowOwn]);
+    assert_eq!(machine.step(NOW, names(&[]))[1], put("web-1", Some(0)));
+    // Another registrar was quicker.
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED))[1], list_names());
+    assert_eq!(machine.step(NOW, names(&["web-1"]))[1], put("web-2", Some(0)));
+    let actions = machine.step(NOW, Input::Record(STANDS));
+    assert_eq!(actions, [Action::Report(Report::Registered), follow_own("web-2")]);
     assert_eq!(machine.status().name, Some("web-2".parse().unwrap()));
 
     // The lease was lost during a pause, and the name with it.
-    let actions = machine.step(NOW, Input::RecordStatus(SUPERSEDED));
+    let actions = machine.step(NOW, Input::Record(SUPERSEDED));
     assert_eq!(actions[0], Action::Report(Report::NameLost("web-2".parse().unwrap())));
     machine.step(NOW, down());
-    assert_eq!(machine.step(NOW, claim("web-3", 0)), [], "it is ill: there is nothing to register");
+    assert_eq!(machine.step(NOW, names(&[])), [], "an unhealthy app is not registered");
     assert!(!machine.status().wants_traffic);
-    assert_eq!(machine.step(NOW, up())[1], Action::Claim { at: at(), returns: true });
+    assert_eq!(machine.step(NOW, up())[1], list_names());
     machine.step(NOW, Input::Leave);
-    assert!(machine.status().left, "who has no record leaves at once");
-    assert_eq!(machine.step(NOW, claim("web-3", 0)), []);
+    assert!(machine.status().left, "an instance without a record leaves at once");
+    assert_eq!(machine.step(NOW, names(&[])), []);
+}
+
+#[test]
+fn a_name_at_our_own_address_is_taken_again_at_the_start_and_not_after_it_was_lost() {
+    let ours = || {
+        let value = br#"{"address":"10.0.0.5","port":3000,"owner":"an earlier life"}"#.to_vec();
+        Input::Names(Ok(vec![Entry { mod_revision: 7, ..entry("instances/web/web-3", value) }]))
+    };
+    let mut machine = registrant(Naming::Auto);
+    machine.step(NOW, up());
+    assert_eq!(machine.step(NOW, ours())[1], put("web-3", Some(7)));
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED))[1], list_names());
+    assert_eq!(machine.step(NOW, ours())[1], put("web-1", Some(0)), "two lives at one address do not fight");
+}
+
+#[test]
+fn a_list_of_names_is_retried_while_etcd_does_not_answer() {
+    let mut machine = registrant(Naming::Auto);
+    machine.step(NOW, up());
+    let cause = || "no answer".to_owned();
+    let failed = machine.step(NOW, Input::Names(Err(cause())));
+    assert_eq!(failed, [Action::Report(Report::NamesUnknown { cause: cause() })]);
+    let due = machine.wake_at().unwrap();
+    assert_eq!(machine.step(due, Input::Woke), [list_names()]);
+    assert_eq!(machine.step(due, names(&[]))[1], put("web-1", Some(0)));
+    assert_eq!(machine.wake_at(), None);
+}
+
+#[test]
+fn a_lease_s_status_counts_only_from_our_own_command_on() {
+    let key = "/leasehold/v1/instances/web/web-1";
+    let lease = LeaseStatus {
+        lease: Some(1),
+        settled: true,
+        seq: 4,
+        superseded: [key.to_owned()].into(),
+        ..LeaseStatus::default()
+    };
+    let held = RecordStatus { held: true, ..RecordStatus::default() };
+    assert_eq!(RecordStatus::of(&lease, Some(key), None), held, "nothing was put");
+    assert_eq!(RecordStatus::of(&lease, Some(key), Some(5)), held, "it is about an earlier command");
+    assert_eq!(RecordStatus::of(&lease, Some(key), Some(4)), SUPERSEDED);
+    assert_eq!(RecordStatus::of(&lease, Some("another"), Some(3)), STANDS);
+    assert_eq!(RecordStatus::of(&lease, None, Some(3)), STANDS);
 }
 
 fn inputs() -> impl Strategy<Value = Input> {
@@ -226,7 +285,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         4 => Just(up()),
         2 => Just(down()),
         1 => Just(Input::Health(AppHealth::NotYet("refused".into()))),
-        4 => standing.prop_map(|(held, settled, superseded)| Input::RecordStatus(RecordStatus { held, settled, superseded })),
+        4 => standing.prop_map(|(held, settled, superseded)| Input::Record(RecordStatus { held, settled, superseded })),
         1 => Just(own(r#"{"address":"10.0.0.9","port":1,"owner":"other"}"#)),
         1 => Just(own("oops")),
         1 => Just(Input::Own(listed(vec![]))),
@@ -235,7 +294,8 @@ fn inputs() -> impl Strategy<Value = Input> {
         2 => Just(Input::Acks(listed(vec![]))),
         2 => Just(Input::Acks(Event::InSync)),
         1 => Just(Input::Acks(Event::OutOfSync)),
-        1 => Just(claim("web-7", 0)),
+        1 => Just(names(&["web-1"])),
+        1 => Just(Input::Names(Err("no answer".into()))),
         1 => Just(Input::Leave),
         1 => Just(Input::Woke),
     ]
@@ -251,7 +311,7 @@ proptest! {
         for (ms, input) in inputs {
             now = now.plus(Duration::from_millis(ms));
             let leave = input == Input::Leave;
-            superseded |= !auto && matches!(input, Input::RecordStatus(RecordStatus { superseded: true, .. }));
+            superseded |= !auto && matches!(input, Input::Record(RecordStatus { superseded: true, .. }));
             let written = puts(&machine.step(now, input));
             prop_assert!(written.len() <= 1);
             for state in written {

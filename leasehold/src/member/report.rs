@@ -28,7 +28,12 @@ pub enum Report {
     Claiming(InstanceName),
     /// Somebody else has the name that it had, or was quicker; it claims another.
     NameLost(InstanceName),
-    /// No number is left to be claimed.
+    /// etcd did not list the names of the service; the search is retried.
+    NamesUnknown {
+        /// The error.
+        cause: String,
+    },
+    /// Every number is taken.
     NoName,
     /// Its record stands in etcd.
     Registered,
@@ -58,6 +63,7 @@ impl Report {
             Self::Superseded | Self::NoName => tracing::Level::ERROR,
             Self::NotYet { .. }
             | Self::Down { .. }
+            | Self::NamesUnknown { .. }
             | Self::Gone
             | Self::WrittenOver
             | Self::LeavingBlind
@@ -83,6 +89,7 @@ impl fmt::Display for Report {
             Self::Down { cause } => write!(f, "down: {cause}"),
             Self::Claiming(name) => write!(f, "claiming the name {name}"),
             Self::NameLost(name) => write!(f, "somebody else has the name {name}: claiming another"),
+            Self::NamesUnknown { cause } => write!(f, "cannot list the names of the service: {cause}; retrying"),
             Self::NoName => f.write_str(
                 "all numbered names of the service are taken\n  give the instance a name of its own with --instance NAME",
             ),

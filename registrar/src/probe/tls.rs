@@ -1,7 +1,7 @@
-//! How checks speak TLS: with an app of our own, mostly on this host.
+//! TLS for checks of an app that is usually on this host.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -13,19 +13,28 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// A CA, or a name, that cannot be used.
+/// The CA or the name cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot check over TLS: {0}\n  --check-cacert is to be a PEM file that this user may read, --check-name the name in the app's certificate"
 )]
 pub struct CheckTlsError(String);
 
-/// How checks speak TLS.
+/// How checks use TLS, as values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckTlsOptions {
+    /// The file of the CA (PEM). `None`: every certificate is accepted.
+    pub cacert: Option<PathBuf>,
+    /// The name in the app's certificate. `None`: its address.
+    pub name: Option<String>,
+}
+
+/// TLS for checks, ready to connect.
 #[derive(Clone)]
 pub struct CheckTls {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
-    /// What the gRPC check is told.
+    /// The file of the CA, for the gRPC check.
     pub(super) cacert: Option<PathBuf>,
 }
 
@@ -39,15 +48,14 @@ impl fmt::Debug for CheckTls {
 }
 
 impl CheckTls {
-    /// The app's certificate is verified only if there is a CA to do it by: it is asked whether the app is well, and
-    /// nothing is told to it.
-    pub fn new(cacert: Option<&Path>, name: Option<&str>) -> Result<Self, CheckTlsError> {
+    /// Reads the CA. Without one the app's certificate is not verified: a check sends nothing that is secret.
+    pub fn open(options: &CheckTlsOptions) -> Result<Self, CheckTlsError> {
         let failed = |error: &dyn fmt::Display| CheckTlsError(error.to_string());
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(&error))?;
-        let config = match cacert {
+        let config = match &options.cacert {
             None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
             Some(path) => {
                 let failed = |error: &dyn fmt::Display| CheckTlsError(format!("{}: {error}", path.display()));
@@ -61,15 +69,15 @@ impl CheckTls {
                 builder.with_root_certificates(roots)
             }
         };
-        let name = name.map(|name| ServerName::try_from(name.to_owned())).transpose();
+        let name = options.name.as_ref().map(|name| ServerName::try_from(name.clone())).transpose();
         Ok(Self {
             config: Arc::new(config.with_no_client_auth()),
             name: name.map_err(|error| failed(&error))?,
-            cacert: cacert.map(Path::to_path_buf),
+            cacert: options.cacert.clone(),
         })
     }
 
-    /// TLS on `stream`.
+    /// Starts TLS on `stream`.
     pub(super) async fn connect(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
         let target = stream.peer_addr().map_err(|error| error.to_string())?;
         let name = self.name.clone().unwrap_or_else(|| ServerName::IpAddress(target.ip().into()));
@@ -77,13 +85,13 @@ impl CheckTls {
         connecting.await.map_err(|error| format!("no TLS with {target}: {error}"))
     }
 
-    /// The name in the app's certificate, where it is not its address.
+    /// The name in the app's certificate. `None`: its address.
     pub(super) fn name(&self) -> Option<String> {
         self.name.as_ref().map(|name| name.to_str().into_owned())
     }
 }
 
-/// Takes every certificate; the signatures with it are checked.
+/// Accepts every certificate. Signatures made with it are verified.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tokio::task::JoinSet;
 
 use super::output::Output;
-use super::program::{Policy, Program};
+use super::program::Policy;
 use super::{Exit, Processes, SpawnError};
 
 /// A program and how it is to run.
@@ -49,12 +49,6 @@ impl Children {
         let restarts = configs.iter().map(|config| (config.name.clone(), AtomicU64::new(0))).collect();
         let pids = vec![None; configs.len()];
         Self { configs, processes, output, pids, exits: JoinSet::new(), restarts: Arc::new(restarts) }
-    }
-
-    /// A machine for each.
-    #[must_use]
-    pub fn programs(&self) -> Vec<Program> {
-        self.configs.iter().map(|config| Program::new(config.policy, fastrand::u64(..))).collect()
     }
 
     /// How often each was started again.

@@ -29,7 +29,7 @@ const LINES_MAX: usize = 256;
 
 /// In which form the programs' output is handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Form {
+pub enum LineFormat {
     /// They write to our output themselves.
     Inherit,
     /// Whole lines, as they are.
@@ -42,7 +42,7 @@ pub enum Form {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputConfig {
     /// The form.
-    pub form: Form,
+    pub format: LineFormat,
     /// The FIFO that gets a copy.
     pub copy: Option<PathBuf>,
 }
@@ -98,15 +98,19 @@ pub struct Output {
 impl Output {
     /// Starts the thread, where the form needs one.
     pub fn start(config: &OutputConfig, origin: impl Origin) -> Result<Self, OutputError> {
-        let copy = config.copy.as_deref().map(Copy::at).transpose()?;
-        if config.form == Form::Inherit && copy.is_none() {
+        let tee = config.copy.clone();
+        if let Some(path) = &tee {
+            make_fifo(path)?;
+        }
+        let tee = tee.map(FifoTee::new);
+        if config.format == LineFormat::Inherit && tee.is_none() {
             return Ok(Self { lines: None, writer: None });
         }
         let (lines, queue) = mpsc::channel(LINES_MAX);
-        let form = config.form;
+        let format = config.format;
         let writer = thread::Builder::new()
             .name("output".into())
-            .spawn(move || write(queue, form, &origin, copy))
+            .spawn(move || write(queue, format, &origin, tee))
             .map_err(OutputError::Thread)?;
         Ok(Self { lines: Some(lines), writer: Some(writer) })
     }
@@ -156,17 +160,22 @@ async fn read(reader: pipe::Receiver, lines: mpsc::Sender<Line>, process: String
 }
 
 /// Until the last sender has gone.
-fn write(mut queue: mpsc::Receiver<Line>, form: Form, origin: &impl Origin, mut copy: Option<Copy>) {
+fn write(
+    mut queue: mpsc::Receiver<Line>,
+    format: LineFormat,
+    origin: &impl Origin,
+    mut tee: Option<FifoTee>,
+) {
     while let Some(line) = queue.blocking_recv() {
-        let mut bytes = if form == Form::Json { as_json(&line, origin.names()) } else { line.text };
+        let mut bytes = if format == LineFormat::Json { as_json(&line, origin.names()) } else { line.text };
         bytes.push(b'\n');
         // With our output closed there is nobody left to tell; the program goes on.
         let _ = match line.stream {
             Stream::Out => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
             Stream::Err => io::stderr().write_all(&bytes),
         };
-        if let Some(copy) = &mut copy {
-            copy.put(&bytes);
+        if let Some(tee) = &mut tee {
+            tee.put(&bytes);
         }
     }
 }
@@ -182,8 +191,19 @@ fn as_json(line: &Line, (service, instance): (Option<String>, Option<String>)) -
     .into_bytes()
 }
 
-/// A FIFO that never holds up who writes to it.
-struct Copy {
+/// Makes a FIFO at `path`, unless there is one.
+fn make_fifo(path: &Path) -> Result<(), OutputError> {
+    let text = || path.display().to_string();
+    match nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o640)) {
+        Ok(()) => Ok(()),
+        Err(Errno::EEXIST) if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) => Ok(()),
+        Err(Errno::EEXIST) => Err(OutputError::NoFifo(text())),
+        Err(errno) => Err(OutputError::Fifo { path: text(), cause: errno.into() }),
+    }
+}
+
+/// Writes to a FIFO without ever blocking. Lines that do not fit are dropped and counted.
+struct FifoTee {
     path: PathBuf,
     fifo: Option<File>,
     /// The rest of a line of which a part was taken.
@@ -191,16 +211,9 @@ struct Copy {
     dropped: u64,
 }
 
-impl Copy {
-    fn at(path: &Path) -> Result<Self, OutputError> {
-        let text = || path.display().to_string();
-        match nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o640)) {
-            Ok(()) => {}
-            Err(Errno::EEXIST) if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) => {}
-            Err(Errno::EEXIST) => return Err(OutputError::NoFifo(text())),
-            Err(errno) => return Err(OutputError::Fifo { path: text(), cause: errno.into() }),
-        }
-        Ok(Self { path: path.to_owned(), fifo: None, rest: vec![], dropped: 0 })
+impl FifoTee {
+    fn new(path: PathBuf) -> Self {
+        Self { path, fifo: None, rest: vec![], dropped: 0 }
     }
 
     fn put(&mut self, line: &[u8]) {
@@ -268,18 +281,19 @@ mod tests {
     fn a_copy_holds_up_nobody_and_is_whole_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut copy = Copy::at(&path).unwrap();
-        copy.put(b"nobody reads this\n");
-        assert_eq!(copy.dropped, 1);
+        make_fifo(&path).unwrap();
+        let mut tee = FifoTee::new(path.clone());
+        tee.put(b"nobody reads this\n");
+        assert_eq!(tee.dropped, 1);
 
         let mut fifo = reader(&path);
         let line = [vec![b'x'; 10_000], b"\n".to_vec()].concat();
         for _ in 0..20 {
-            copy.put(&line);
+            tee.put(&line);
         }
-        assert!(copy.dropped > 5, "a pipe holds 64 KiB");
+        assert!(tee.dropped > 5, "a pipe holds 64 KiB");
         let mut text = read_all(&mut fifo);
-        copy.put(b"after\n");
+        tee.put(b"after\n");
         text.extend(read_all(&mut fifo));
         let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
         let (last, whole) = lines.split_last().unwrap();
@@ -287,9 +301,9 @@ mod tests {
         assert!(whole[..whole.len() - 1].iter().all(|one| one.len() == 10_000));
 
         drop(fifo);
-        copy.put(b"lost\n");
+        tee.put(b"lost\n");
         let mut fifo = reader(&path);
-        copy.put(b"found\n");
+        tee.put(b"found\n");
         assert_eq!(
             read_all(&mut fifo),
             b"found\n",
@@ -302,9 +316,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "precious").unwrap();
-        let error = Copy::at(&path).err().unwrap().to_string();
+        let error = make_fifo(&path).unwrap_err().to_string();
         assert!(error.contains("is not a FIFO"), "{error}");
-        let error = Copy::at(&dir.path().join("no/such")).err().unwrap().to_string();
+        let error = make_fifo(&dir.path().join("no/such")).unwrap_err().to_string();
         assert!(error.contains("cannot make a FIFO"), "{error}");
     }
 

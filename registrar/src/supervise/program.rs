@@ -1,4 +1,4 @@
-//! The life of one process that we run: the app, or one beside it.
+//! Decides the life of one program: the app, or a sidecar.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,29 +9,29 @@ use registry::time::Tick;
 
 use super::Exit;
 
-/// Waits before it is started again.
+/// Bounds of the wait before a restart.
 const RESTART_FIRST: Duration = Duration::from_millis(250);
 const RESTART_MAX: Duration = Duration::from_secs(10);
-/// Who has run for so long has started well: earlier ends are forgotten.
+/// A program that has run for so long has started well: its restart count is reset.
 const STEADY: Duration = Duration::from_mins(1);
-/// Longest wait for a process that was killed: only one stuck in the kernel takes longer.
+/// Longest wait for a process after KILL. Only one that is stuck in the kernel takes longer.
 const KILLED_MAX: Duration = Duration::from_secs(5);
-/// A process that ends with this does not want to be started again; as s6 has it.
+/// A program that exits with this code is not restarted, as in s6.
 const EXIT_FOR_GOOD: u8 = 125;
 
-/// When a process that has ended is started again.
+/// When a program that has ended is restarted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
     /// Never.
     #[default]
     No,
-    /// If it ended with anything but 0.
+    /// Unless it exited with 0.
     OnFailure,
     /// Always.
     Always,
 }
 
-/// Text that is no restart policy.
+/// The text is not a restart policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a restart policy: write no, on-failure or always")]
 pub struct RestartError(String);
@@ -59,27 +59,27 @@ impl fmt::Display for Restart {
     }
 }
 
-/// How a process is to be kept running, and stopped.
+/// How a program is restarted and stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// When it is started again.
+    /// When it is restarted.
     pub restart: Restart,
-    /// So many times in a row, each within [`STEADY`] of its start; `None`: without a limit.
+    /// Most restarts in a row, each after a run shorter than one minute. `None`: no limit.
     pub restarts_max: Option<u32>,
-    /// Time it has to end after TERM.
+    /// Time to end after TERM, before KILL.
     pub stop_grace: Duration,
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// It is to run.
+    /// Run it.
     Start,
     /// It has ended, or could not be started.
     Exited(Exit),
-    /// It is to end.
+    /// Stop it.
     Stop,
-    /// It is to end at once.
+    /// Stop it at once.
     Kill,
     /// The moment of [`Program::wake_at`] has come.
     Woke,
@@ -90,17 +90,17 @@ pub enum Input {
 pub enum Action {
     /// Start it.
     Spawn,
-    /// Ask it to end.
+    /// Send it TERM.
     Term,
-    /// End it.
+    /// Send it KILL.
     Kill,
-    /// Tell people: it has ended, and is started again after this time.
-    Again(Exit, Duration),
-    /// It has ended and stays so. `gave_up`: it was started again too often.
+    /// It has ended, and is restarted after this time.
+    Restart(Exit, Duration),
+    /// It has ended for good.
     Over {
         /// How it ended last.
         exit: Exit,
-        /// It would have been started again, were it not for the limit.
+        /// The limit of restarts was reached.
         gave_up: bool,
     },
 }
@@ -111,53 +111,47 @@ enum State {
     Running {
         since: Tick,
     },
-    /// It has ended, and is started again at `until`.
+    /// It has ended, and is restarted at `until`.
     Waiting {
         until: Tick,
     },
-    /// It was asked to end, and is killed at `kill_at`.
+    /// TERM was sent. KILL follows at `kill_at`.
     Stopping {
         kill_at: Tick,
     },
-    /// It was killed; it is not waited for after `until`.
+    /// KILL was sent. The wait for its end ends at `until`.
     Killed {
         until: Tick,
     },
     Over,
 }
 
-/// The machine of one process's life.
+/// The machine of one program.
 #[derive(Clone, Debug)]
 pub struct Program {
     policy: Policy,
     state: State,
-    /// Starts in a row that did not last.
+    /// Restarts in a row.
     restarts: u32,
     backoff: Backoff,
 }
 
 impl Program {
-    /// One that is not started yet. `seed` spreads the restarts of many.
+    /// Starts idle. `seed` spreads the restarts of many registrars.
     #[must_use]
     pub fn new(policy: Policy, seed: u64) -> Self {
         let backoff = Backoff::new(RESTART_FIRST, RESTART_MAX, seed);
         Self { policy, state: State::Idle, restarts: 0, backoff }
     }
 
-    /// Whether it has ended and stays so.
+    /// Whether it has ended for good.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.state == State::Over
     }
 
-    /// Whether it was killed, and has not been seen to end.
-    #[must_use]
-    pub fn is_killed(&self) -> bool {
-        matches!(self.state, State::Killed { .. })
-    }
-
-    /// From now on it is not started again; who waited for that is over.
-    pub fn let_go(&mut self) {
+    /// Rules out any further restart. A restart that is due later is cancelled.
+    pub fn cancel_restart(&mut self) {
         self.policy.restart = Restart::No;
         if matches!(self.state, State::Waiting { .. }) {
             self.state = State::Over;
@@ -208,12 +202,12 @@ impl Program {
     }
 
     fn exited(&mut self, now: Tick, since: Tick, exit: Exit) -> Action {
-        let again = match self.policy.restart {
+        let restarts = match self.policy.restart {
             Restart::No => false,
             Restart::OnFailure => exit != Exit::Code(0),
             Restart::Always => true,
         };
-        if !again || exit == Exit::Code(EXIT_FOR_GOOD) {
+        if !restarts || exit == Exit::Code(EXIT_FOR_GOOD) {
             return self.over(exit, false);
         }
         if now.since(since) >= STEADY {
@@ -226,7 +220,7 @@ impl Program {
         self.restarts = self.restarts.saturating_add(1);
         let wait = self.backoff.after_failure();
         self.state = State::Waiting { until: now.plus(wait) };
-        Action::Again(exit, wait)
+        Action::Restart(exit, wait)
     }
 
     fn over(&mut self, exit: Exit, gave_up: bool) -> Action {
@@ -263,7 +257,7 @@ mod tests {
         ] {
             let mut program = program(restart, None);
             let action = program.step(NOW, Input::Exited(Exit::Code(code)));
-            assert_eq!(matches!(action, Some(Action::Again(..))), again, "{restart} {code}");
+            assert_eq!(matches!(action, Some(Action::Restart(..))), again, "{restart} {code}");
             assert_eq!(program.is_over(), !again);
         }
     }
@@ -274,13 +268,13 @@ mod tests {
         let mut now = NOW;
         let end = |program: &mut Program, now: Tick| program.step(now, Input::Exited(Exit::Signal(9)));
         for _ in 0..3 {
-            assert!(matches!(end(&mut program, now), Some(Action::Again(..))));
+            assert!(matches!(end(&mut program, now), Some(Action::Restart(..))));
             now = program.wake_at().unwrap();
             assert_eq!(program.step(now, Input::Woke), Some(Action::Spawn));
         }
         let mut steady = program.clone();
         assert_eq!(end(&mut program, now), Some(Action::Over { exit: Exit::Signal(9), gave_up: true }));
-        let Some(Action::Again(_, wait)) = end(&mut steady, now.plus(STEADY)) else {
+        let Some(Action::Restart(_, wait)) = end(&mut steady, now.plus(STEADY)) else {
             panic!("it has lasted")
         };
         assert!(wait <= RESTART_FIRST, "{wait:?}");
@@ -293,7 +287,6 @@ mod tests {
         assert_eq!(program.step(NOW, Input::Woke), None);
         let kill_at = program.wake_at().unwrap();
         assert_eq!(program.step(kill_at, Input::Woke), Some(Action::Kill));
-        assert!(program.is_killed());
         let until = program.wake_at().unwrap();
         assert_eq!(
             program.step(until, Input::Woke),
@@ -342,7 +335,7 @@ mod tests {
                 match action {
                     Some(Action::Spawn) => { prop_assert!(!lives); lives = true; }
                     Some(Action::Term | Action::Kill) => prop_assert!(lives),
-                    Some(Action::Again(..)) => prop_assert!(!lives),
+                    Some(Action::Restart(..)) => prop_assert!(!lives),
                     Some(Action::Over { .. }) => { over = true; lives = false; }
                     None => {}
                 }

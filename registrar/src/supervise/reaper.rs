@@ -80,12 +80,6 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts nothing: for what is tested without a process.
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self { requests: mpsc::channel(1).0 }
-    }
-
     /// Starts `command` as the leader of a new process group.
     pub async fn spawn(&self, command: Command) -> Result<Child, SpawnError> {
         let program = name(&command);

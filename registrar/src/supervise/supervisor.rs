@@ -1,5 +1,5 @@
-//! The life of the whole process: it starts its programs in order, leaves the registry, stops them in reverse, releases
-//! the lease, ends.
+//! Decides the life of the process: start the programs in order, leave the registry, stop the programs in reverse order,
+//! release the lease, end.
 
 use std::time::Duration;
 
@@ -8,57 +8,57 @@ use registry::time::Tick;
 use super::Exit;
 use super::program::{self, Program};
 
-/// Longest wait for the lease to be revoked; after that it ends by itself within its ttl.
+/// Longest wait for the lease to be revoked. After it the lease ends within its ttl.
 const RELEASE_MAX: Duration = Duration::from_secs(3);
-/// Exit code of a process that ended because of a failure of its own.
+/// Exit code when this process itself has failed.
 const EXIT_FAILED: u8 = 1;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Everything is to run.
+    /// All programs are to run.
     Start,
-    /// We are asked to stop; again and again by who cannot wait.
+    /// A stop is requested. Each further one skips the wait that it finds.
     Stop,
-    /// The program of this number has ended, or could not be started again.
+    /// The program of this number has ended, or could not be restarted.
     Exited(usize, Exit),
     /// Every member has left, or has waited long enough.
     Left,
     /// The lease is revoked, or given up.
     Released,
-    /// A part of us ended that should not have.
+    /// A part of this process has ended unexpectedly.
     Broken,
-    /// The moment of [`Life::wake_at`] has come.
+    /// The moment of [`Supervisor::wake_at`] has come.
     Woke,
 }
 
 /// What to do. Programs are named by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start it.
+    /// Start the program.
     Spawn(usize),
-    /// Ask it to end.
+    /// Send it TERM.
     Term(usize),
-    /// End it.
+    /// Send it KILL.
     Kill(usize),
-    /// Tell people: it has ended, and is started again after this time.
-    Again(usize, Exit, Duration),
-    /// Tell people: it has been started again too often, and everything is stopped for it.
-    GaveUp(usize),
+    /// Log that it has ended, and is restarted after this time.
+    ReportRestart(usize, Exit, Duration),
+    /// Log that it was restarted too often, and that everything stops for it.
+    ReportGaveUp(usize),
     /// Take every member out of rotation.
     Leave,
-    /// Revoke the lease: whatever still stands is gone.
+    /// Revoke the lease: records that still stand go with it.
     Release,
-    /// End this process, with this code.
+    /// End this process with this code.
     End(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Members are leaving; the app still serves.
+    /// Members are leaving. The app still serves.
     Leaving,
-    /// The programs are stopped one after the other, the one started last first.
+    /// The programs are stopped one after the other, in reverse order of their start.
     Stopping,
     Ended,
 }
@@ -66,27 +66,27 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lease {
     Held,
-    /// It is not waited for after `until`.
+    /// The wait for it ends at `until`.
     Releasing {
         until: Tick,
     },
     Released,
 }
 
-/// The machine of the process's life.
+/// The machine of the whole process.
 #[derive(Clone, Debug)]
-pub struct Life {
+pub struct Supervisor {
     phase: Phase,
     lease: Lease,
     /// In the order of their start.
     programs: Vec<Program>,
-    /// The number of the app among them; its end is ours. `None`: a sidecar.
+    /// The number of the app. When it ends, so does this process. `None`: a plain sidecar of an app started elsewhere.
     app: Option<usize>,
     code: u8,
 }
 
-impl Life {
-    /// Starts with `programs` in the order of their start; `app` is the number of the one whose end is ours.
+impl Supervisor {
+    /// Starts with `programs` in the order of their start; `app` is the number of the app.
     #[must_use]
     pub fn new(programs: Vec<Program>, app: Option<usize>) -> Self {
         Self { phase: Phase::Running, lease: Lease::Held, programs, app, code: 0 }
@@ -114,12 +114,12 @@ impl Life {
         match input {
             Input::Start => {
                 for number in 0..self.programs.len() {
-                    self.tell(now, number, program::Input::Start, &mut actions);
+                    self.step_program(now, number, program::Input::Start, &mut actions);
                 }
             }
             Input::Stop => self.stop(now, &mut actions),
             Input::Exited(number, exit) => {
-                self.tell(now, number, program::Input::Exited(exit), &mut actions);
+                self.step_program(now, number, program::Input::Exited(exit), &mut actions);
             }
             Input::Left => {
                 if self.phase == Phase::Leaving {
@@ -132,6 +132,10 @@ impl Life {
                 }
             }
             Input::Broken => {
+                if self.phase == Phase::Running {
+                    // Not waited for. A member must not register an app that is being stopped.
+                    actions.push(Action::Leave);
+                }
                 if matches!(self.phase, Phase::Running | Phase::Leaving) {
                     self.code = EXIT_FAILED;
                     self.phase = Phase::Stopping;
@@ -139,7 +143,7 @@ impl Life {
             }
             Input::Woke => {
                 for number in 0..self.programs.len() {
-                    self.tell(now, number, program::Input::Woke, &mut actions);
+                    self.step_program(now, number, program::Input::Woke, &mut actions);
                 }
                 if matches!(self.lease, Lease::Releasing { until } if now >= until) {
                     self.lease = Lease::Released;
@@ -162,37 +166,37 @@ impl Life {
                     self.lease = Lease::Released;
                 }
                 for number in 0..self.programs.len() {
-                    self.tell(now, number, program::Input::Kill, actions);
+                    self.step_program(now, number, program::Input::Kill, actions);
                 }
             }
             Phase::Ended => {}
         }
     }
 
-    /// Hands `input` to one program and takes in what comes of it.
-    fn tell(&mut self, now: Tick, number: usize, input: program::Input, actions: &mut Vec<Action>) {
+    /// Steps one program, and handles its action.
+    fn step_program(&mut self, now: Tick, number: usize, input: program::Input, actions: &mut Vec<Action>) {
         let Some(action) = self.programs.get_mut(number).and_then(|one| one.step(now, input)) else { return };
         match action {
             program::Action::Spawn => actions.push(Action::Spawn(number)),
             program::Action::Term => actions.push(Action::Term(number)),
             program::Action::Kill => actions.push(Action::Kill(number)),
-            program::Action::Again(exit, wait) => actions.push(Action::Again(number, exit, wait)),
+            program::Action::Restart(exit, wait) => actions.push(Action::ReportRestart(number, exit, wait)),
             program::Action::Over { exit, gave_up } => {
                 if gave_up {
-                    actions.push(Action::GaveUp(number));
+                    actions.push(Action::ReportGaveUp(number));
                 }
-                self.over(number, exit, gave_up, actions);
+                self.program_over(number, exit, gave_up, actions);
             }
         }
     }
 
-    fn over(&mut self, number: usize, exit: Exit, gave_up: bool, actions: &mut Vec<Action>) {
+    fn program_over(&mut self, number: usize, exit: Exit, gave_up: bool, actions: &mut Vec<Action>) {
         let is_app = self.app == Some(number);
         if (is_app || gave_up) && self.code == 0 {
             self.code = if gave_up { exit.code().max(EXIT_FAILED) } else { exit.code() };
         }
         if is_app {
-            // A dead app cannot drain: its lease goes at once, and takes it out of rotation.
+            // A dead app cannot drain. Releasing the lease at once takes it out of rotation.
             if matches!(self.phase, Phase::Running | Phase::Leaving) {
                 self.phase = Phase::Stopping;
             }
@@ -202,15 +206,15 @@ impl Life {
         }
     }
 
-    /// Goes on with what the phase wants next.
+    /// Does what the phase requires next.
     fn advance(&mut self, now: Tick, actions: &mut Vec<Action>) {
         if self.phase != Phase::Stopping {
             return;
         }
-        self.programs.iter_mut().for_each(Program::let_go);
+        self.programs.iter_mut().for_each(Program::cancel_restart);
         let last = self.programs.iter().rposition(|one| !one.is_over());
         if let Some(last) = last {
-            self.tell(now, last, program::Input::Stop, actions);
+            self.step_program(now, last, program::Input::Stop, actions);
         }
         let served =
             self.app.or(last).is_some_and(|number| !self.programs.get(number).is_none_or(Program::is_over));
@@ -226,5 +230,5 @@ impl Life {
 }
 
 #[cfg(test)]
-#[path = "life_tests.rs"]
+#[path = "supervisor_tests.rs"]
 mod tests;

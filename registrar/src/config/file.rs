@@ -29,7 +29,7 @@ pub struct File {
     pub services: Vec<ServiceTable>,
     /// Processes beside the app, in the order of their start.
     #[serde(default, rename = "side")]
-    pub sides: Vec<SideTable>,
+    pub sidecars: Vec<SidecarTable>,
 }
 
 /// `[[service]]`. What it does not say is taken from the flags.
@@ -75,7 +75,7 @@ pub struct ServiceTable {
 /// `[[side]]`: a process beside the app.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SideTable {
+pub struct SidecarTable {
     /// What it is called in logs and metrics.
     pub name: String,
     /// The program and its arguments; no shell is between.
@@ -87,7 +87,7 @@ pub struct SideTable {
     pub restarts_max: Option<u32>,
     /// Before the app, or after it.
     #[serde(default)]
-    pub start: SideStart,
+    pub start: SidecarStart,
     /// Time it has to end after TERM.
     #[serde(default, deserialize_with = "time")]
     pub stop_grace: Option<Duration>,
@@ -99,7 +99,7 @@ pub struct SideTable {
 /// When a process beside the app is started; it is stopped in reverse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SideStart {
+pub enum SidecarStart {
     /// Before the app.
     #[default]
     Before,

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::*;
-use crate::probe::{CheckTls, Expected};
-use crate::supervise::{AppLife, Exit};
-use leasehold::AppHealth;
+use crate::probe::{CheckTlsOptions, Expected};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,7 +47,7 @@ async fn server(answer: Option<&'static [u8]>) -> SocketAddr {
 
 async fn http(answer: Option<&'static [u8]>) -> Result<(), String> {
     let timeout = if answer.is_some() { PATIENCE } else { Duration::from_millis(100) };
-    performed(&config("http:/healthz", timeout), server(answer).await).await
+    over_network(&config("http:/healthz", timeout), None, server(answer).await).await
 }
 
 #[tokio::test]
@@ -94,7 +93,7 @@ async fn an_endless_head_fails_and_an_endless_body_is_not_read_to_its_end() {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         while stream.write_all(&HEAD).await.is_ok() {}
     });
-    assert_eq!(performed(&config("http:/", PATIENCE), addr).await, Ok(()));
+    assert_eq!(over_network(&config("http:/", PATIENCE), None, addr).await, Ok(()));
     tokio::time::timeout(PATIENCE, endless).await.expect("the probe hung up").unwrap();
 }
 
@@ -102,61 +101,12 @@ async fn an_endless_head_fails_and_an_endless_body_is_not_read_to_its_end() {
 async fn a_refused_connection_fails_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    assert_eq!(performed(&config("tcp", PATIENCE), addr).await, Ok(()));
+    assert_eq!(over_network(&config("tcp", PATIENCE), None, addr).await, Ok(()));
     drop(listener);
     for check in ["tcp", "http:/"] {
-        let error = performed(&config(check, PATIENCE), addr).await.unwrap_err();
+        let error = over_network(&config(check, PATIENCE), None, addr).await.unwrap_err();
         assert!(error.contains("cannot connect") && error.contains("refused"), "{error}");
     }
-}
-
-#[tokio::test]
-async fn the_watch_tells_of_an_app_that_comes_goes_and_returns() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    drop(listener);
-    let (publish, mut told) = watch::channel(AppHealth::default());
-    let (tell, life) = watch::channel(AppLife { starts: 1, ended: None });
-    tokio::spawn(watch(config("tcp", PATIENCE), addr, 1, Processes::none(), life, publish));
-    let mut until = async |wanted: fn(&AppHealth) -> bool| {
-        let seen = tokio::time::timeout(PATIENCE, told.wait_for(wanted)).await;
-        drop(seen.expect("it is told in time").unwrap());
-    };
-
-    until(|health| matches!(health, AppHealth::NotYet(_))).await;
-    let listener = TcpListener::bind(addr).await.unwrap();
-    until(|health| matches!(health, AppHealth::Up(_))).await;
-    drop(listener);
-    until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("refused"))).await;
-    let _listener = TcpListener::bind(addr).await.unwrap();
-    until(|health| matches!(health, AppHealth::Up(_))).await;
-
-    // The port still takes connections (somebody inherited it, say), and yet the app is gone.
-    tell.send_replace(AppLife { starts: 1, ended: Some(Exit::Signal(9)) });
-    until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("SIGKILL"))).await;
-    tell.send_replace(AppLife { starts: 2, ended: None });
-    until(|health| matches!(health, AppHealth::Up(_))).await;
-    // Both at once, before anybody looked.
-    tell.send_modify(|life| life.starts = 3);
-    until(|health| matches!(health, AppHealth::Down(cause) if cause.contains("started again"))).await;
-    until(|health| matches!(health, AppHealth::Up(_))).await;
-}
-
-#[tokio::test]
-async fn without_a_check_the_app_is_well_as_long_as_it_is_there() {
-    let addr = "127.0.0.1:9".parse().unwrap();
-    let (publish, mut told) = watch::channel(AppHealth::default());
-    let (tell, life) = watch::channel(AppLife { starts: 1, ended: None });
-    tokio::spawn(watch(config("none", PATIENCE), addr, 1, Processes::none(), life, publish));
-    let mut until = async |wanted: fn(&AppHealth) -> bool| {
-        let seen = tokio::time::timeout(PATIENCE, told.wait_for(wanted)).await;
-        drop(seen.expect("it is told in time").unwrap());
-    };
-    until(|health| matches!(health, AppHealth::Up(_))).await;
-    tell.send_replace(AppLife { starts: 1, ended: Some(Exit::Code(1)) });
-    until(|health| matches!(health, AppHealth::Down(_))).await;
-    tell.send_replace(AppLife { starts: 2, ended: None });
-    until(|health| matches!(health, AppHealth::Up(_))).await;
 }
 
 #[tokio::test]
@@ -164,9 +114,9 @@ async fn a_body_without_the_text_fails_and_a_header_is_sent() {
     let addr = server(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nstarting")).await;
     let mut asked = config("http:/healthz", PATIENCE);
     asked.expected.body = Some("start".parse().unwrap());
-    assert_eq!(performed(&asked, addr).await, Ok(()));
+    assert_eq!(over_network(&asked, None, addr).await, Ok(()));
     asked.expected.body = Some("ready".parse().unwrap());
-    let error = performed(&asked, addr).await.unwrap_err();
+    let error = over_network(&asked, None, addr).await.unwrap_err();
     assert_eq!(error, "GET /healthz answered 200 without \"ready\" in its body");
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -180,7 +130,7 @@ async fn a_body_without_the_text_fails_and_a_header_is_sent() {
     });
     let mut asked = config("http:/", PATIENCE);
     asked.expected.headers = ["Host: example.com", "X-Check: 1"].map(|text| text.parse().unwrap()).into();
-    assert_eq!(performed(&asked, addr).await, Ok(()));
+    assert_eq!(over_network(&asked, None, addr).await, Ok(()));
     let request = seen.await.unwrap();
     assert!(request.contains("host: example.com\r\n") && request.contains("x-check: 1\r\n"), "{request}");
     assert_eq!(request.matches("host:").count(), 1, "{request}");
@@ -219,9 +169,8 @@ async fn over_tls_the_certificate_counts_only_where_there_is_a_ca() {
 
     let checked = async |check: &str, ca: Option<&str>| {
         let ca = ca.map(|name| dir.path().join(name));
-        let mut asked = config(check, PATIENCE);
-        asked.tls = Some(CheckTls::new(ca.as_deref(), None).unwrap());
-        performed(&asked, addr).await
+        let tls = CheckTls::open(&CheckTlsOptions { cacert: ca, name: None }).unwrap();
+        over_network(&config(check, PATIENCE), Some(&tls), addr).await
     };
     for (check, ca) in
         [("https:/healthz", None), ("https:/healthz", Some("ca.pem")), ("grpcs", Some("ca.pem"))]
@@ -249,14 +198,14 @@ async fn grpc_health_passes_only_where_it_says_serving() {
         tokio_util::sync::CancellationToken::new(),
     ));
     for check in ["grpc", "grpc:app.v1.App"] {
-        assert_eq!(performed(&config(check, PATIENCE), addr).await, Ok(()), "{check}");
+        assert_eq!(over_network(&config(check, PATIENCE), None, addr).await, Ok(()), "{check}");
     }
-    let error = performed(&config("grpc:other", PATIENCE), addr).await.unwrap_err();
+    let error = over_network(&config("grpc:other", PATIENCE), None, addr).await.unwrap_err();
     assert!(error.contains("NOT_SERVING"), "{error}");
-    let error = performed(&config("grpc:nobody", PATIENCE), addr).await.unwrap_err();
+    let error = over_network(&config("grpc:nobody", PATIENCE), None, addr).await.unwrap_err();
     assert!(error.contains("NotFound"), "{error}");
     let silent = server(None).await;
-    let error = performed(&config("grpc", Duration::from_millis(100)), silent).await.unwrap_err();
+    let error = over_network(&config("grpc", Duration::from_millis(100)), None, silent).await.unwrap_err();
     assert!(error.contains("100"), "{error}");
 }
 
