@@ -401,3 +401,8 @@ impl Balancer {
         }));
     }
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,6 @@ pub use decide::{Ack, Cause};
 pub use planner::{FirstCheck, Phase, Plan, Planner, Policy, Step};
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod model_tests;

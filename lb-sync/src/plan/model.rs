@@ -16,23 +16,23 @@ const MAINT: u32 = 0x01;
 const DRAIN: u32 = 0x08;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ModelServer {
-    pub(super) id: ServerId,
-    pub(super) addr: ServerAddr,
-    pub(super) admin: u32,
-    pub(super) weight: ServerWeight,
-    pub(super) check: u32,
-    pub(super) sessions: u64,
+pub(crate) struct ModelServer {
+    pub(crate) id: ServerId,
+    pub(crate) addr: ServerAddr,
+    pub(crate) admin: u32,
+    pub(crate) weight: ServerWeight,
+    pub(crate) check: u32,
+    pub(crate) sessions: u64,
     /// An idle pooled connection: holds the server until its address changes (2.6).
-    pub(super) pooled: bool,
+    pub(crate) pooled: bool,
     /// HAProxy's own check fails.
-    pub(super) down: bool,
-    pub(super) tree: Tree,
+    pub(crate) down: bool,
+    pub(crate) tree: Tree,
 }
 
 /// Whether a server has been in the balancing tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tree {
+pub(crate) enum Tree {
     Never,
     /// It has been ready and up with a weight: since then it is safe to drain it, and to give it weight 0.
     Entered,
@@ -41,26 +41,26 @@ pub(super) enum Tree {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Model {
-    pub(super) servers: BTreeMap<InstanceId, ModelServer>,
-    pub(super) services: Vec<String>,
-    pub(super) lines: Vec<String>,
+pub(crate) struct Model {
+    pub(crate) servers: BTreeMap<InstanceId, ModelServer>,
+    pub(crate) services: Vec<String>,
+    pub(crate) lines: Vec<String>,
     /// Restarting maps, by service: its number is its place.
-    pub(super) maps: BTreeMap<String, BTreeSet<InstanceName>>,
+    pub(crate) maps: BTreeMap<String, BTreeSet<InstanceName>>,
 }
 
 impl Model {
-    pub(super) fn with_services(services: &[&str]) -> Self {
+    pub(crate) fn with_services(services: &[&str]) -> Self {
         let services = services.iter().map(|service| (*service).to_owned()).collect();
         Self { services, ..Self::default() }
     }
 
-    pub(super) fn is_ready(&self, id: &InstanceId) -> bool {
+    pub(crate) fn is_ready(&self, id: &InstanceId) -> bool {
         self.servers.get(id).is_some_and(|server| server.admin & (MAINT | DRAIN) == 0)
     }
 
     /// What `show backend` and `show servers state` would be read as.
-    pub(super) fn observe(&self) -> Observed {
+    pub(crate) fn observe(&self) -> Observed {
         let mut observed = Observed::default();
         for (service, number) in self.services.iter().zip(1..) {
             let id = BackendId::try_from(number).ok();
@@ -77,7 +77,7 @@ impl Model {
         observed
     }
 
-    pub(super) fn read_sessions(&self, observed: &mut Observed, id: &InstanceId, now: Tick) {
+    pub(crate) fn read_sessions(&self, observed: &mut Observed, id: &InstanceId, now: Tick) {
         let Some(is) = self.servers.get(id) else { return };
         let backend = observed.backends.get_mut(&id.service).unwrap();
         let server = backend.servers.get_mut(&id.instance).unwrap();
@@ -85,7 +85,7 @@ impl Model {
     }
 
     /// Takes a command as HAProxy would. Panics where the planner must never have sent it.
-    pub(super) fn take(&mut self, command: &Command) -> Reply {
+    pub(crate) fn take(&mut self, command: &Command) -> Reply {
         let line = command.to_string();
         assert!(line.bytes().all(|b| b.is_ascii_graphic() || b == b' ') && !line.contains(';'), "{line:?}");
         self.lines.push(line);
@@ -173,14 +173,19 @@ impl Model {
 }
 
 impl ModelServer {
+    /// Neither in MAINT nor down by its check.
+    pub(crate) fn is_up(&self) -> bool {
+        self.admin & MAINT == 0 && !self.down
+    }
+
     /// The check passes or fails.
-    pub(super) fn set_down(&mut self, down: bool) {
+    pub(crate) fn set_down(&mut self, down: bool) {
         self.down = down;
         self.enter_tree();
     }
 
     /// The balancing tree takes a server in while it is ready and up and has a weight.
-    pub(super) fn enter_tree(&mut self) {
+    pub(crate) fn enter_tree(&mut self) {
         let takes_share = self.admin & (MAINT | DRAIN) == 0 && !self.down && self.weight.get() > 0;
         if self.tree == Tree::Never && takes_share {
             self.tree = Tree::Entered;
@@ -199,7 +204,7 @@ impl ModelServer {
             id: self.id,
             addr: Some(self.addr),
             admin: AdminState::from_bits(self.admin),
-            op: if self.admin & MAINT == 0 && !self.down { OpState::Running } else { OpState::Stopped },
+            op: if self.is_up() { OpState::Running } else { OpState::Stopped },
             weight: self.weight,
             check: CheckState::from_bits(self.check),
             sessions: None,

@@ -1,0 +1,216 @@
+//! The machine with a HAProxy that answers in text: what it asks, what it publishes, and what it does when the process
+//! behind the session is another one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use haproxy::{Check, CheckInterval, ServerId};
+use registry::follow::{Change, Entry};
+use registry::key::Key;
+
+use super::fake::FakeHaproxy;
+use super::*;
+use crate::plan::FirstCheck;
+
+/// Longest that a scenario may take, in steps.
+const STEPS_MAX: usize = 10_000;
+
+struct World {
+    now: Tick,
+    revision: i64,
+    balancer: Balancer,
+    haproxy: FakeHaproxy,
+    /// The commands of the request that is under way.
+    asked: Option<Vec<Command>>,
+    connecting: bool,
+    acks: BTreeMap<InstanceId, AckState>,
+    events: Vec<String>,
+}
+
+fn config() -> BalancerConfig {
+    let check = Check {
+        inter: CheckInterval::try_from(Duration::from_secs(2)).unwrap(),
+        rise: 1.try_into().unwrap(),
+        fall: 2.try_into().unwrap(),
+        down_inter: None,
+    };
+    let policy = Policy {
+        check: Some(check),
+        id_base: ServerId::try_from(10_000).unwrap(),
+        first_check: FirstCheck::Skip,
+        init_state: false,
+        restart_gap: Duration::ZERO,
+    };
+    let (socket, prefix, guard) = ("haproxy.sock".into(), Prefix::default(), GuardPolicy::default());
+    BalancerConfig { socket, prefix, policy, guard, backend_defaults: None, snapshot: None }
+}
+
+impl World {
+    /// In sync with a registry that is empty, and connected.
+    fn new() -> Self {
+        let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
+        let balancer =
+            Balancer::new(now, 1, config(), (name, "127.0.0.1:7100".into()), (Files::default(), None));
+        let mut world = Self {
+            now,
+            revision: 1,
+            balancer,
+            haproxy: FakeHaproxy::new(&["web"]),
+            asked: None,
+            connecting: false,
+            acks: BTreeMap::new(),
+            events: vec![],
+        };
+        let empty = || Event::Listed { cluster: 1, revision: 1, entries: vec![] };
+        let events = [Input::Instances(empty()), Input::Overrides(empty())];
+        world.step(
+            events.into_iter().chain([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]),
+        );
+        world.settle();
+        world
+    }
+
+    fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        for action in self.balancer.step(self.now, inputs) {
+            match action {
+                Action::Connect => self.connecting = true,
+                Action::Disconnect => self.asked = None,
+                Action::Ask(commands) => {
+                    assert!(self.asked.is_none(), "one request at a time");
+                    assert_eq!(commands.first(), Some(&Command::ShowInfo), "every answer says who gave it");
+                    self.asked = Some(commands);
+                }
+                Action::PutAck { id, state, .. } => drop(self.acks.insert(id, state)),
+                Action::RemoveAck(id) => drop(self.acks.remove(&id)),
+                Action::Record(event) => self.events.push(event.what),
+                _ => {}
+            }
+        }
+    }
+
+    /// Answers what is under way; returns whether there was anything.
+    fn answer(&mut self) -> bool {
+        if std::mem::take(&mut self.connecting) {
+            self.step([Input::Connected]);
+            return true;
+        }
+        let Some(commands) = self.asked.take() else { return false };
+        let answers = self.haproxy.answers(&commands);
+        self.step([Input::Answers(answers)]);
+        true
+    }
+
+    /// Answers and lets time go by for a second.
+    fn settle(&mut self) {
+        let end = self.now.plus(Duration::from_secs(1));
+        for _ in 0..STEPS_MAX {
+            if !self.answer() {
+                let Some(at) = self.balancer.wake_at().filter(|at| *at <= end) else { return };
+                self.now = self.now.max(at);
+                self.step([Input::Woke]);
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn put(&mut self, name: &str, state: &str) {
+        self.revision += 1;
+        let key = Prefix::default().text(&Key::Instance(name.parse().unwrap())).into_bytes();
+        let value =
+            format!(r#"{{"address":"10.0.0.1","port":{},"state":"{state}"}}"#, 3_000 + self.revision % 2);
+        let (value, revision) = (value.into_bytes(), self.revision);
+        let entry = Entry { key, value, lease: 7, create_revision: 2, mod_revision: revision };
+        self.step([Input::Instances(Event::Changed(vec![Change::Put(entry)]))]);
+    }
+
+    fn ack(&self, name: &str) -> Option<AckState> {
+        self.acks.get(&name.parse::<InstanceId>().unwrap()).copied()
+    }
+
+    fn is_ready(&self, name: &str) -> bool {
+        self.haproxy.model.is_ready(&name.parse().unwrap())
+    }
+}
+
+#[test]
+fn an_instance_is_served_read_back_and_acked_and_then_nothing_is_asked_but_pings() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    world.settle();
+    assert!(world.is_ready("web/web-1"));
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving));
+    world.haproxy.model.lines.clear();
+    for _ in 0..20 {
+        world.settle();
+    }
+    assert_eq!(world.haproxy.model.lines, [""; 0], "no command is needed any more");
+}
+
+/// After a reload the session stays with the old worker, which takes every command to no effect.
+#[test]
+fn no_ack_rests_on_the_answer_of_a_worker_that_was_replaced() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    world.settle();
+    world.haproxy.stopping = true;
+    world.put("web/web-1", "draining");
+    while world.answer() {}
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving), "the old worker has no say");
+
+    world.haproxy.restart(8);
+    world.settle();
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Drained), "the new worker has no server of it");
+    assert!(world.events.iter().any(|what| what == "HAProxy is lost"), "{:?}", world.events);
+}
+
+/// In a container a restarted worker has the process id that its predecessor had.
+#[test]
+fn a_restarted_worker_with_the_same_process_id_is_filled_anew() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    world.settle();
+    let pid = world.haproxy.pid;
+    world.haproxy.restart(pid);
+    world.settle();
+    assert!(world.is_ready("web/web-1"));
+    assert_eq!(world.events.iter().filter(|what| *what == "HAProxy answers").count(), 2);
+}
+
+#[test]
+fn an_answer_of_a_session_that_was_given_up_is_passed_over() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    let late = world.asked.take().map(|commands| world.haproxy.answers(&commands)).unwrap();
+    world.step([Input::Lost(DialogueError::Closed)]);
+    world.step([Input::Answers(late)]);
+    world.haproxy.restart(9);
+    world.settle();
+    assert!(world.is_ready("web/web-1"), "all is read and planned anew");
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving));
+}
+
+#[test]
+fn what_comes_during_a_request_is_planned_with_its_answer() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    assert!(world.asked.is_some());
+    world.put("web/web-1", "down");
+    world.put("web/web-2", "up");
+    world.settle();
+    assert!(!world.is_ready("web/web-1") && world.is_ready("web/web-2"));
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Drained));
+}
+
+#[test]
+fn out_of_sync_nothing_is_taken_away_and_a_restarted_haproxy_is_filled() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    world.settle();
+    world.step([Input::Instances(Event::OutOfSync)]);
+    world.put("web/web-1", "draining");
+    world.settle();
+    assert!(world.is_ready("web/web-1"), "fail static");
+    world.step([Input::Instances(Event::InSync)]);
+    world.settle();
+    assert!(!world.is_ready("web/web-1"));
+}
