@@ -31,6 +31,7 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@scripts/deny
+	@scripts/words
 
 # Speed, as ratios measured in one run: MEASURE=latency|churn|crash|scale|affinity|leases|beats|status|all.
 bench:

@@ -68,21 +68,21 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
 
     let after = self::leases(&etcd, &plan).await?;
     let replaced = leases.iter().filter(|(key, lease)| after.get(*key) != Some(lease)).count();
-    let told = counted(&registrars, &home).await?;
+    let by_registrars = counted(&registrars, &home).await?;
     let mut rows = Rows::new(&format!("{seconds:.0} s"), &["figure"]);
     rows.push("beats a second, by etcd's count", [format!("{:.1}", beats / seconds)]);
     rows.push("etcd: of one core", [format!("{:.1} %", 100.0 * of_etcd)]);
     rows.push("all registrars: of one core", [format!("{:.1} %", 100.0 * of_registrars)]);
-    rows.push("late beats (half of the ttl gone)", [told.late.to_string()]);
-    rows.push("leases lost, as told by the registrars", [told.lost.to_string()]);
+    rows.push("late beats (half of the ttl gone)", [by_registrars.late.to_string()]);
+    rows.push("leases lost, as told by the registrars", [by_registrars.lost.to_string()]);
     rows.push("leases replaced, as seen in etcd", [replaced.to_string()]);
     let memory = memory(&registrars, &mut rows)?;
     say(rows);
-    ensure!(replaced == 0 && told.lost == 0, "a lease was lost");
+    ensure!(replaced == 0 && by_registrars.lost == 0, "a lease was lost");
     Ok(
         json!({ "on": machine::lines(&about), "registrars": registrars.len(), "ttl_s": plan.ttl, "seconds": seconds,
         "beats_per_s": beats / seconds, "etcd_share": of_etcd, "registrars_share": of_registrars,
-        "late": told.late, "lost": told.lost, "replaced": replaced, "memory_mb": memory }),
+        "late": by_registrars.late, "lost": by_registrars.lost, "replaced": replaced, "memory_mb": memory }),
     )
 }
 
@@ -153,13 +153,13 @@ fn busy(registrars: &[Daemon]) -> Result<Duration> {
 
 /// What the registrars have counted.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Counted {
     late: u64,
     lost: u64,
 }
 
-async fn counted(registrars: &[Daemon], home: &Home) -> Result<Told> {
-    let mut told = Told::default();
+async fn counted(registrars: &[Daemon], home: &Home) -> Result<Counted> {
+    let mut before = Counted::default();
     for n in 0..registrars.len() {
         let log = fs::read_to_string(home.join(format!("beats-{n}.log")))?;
         let started =
@@ -171,10 +171,10 @@ async fn counted(registrars: &[Daemon], home: &Home) -> Result<Told> {
             let line = text.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
         };
-        told.late += value("leasehold_registrar_beats_late_total");
-        told.lost += value("leasehold_registrar_leases_lost_total");
+        before.late += value("leasehold_registrar_beats_late_total");
+        before.lost += value("leasehold_registrar_leases_lost_total");
     }
-    Ok(told)
+    Ok(before)
 }
 
 /// Resident memory, and each one's share of what several have together (the program's own text).

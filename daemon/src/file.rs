@@ -53,7 +53,7 @@ fn create(new: &Path) -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(new)
     };
     match open() {
-        // Left behind by an earlier life, or put there by somebody else: either way it goes.
+        // Left behind by an earlier life, or put there by another program: either way it goes.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs::remove_file(new)?;
             open()

@@ -122,7 +122,7 @@ pub enum Command {
     /// Lets frontends use a backend (3.4 and newer).
     PublishBackend(BackendName),
     /// Asks whether a backend takes servers at run time: an `add server` without an address, which is refused whatever
-    /// the backend. A balance algorithm that stands in the way is told of first (seen on 2.6), and nothing else tells of
+    /// the backend. HAProxy names an unsuitable balance algorithm first (seen on 2.6), and no other answer names
     /// it: `show stat` names `source`, but not its `hash-type`.
     TryAdd(BackendName),
     /// Reads version, pid, stopping: [`Info`](super::answer::info::Info).

@@ -19,7 +19,7 @@ pub enum DialogueError {
          on `stats socket`", .0.display()
     )]
     PermissionDenied(PathBuf),
-    /// The file is there, but nobody listens on it.
+    /// The file is there, but no process listens on it.
     #[error("cannot reach HAProxy at {}: connection refused\n  the socket is a leftover: HAProxy is not running", .0.display())]
     Refused(PathBuf),
     /// Any other failure to connect.

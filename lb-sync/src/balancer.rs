@@ -1,4 +1,4 @@
-//! The balancer: what one HAProxy is asked and told, and what the registry is told of it. A machine without I/O.
+//! The balancer: the requests to one HAProxy, and what the registry learns of it. A machine without I/O.
 //!
 //! [`Balancer::step`] takes what has happened and returns what to do. It owns the view of the registry, what was observed
 //! of HAProxy, and the planner. It goes by levels, not by events: an event only names the instances to look at.

@@ -35,7 +35,7 @@ pub enum Verb {
     Plan(LookOptions),
     /// See whether all is in place that `run` needs: options, etcd, HAProxy, permissions. Exits with 1 if anything failed.
     Check(LookOptions),
-    /// Say all that is known of one instance, and why it gets traffic or not. Exits with 1 if nobody knows it.
+    /// Say all that is known of one instance, and why it gets traffic or not. Exits with 1 if it is not known.
     Explain(ExplainOptions),
     /// Ask a running lb-sync for its health; exits as `grpc_health_probe` does (0 serving, 1 bad arguments, 2 cannot
     /// connect, 3 no answer, 4 not serving).
@@ -75,7 +75,7 @@ pub struct RunOptions {
     /// TLS on that port.
     #[command(flatten)]
     pub listen_tls: PortTlsOptions,
-    /// Servers that lb-sync makes have ids from here up; those below are somebody else's and left alone.
+    /// Servers that lb-sync makes have ids from here up; those below are left alone.
     #[arg(long, env = "LEASEHOLD_ID_BASE", default_value_t = 10_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
     pub id_base: u32,
@@ -83,7 +83,7 @@ pub struct RunOptions {
     #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = time)]
     pub check_interval: Duration,
     /// Where to keep what a restart must know (the last good view of the registry, HAProxy's ids); without it, an lb-sync that starts
-    /// while etcd is away knows nobody.
+    /// while etcd is away knows no instance.
     #[arg(long, env = "LEASEHOLD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Append a line of JSON to this file for each change of a server: what, why, and the commands.

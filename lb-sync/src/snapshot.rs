@@ -1,4 +1,4 @@
-//! The last good view on disk, so that an lb-sync that starts while etcd is away knows whom to serve.
+//! The last good view on disk, so that an lb-sync that starts while etcd is away knows which instances to serve.
 //!
 //! It is a copy, never the truth: what comes from it may be added to HAProxy, and nothing is drained or deleted until
 //! etcd has been heard. A file that cannot be read, is of another format, or of another prefix is put aside, not fatal.
@@ -140,7 +140,7 @@ pub async fn keep(dir: PathBuf, mut news: watch::Receiver<Option<Snapshot>>) {
         {
             let dir = dir.display();
             tracing::error!(
-                "cannot write the snapshot to {dir}: {error}\n  a restart while etcd is away would know nobody; check --state-dir"
+                "cannot write the snapshot to {dir}: {error}\n  a restart while etcd is away would know no instance; check --state-dir"
             );
         }
         trouble = error.is_some();

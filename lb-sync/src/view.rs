@@ -180,8 +180,8 @@ impl View {
         self.overrides.get(id)
     }
 
-    /// Whether all this is from the disk, and may be older than what HAProxy has: whoever is missing there may be added,
-    /// and nobody who is there is changed.
+    /// Whether all this is from the disk, and may be older than what HAProxy has: what is missing there may be added,
+    /// and no server that is there is changed.
     #[must_use]
     pub fn is_from_disk(&self) -> bool {
         self.from_disk
@@ -441,7 +441,7 @@ impl View {
         let mut by_service: BTreeMap<ServiceName, BTreeMap<InstanceId, Registered>> = BTreeMap::new();
         for id in expired {
             if let Some(was) = self.instances.get(&id).cloned() {
-                // Taken out first, whoever is suspect is put back.
+                // All are taken out first, and suspects are put back.
                 self.unregister(&id, changed);
                 by_service.entry(id.service.clone()).or_default().insert(id, was);
             }
@@ -525,7 +525,7 @@ impl View {
         changed.insert(id.clone());
     }
 
-    /// Gives up the address of `id`'s present record; whoever else claims it may be served now.
+    /// Gives up the address of `id`'s present record; another instance that claims it may be served now.
     fn unclaim(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         let Some(present) = self.instances.get(id) else {
             return;

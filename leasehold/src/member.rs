@@ -23,7 +23,7 @@ use registry::record::InstanceRecord;
 /// What an instance is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// This, whoever has it now.
+    /// This name, also if another process has it now.
     Is(InstanceName),
     /// `<service>-<n>`, with the lowest free number.
     Auto,
@@ -97,7 +97,7 @@ pub struct Status {
     pub healthy: bool,
     /// Its record stands, as far as is known, under a lease that is held.
     pub registered: bool,
-    /// Somebody newer has its name, or none was left for it.
+    /// A newer owner has its name, or no name was free.
     pub stood_down: bool,
     /// It has left: no balancer is awaited any more.
     pub left: bool,

@@ -92,13 +92,13 @@ pub struct RunOptions {
     /// How long the registration outlives a registrar that dies, in whole seconds.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub ttl: Duration,
-    /// When leaving: longest wait for the balancers to say that they are done; then the app is stopped all the same.
+    /// When leaving: longest wait for the balancers to say that they are done; then the app is stopped anyway.
     #[arg(long, env = "LEASEHOLD_LEAVE_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = duration)]
     pub leave_timeout: Duration,
     /// Time the app has to end after TERM, before it is killed.
     #[arg(long, env = "LEASEHOLD_STOP_GRACE", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub stop_grace: Duration,
-    /// When the app is started again after it has ended; not after exit code 125. It keeps its name meanwhile, and gets no
+    /// When the app is started again after it has ended; not after exit code 125. It keeps its name in the meantime, and gets no
     /// traffic. With `no` the registrar ends as the app did.
     #[arg(long, env = "LEASEHOLD_RESTART", default_value = "no", value_name = "no|on-failure|always")]
     pub restart: Restart,

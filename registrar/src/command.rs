@@ -36,9 +36,9 @@ pub enum CommandError {
     /// etcd.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
-    /// Somebody else writes to the same override without end.
+    /// Other writes to the same override come first, again and again.
     #[error(
-        "the override was changed by somebody else each time it was to be written\n  see who does that, and try again"
+        "another client changed the override before each of our writes\n  find out which (`registrar watch`), and try again"
     )]
     Contested,
 }

@@ -1,4 +1,4 @@
-//! `/metrics`, in Prometheus' text format, drawn up when somebody asks.
+//! `/metrics`, in Prometheus' text format, rendered on demand.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -78,7 +78,7 @@ fn member(
         ("leasehold_registrar_lease_held", "Whether a lease is held.", held),
         (
             "leasehold_registrar_superseded",
-            "Whether somebody newer has its name: it stands down.",
+            "Whether a newer owner has its name: it stands down.",
             status.stood_down,
         ),
     ];
@@ -90,7 +90,7 @@ fn member(
     Ok(())
 }
 
-/// The process has one lease; it is told of for each of its members.
+/// The process has one lease; its metrics are exported for each member.
 fn lease(registry: &Registry, labelled: &impl Fn(Opts) -> Opts, counts: &LeaseMetrics) -> Result<(), Error> {
     let counters = [
         (

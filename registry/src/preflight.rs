@@ -22,7 +22,7 @@ pub struct Member {
 pub enum Written {
     /// The key was written, and is gone again.
     AndRevoked,
-    /// Somebody's value stands there and was left alone. etcd has said that it may be written.
+    /// Another client's value stands there and was left alone. etcd has said that it may be written.
     Occupied,
 }
 

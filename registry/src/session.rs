@@ -39,12 +39,12 @@ struct Shared {
     config: EtcdConfig,
     now: Mutex<Now>,
     /// What is in the way, told once and not by every task at every attempt.
-    told: SyncMutex<Option<Told>>,
+    logged: SyncMutex<Option<LoggedTrouble>>,
 }
 
-/// What was told of a failure: the next one of the same kind is no news.
+/// What was logged of a failure: the next one of the same kind is not logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+enum LoggedTrouble {
     Unreachable,
     Refused(&'static str, String),
 }
@@ -80,7 +80,7 @@ impl Session {
             shared: Arc::new(Shared {
                 config,
                 now: Mutex::new(Now { rotation, client: None }),
-                told: SyncMutex::default(),
+                logged: SyncMutex::default(),
             }),
         }
     }
@@ -152,26 +152,26 @@ impl Session {
 
     /// etcd answered at `endpoint`.
     pub(crate) fn answered(&self, endpoint: &str) {
-        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if *told == Some(Told::Unreachable) {
-            *told = None;
+        let mut logged = self.shared.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged == Some(LoggedTrouble::Unreachable) {
+            *logged = None;
             tracing::info!(endpoint, "etcd answers again");
         }
     }
 
     fn tell(&self, error: &EtcdError) {
         let news = match error.class {
-            Class::Unreachable => Told::Unreachable,
-            Class::Refused => Told::Refused(error.what, error.cause.clone()),
+            Class::Unreachable => LoggedTrouble::Unreachable,
+            Class::Refused => LoggedTrouble::Refused(error.what, error.cause.clone()),
             // What is not there, or too large, is part of the game, and who asked knows what to do.
             Class::NotFound | Class::TooLarge => return,
         };
-        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.as_ref() == Some(&news) {
+        let mut logged = self.shared.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref() == Some(&news) {
             tracing::debug!("{error}");
         } else {
             tracing::warn!("{error}");
-            *told = Some(news);
+            *logged = Some(news);
         }
     }
 

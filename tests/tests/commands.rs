@@ -76,7 +76,7 @@ impl Drop for Watching {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails() {
     let stack = Stack::native().await;
-    registrar(&stack, &["list"]).await.is(0, &["nobody is registered"]);
+    registrar(&stack, &["list"]).await.is(0, &["no instance is registered"]);
     stack.service("web").instances(3).serving().await;
     let load = stack.load(200.per_second());
     registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "10s"])

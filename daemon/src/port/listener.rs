@@ -38,7 +38,7 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Held, SocketAddr) {
-        // Closed by nobody, so there always is a place in the end.
+        // The semaphore is never closed, so a place always becomes free.
         let place = Arc::clone(&self.room).acquire_owned().await.ok();
         // axum's own accept waits after an error such as too many open files, and tries again.
         let (stream, peer) = Listener::accept(&mut self.listener).await;

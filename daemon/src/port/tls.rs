@@ -104,7 +104,7 @@ fn refused(flag: &'static str, file: &Path, cause: &dyn fmt::Display) -> TlsErro
     TlsError { flag, file: file.to_owned(), cause: cause.to_string() }
 }
 
-/// Takes connections and shakes hands with many at once: who is slow holds up nobody.
+/// Takes connections and shakes hands with many at once: a slow client does not hold up others.
 pub(super) struct Secure {
     inner: Bounded,
     tls: TlsAcceptor,

@@ -389,7 +389,7 @@ impl Balancer {
         }
     }
 
-    /// Says what somebody else has changed; the next plan puts it right where it is ours.
+    /// Logs what was changed by hand; the next plan repairs it where it is ours.
     fn record_edits(&mut self, before: &Observed) {
         for id in self.observed.edited_since(before) {
             tracing::warn!(instance = %id, "the audit found a server that was changed by hand");

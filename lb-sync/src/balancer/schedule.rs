@@ -7,9 +7,9 @@ use registry::time::Tick;
 
 /// A reload leaves our session with the old worker: it is asked this often whether it has been replaced.
 const PING_EVERY: Duration = Duration::from_millis(200);
-/// How often everything is read anew, to find what somebody changed by hand.
+/// How often everything is read anew, to find what was changed by hand.
 const AUDIT_EVERY: Duration = Duration::from_secs(30);
-/// Waits between attempts to connect: a restarted HAProxy serves nobody until we are back.
+/// Waits between attempts to connect: a restarted HAProxy serves no instance until we are back.
 const CONNECT_FIRST: Duration = Duration::from_millis(5);
 const CONNECT_MAX: Duration = Duration::from_millis(250);
 

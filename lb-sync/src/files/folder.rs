@@ -81,7 +81,7 @@ impl Folder {
     }
 
     /// Has the map of routes say these, unless it is somebody else's, which is false.
-    pub(super) fn keep_routes(&self, routes: &Routes) -> io::Result<bool> {
+    pub(super) fn write_routes_map(&self, routes: &Routes) -> io::Result<bool> {
         let path = self.routes_map();
         let before = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -231,12 +231,12 @@ mod tests {
         let read = || fs::read_to_string(folder.routes_map()).unwrap();
         assert_eq!(read(), "");
         let routes = Routes::from([("/api".parse().unwrap(), "api".parse().unwrap())]);
-        assert!(folder.keep_routes(&routes).unwrap());
+        assert!(folder.write_routes_map(&routes).unwrap());
         assert!(read().starts_with(MARK) && read().ends_with("\n/api/ api\n"), "{}", read());
-        assert!(folder.keep_routes(&Routes::new()).unwrap());
+        assert!(folder.write_routes_map(&Routes::new()).unwrap());
         assert_eq!(read().lines().count(), 1);
         fs::write(folder.routes_map(), "mine web\n").unwrap();
-        assert!(!folder.keep_routes(&routes).unwrap());
+        assert!(!folder.write_routes_map(&routes).unwrap());
         assert_eq!(read(), "mine web\n");
     }
 

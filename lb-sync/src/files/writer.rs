@@ -292,7 +292,7 @@ struct Drawn {
 
 fn draw(folder: &Folder, templates: &Templates, desired: &Desired) -> io::Result<Drawn> {
     // Before a reload for a new service: its routes are to be there when it is.
-    let routes_ours = folder.keep_routes(&desired.routes)?;
+    let routes_ours = folder.write_routes_map(&desired.routes)?;
     let scan = folder.scan()?;
     let choice = choose(desired, &scan.sections);
     let (mut rendered, mut failed) = (BTreeMap::new(), BTreeMap::new());

@@ -20,7 +20,7 @@ const POLL_FAST_FOR: Duration = Duration::from_secs(2);
 const SUSPECT_POLL: Duration = Duration::from_secs(1);
 const SUSPECT_DOWN_POLL: Duration = Duration::from_millis(250);
 /// How long a suspect may be down before that counts: two checks, since one that is put back starts down. HAProxy gives
-/// it no traffic meanwhile.
+/// it no traffic in the meantime.
 const SUSPECT_DOWN_MAX: Duration = Duration::from_secs(5);
 /// How often HAProxy is asked whether a server that its check finds down is up again: rarely, the longer it has been.
 const DOWN_POLL_MIN: Duration = Duration::from_millis(50);
@@ -41,7 +41,7 @@ pub enum Cause {
     Leaving,
     /// An operator wants it out.
     Maintenance,
-    /// It is not registered (any more), or somebody newer has its address.
+    /// It is not registered (any more), or a newer instance has its address.
     Gone,
     /// It expired with much of its service, which is not believed while HAProxy's own check passes.
     Suspect,
@@ -155,7 +155,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
     }
     match (case.target, case.server) {
         (None, None) => Decision::settled(Cause::Gone, Ack::Tell(None)),
-        // Somebody else's server: not touched, and no instance is served in its place.
+        // Not lb-sync's server: not touched, and no instance is served in its place.
         (_, Some(_)) if !case.ours => Decision::settled(Cause::Gone, Ack::Tell(None)),
         (_, Some(_)) if case.from_disk => Decision::settled(Cause::Up, Ack::Keep),
         (Some(target), None) if target.mode == Mode::Serve => add(case, target),
@@ -343,7 +343,7 @@ fn restrict(case: &Case<'_>, why: Cause, state: ServerState) -> Decision {
     Decision::act(why, vec![Command::SetState { server: case.path.clone(), state }])
 }
 
-/// An address where nobody listens, another one at each try.
+/// An address where nothing listens, another one at each try.
 fn nowhere(attempt: u32) -> Option<ServerAddr> {
     let port = 1 + u16::try_from(attempt % 1_000).unwrap_or(0);
     ServerAddr::new([127, 0, 0, 9].into(), port).ok()

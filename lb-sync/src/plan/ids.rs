@@ -82,7 +82,7 @@ impl Ids {
         Self { base, floor, top, services, gone, departures: 0, changes: 0 }
     }
 
-    /// Goes on from what was saved. Nobody is taken for present: each instance finds its id when it is asked for.
+    /// Goes on from what was saved. No instance is taken for present: each instance finds its id when it is asked for.
     pub fn restore(base: ServerId, saved: &SavedIds) -> Result<Self, SavedIdsError> {
         if saved.format != FORMAT {
             return Err(SavedIdsError::Format(saved.format));
@@ -96,7 +96,7 @@ impl Ids {
                 let id = ServerId::try_from(*number).ok().filter(|id| id.get() < saved.reserved);
                 let id = id.ok_or_else(|| SavedIdsError::Range(path(), *number))?;
                 if !ids.is_ours(id) {
-                    continue; // From before the base was raised: somebody else's now.
+                    continue; // From before the base was raised: not ours any more.
                 }
                 if ids.given(service).holders.contains_key(&id) {
                     return Err(SavedIdsError::Twice(path(), *number));
@@ -191,7 +191,7 @@ impl Ids {
         }
     }
 
-    /// `instance` has `id`, and nobody else.
+    /// `instance` has `id`, and no other instance.
     fn hold(&mut self, service: &ServiceName, instance: &InstanceName, id: ServerId) {
         let given = self.given(service);
         let had = given.of.get(instance).copied();

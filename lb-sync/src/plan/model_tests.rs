@@ -614,7 +614,7 @@ proptest! {
         world.sync(true);
         world.settle();
         world.assert_follows();
-        prop_assert!(world.listed().is_empty(), "nobody is waited for any more: {:?}", world.listed());
+        prop_assert!(world.listed().is_empty(), "no instance is awaited any more: {:?}", world.listed());
         prop_assert!(world.plan().steps.is_empty(), "planning again is empty");
         // A restarted lb-sync finds nothing to do either, but for what is leaving already.
         world.restart_lb_sync();

@@ -191,7 +191,7 @@ impl Observed {
         self.backends.get(&id.service)?.servers.get(&id.instance)
     }
 
-    /// Servers that somebody else has added, changed or deleted since `before` was read: by order, not by a check.
+    /// Servers that were added, changed or deleted by hand since `before` was read: by order, not by a check.
     #[must_use]
     pub fn edited_since(&self, before: &Self) -> Vec<InstanceId> {
         // MAINT goes before DRAIN: what a server has of both is not told by every read.
@@ -219,12 +219,12 @@ impl Observed {
 
     /// Those whose server is not in both, or is not `alike` in both.
     fn differing(&self, before: &Self, alike: impl Fn(&Server, &Server) -> bool) -> Vec<InstanceId> {
-        let nobody = BTreeMap::new();
+        let none = BTreeMap::new();
         let mut differing = Vec::new();
         let services: BTreeSet<&ServiceName> = self.backends.keys().chain(before.backends.keys()).collect();
         for service in services {
-            let now = self.backends.get(service).map_or(&nobody, |backend| &backend.servers);
-            let was = before.backends.get(service).map_or(&nobody, |backend| &backend.servers);
+            let now = self.backends.get(service).map_or(&none, |backend| &backend.servers);
+            let was = before.backends.get(service).map_or(&none, |backend| &backend.servers);
             let of = |instance| InstanceId { service: service.clone(), instance };
             differing.extend(differing_keys(now, was, &alike).into_iter().map(of));
         }

@@ -1,4 +1,4 @@
-//! Steps that are planned and not carried out yet: thousands take seconds, and whatever is new meanwhile is planned alone.
+//! Steps that are planned and not carried out yet: thousands take seconds, and what is new in the meantime is planned alone.
 //!
 //! A step follows from what its instance should be and what its server is. While neither changes it stays right, so what
 //! happens to others does not have it planned again: planning thousands at each of a hundred events would take longer
@@ -12,7 +12,7 @@ use super::{Phase, Step};
 use crate::view::Scope;
 
 /// The steps, in the order in which they are to be carried out: those of the service that has the fewest first, since
-/// nobody is to wait for thousands of another service; in a service, whoever takes over before what goes.
+/// no service waits for thousands of steps of another; in a service, additions before removals.
 #[derive(Debug, Default)]
 pub struct PendingPlan {
     services: BTreeMap<ServiceName, Steps>,

@@ -63,7 +63,7 @@ pub struct Step {
     pub commands: Vec<Command>,
 }
 
-/// When a step's turn is: whoever takes over comes before what goes.
+/// When a step's turn is: additions come before removals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Additions and repairs.
@@ -103,7 +103,7 @@ impl Step {
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Additions first, so that there is always somebody to take over; deletions last.
+    /// Additions first, so that a server is there to take over; deletions last.
     pub steps: Vec<Step>,
     /// Servers whose sessions must be read before more can be planned.
     pub reads: Vec<InstanceId>,

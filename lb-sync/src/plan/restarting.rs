@@ -24,7 +24,7 @@ pub enum AffinityPhase {
     Goes,
     /// It gets no traffic.
     Away,
-    /// It is not expected back, by somebody's order: its clients are to choose anew.
+    /// It is not expected back, as ordered: its clients choose anew.
     Ended,
 }
 
@@ -37,13 +37,13 @@ pub struct Restarting {
 }
 
 impl Restarting {
-    /// Nobody is.
+    /// No instance is away.
     #[must_use]
     pub fn new(gap: Duration) -> Self {
         Self { gap, away: BTreeMap::new() }
     }
 
-    /// Whoever stands in a map and is not known (an earlier lb-sync listed it) gets a whole gap.
+    /// A name that stands in a map and is not known (an earlier lb-sync listed it) gets a whole gap.
     pub fn learn(&mut self, now: Tick, observed: &Observed) {
         for (service, map) in &observed.restarting {
             for instance in &map.names {
@@ -59,14 +59,14 @@ impl Restarting {
             AffinityPhase::Serves | AffinityPhase::Ended => {
                 self.away.remove(id);
             }
-            // Whoever was listed before and goes again before it was back has the rest of its time.
+            // An instance that was listed and goes again before it was back has the rest of its time.
             AffinityPhase::Goes if self.away.len() < AWAY_MAX && !self.gap.is_zero() => {
                 self.away.entry(id.clone()).or_insert(now.plus(self.gap));
             }
             AffinityPhase::Goes | AffinityPhase::Away => {}
         }
         let wanted = self.away.get(id).is_some_and(|until| now < *until);
-        // Remembered for as long as it is listed: nobody else would come back to it.
+        // Remembered for as long as it is listed: no other record of it exists.
         if !wanted && !listed {
             self.away.remove(id);
         }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn listed_from_its_going_until_it_serves_again() {
         let mut restarting = Restarting::new(GAP);
-        assert!(!restarting.step(at(0), &id(), AffinityPhase::Away, false), "nobody was there before");
+        assert!(!restarting.step(at(0), &id(), AffinityPhase::Away, false), "no server was there before");
         assert!(restarting.step(at(0), &id(), AffinityPhase::Goes, false));
         assert!(restarting.step(at(29), &id(), AffinityPhase::Away, true));
         assert!(!restarting.step(at(29), &id(), AffinityPhase::Serves, true));

@@ -1,7 +1,7 @@
 //! Which host and path leads to which service, by the `route` labels of its instances.
 //!
-//! A frontend asks the map (docs/files.md has its lines), so that a new service is reachable and nobody has edited
-//! HAProxy. Of two services that want one route, the one that registered it first has it: nobody takes another's away.
+//! A frontend asks the map (docs/files.md has its lines), so that a new service is reachable without an edit of
+//! HAProxy's configuration. Of two services that want one route, the one that registered it first has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -50,7 +50,7 @@ pub enum Reason {
     NoBackend,
     /// The next pass adds it.
     Pending,
-    /// The server of its name is somebody else's.
+    /// lb-sync did not make the server of its name.
     Foreign,
     /// HAProxy was told so, and not by the registry.
     ByHand,
@@ -63,7 +63,7 @@ pub struct Situation<'a> {
     pub record: Option<InstanceState>,
     /// What an operator wants.
     pub overriding: Option<OverrideMode>,
-    /// Somebody newer has its address.
+    /// A newer instance has its address.
     pub eclipsed: bool,
     /// It has expired, and that is not believed.
     pub suspect: bool,
@@ -80,7 +80,7 @@ pub enum Has<'a> {
     NoServer,
     /// A server of its name that lb-sync made.
     Ours(&'a Server),
-    /// A server of its name that somebody else made.
+    /// A server of its name that lb-sync did not make.
     Foreign(&'a Server),
 }
 
@@ -96,7 +96,7 @@ impl<'a> Has<'a> {
         }
     }
 
-    /// The server, whoever made it.
+    /// The server, also if lb-sync did not make it.
     #[must_use]
     pub fn server(self) -> Option<&'a Server> {
         match self {

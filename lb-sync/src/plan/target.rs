@@ -43,7 +43,7 @@ pub enum Mode {
     },
 }
 
-/// What `id` should be; `None` if nothing: it is not registered, or somebody newer has its address.
+/// What `id` should be; `None` if nothing: it is not registered, or a newer instance has its address.
 #[must_use]
 pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
     let registered = view.instances().get(id)?;

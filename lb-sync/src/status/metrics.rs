@@ -113,7 +113,7 @@ fn totals(registry: &Registry, report: &Report) -> Result<(), Error> {
         ),
         (
             "leasehold_lb_audit_findings_total",
-            "Servers that an audit found changed by somebody else.",
+            "Servers that an audit found changed by hand.",
             totals.audit_findings,
         ),
         (

@@ -70,7 +70,7 @@ fn nothing_is_concluded_before_both_are_listed_and_in_sync() {
     }
     assert_eq!(names(&view), [""; 0]);
     view.presence(Event::OutOfSync);
-    assert_eq!(view.awaited(), None, "a balancer may have come meanwhile");
+    assert_eq!(view.awaited(), None, "a balancer may have come in the meantime");
     view.presence(Event::InSync);
     assert_eq!(names(&view), [""; 0]);
 }
@@ -79,7 +79,7 @@ fn nothing_is_concluded_before_both_are_listed_and_in_sync() {
 fn who_serves_the_service_is_awaited_until_it_says_drained_of_us() {
     let mut view = view(
         vec![presence("lb-1", &["api", "web"]), presence("lb-2", &["api"]), presence("lb-3", &["web"])],
-        vec![ack("lb-3", "somebody before us", AckState::Drained)],
+        vec![ack("lb-3", "an owner before us", AckState::Drained)],
     );
     assert_eq!(names(&view), ["lb-1", "lb-3"]);
     view.acks(changed(ack("lb-1", "me", AckState::Draining)));

@@ -26,7 +26,7 @@ pub enum Report {
     },
     /// It claims this name.
     Claiming(InstanceName),
-    /// Somebody else has the name that it had, or was quicker; it claims another.
+    /// Another owner has the name that it had, or claimed it first; it claims another name.
     NameLost(InstanceName),
     /// etcd did not list the names of the service; the search is retried.
     NamesUnknown {
@@ -39,7 +39,7 @@ pub enum Report {
     Registered,
     /// Its record is gone from etcd, and not by us.
     Gone,
-    /// Somebody wrote over its record.
+    /// Another client wrote over its record.
     WrittenOver,
     /// A newer registrar has its name.
     Superseded,
@@ -49,14 +49,14 @@ pub enum Report {
     LeavingBlind,
     /// These balancers have yet to say that they are done with it.
     Awaiting(BTreeSet<BalancerName>),
-    /// Nobody is waited for any more: all are done, or none was there.
+    /// No balancer is awaited any more: all have acked, or none was there.
     Left,
     /// The wait is over, and these are not done; `None`: it could not be told.
     TimedOut(Option<BTreeSet<BalancerName>>),
 }
 
 impl Report {
-    /// Whether somebody should look.
+    /// How urgent it is for an operator.
     #[must_use]
     pub fn level(&self) -> tracing::Level {
         match self {
@@ -88,16 +88,16 @@ impl fmt::Display for Report {
             Self::Up { at } => write!(f, "healthy at {at}"),
             Self::Down { cause } => write!(f, "down: {cause}"),
             Self::Claiming(name) => write!(f, "claiming the name {name}"),
-            Self::NameLost(name) => write!(f, "somebody else has the name {name}: claiming another"),
+            Self::NameLost(name) => write!(f, "another owner has the name {name}: claiming another name"),
             Self::NamesUnknown { cause } => write!(f, "cannot list the names of the service: {cause}; retrying"),
             Self::NoName => f.write_str(
                 "all numbered names of the service are taken\n  give the instance a name of its own with --instance NAME",
             ),
             Self::Registered => f.write_str("the record stands"),
             Self::Gone => {
-                f.write_str("the record is gone from etcd: its lease ended, or somebody deleted it; it returns with the next lease")
+                f.write_str("the record is gone from etcd: its lease ended, or it was deleted; it returns with the next lease")
             }
-            Self::WrittenOver => f.write_str("somebody wrote over the record: claiming it"),
+            Self::WrittenOver => f.write_str("another client wrote over the record: claiming it"),
             Self::Superseded => f.write_str(
                 "another registrar took over this name: standing down, the app is left alone\n  give each instance a name of its own with --instance NAME",
             ),

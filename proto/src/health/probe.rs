@@ -15,7 +15,7 @@ pub enum ProbeOutcome {
     Serving,
     /// Nothing was asked: the arguments are wrong.
     BadArguments(String),
-    /// Nobody answers at the address.
+    /// Nothing answers at the address.
     ConnectFailed(String),
     /// The server is there and did not answer the question: an error (an unknown service among them), or too late.
     RpcFailed(String),

@@ -11,11 +11,11 @@ use super::{
 
 type Answer = Result<HealthCheckResponse, tonic::Status>;
 
-/// Messages waiting for a slow reader. One is enough: what changes meanwhile is read from the map when there is room
+/// Messages waiting for a slow reader. One is enough: what changes in the meantime is read from the map when there is room
 /// again, so a slow reader misses what is over, and never the latest.
 const WAITING_MAX: usize = 1;
 
-/// The statuses of `service`, until the reader goes, `shutdown` is cancelled, or nobody updates the map any more. The
+/// The statuses of `service`, until the reader goes, `shutdown` is cancelled, or the map's owner has ended. The
 /// permit is given back then.
 pub(super) fn follow(
     service: String,

@@ -84,7 +84,7 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
         (None, InstanceState::Draining) => "it is leaving".to_owned(),
     };
     let by = overriding.map_or_else(String::new, |overriding| {
-        let by = if overriding.by.is_empty() { "somebody" } else { &overriding.by };
+        let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
         let weight = overriding.weight.map(|weight| format!(", weight {}", weight.get())).unwrap_or_default();
         let reason = if overriding.reason.is_empty() { "no reason given" } else { &overriding.reason };
         format!(" (override by {}, {}{weight}: {})", plain(by), plain(&overriding.at), plain(reason))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::read::{Registered, Registry};
 use super::{CommandError, CommandOutput, ListOptions, Output};
 
-/// Exit code 0, also where nobody is registered.
+/// Exit code 0, also where no instance is registered.
 pub async fn list(options: ListOptions) -> Result<CommandOutput, CommandError> {
     let registry = Registry::read(&options.look.etcd.checked()?).await?;
     let wanted = |id: &InstanceId| options.service.as_ref().is_none_or(|service| *service == id.service);
@@ -23,7 +23,7 @@ pub async fn list(options: ListOptions) -> Result<CommandOutput, CommandError> {
 
 fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
     if some.is_empty() {
-        return "nobody is registered\n".into();
+        return "no instance is registered\n".into();
     }
     let header = ["INSTANCE", "ADDRESS", "STATE", "WEIGHT", "BALANCERS", "WISH", "LABELS"].map(str::to_owned);
     let mut rows = vec![header.to_vec()];

@@ -59,7 +59,7 @@ pub struct OverrideOptions {
     /// Which instance.
     #[arg(value_name = "SERVICE/INSTANCE")]
     pub instance: InstanceId,
-    /// Why, for whoever wonders at night.
+    /// Why, for the operators that see it later.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
     /// Who.

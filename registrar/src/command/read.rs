@@ -83,7 +83,7 @@ impl Registry {
         let serve = |record: &BalancerRecord| record.services.contains(&id.service);
         self.balancers.values().iter().filter(move |(_, record)| serve(record)).map(move |(name, _)| {
             let ack = self.acks.values().get(&(id.clone(), name.clone()));
-            // An ack of somebody who had the name before says nothing of who has it now.
+            // An ack of an earlier owner of the name says nothing about the present one.
             (name, ack.filter(|ack| owner.as_ref().is_none_or(|owner| ack.owner == *owner)))
         })
     }

@@ -44,7 +44,7 @@ pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
     if let Some(overriding) = registry.overrides.values().get(id) {
         let what = overriding.mode.map_or("", mode);
         let weight = overriding.weight.map(|weight| format!(" weight {}", weight.get())).unwrap_or_default();
-        let by = if overriding.by.is_empty() { "somebody" } else { &overriding.by };
+        let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
         line(
             "override",
             format!(

@@ -104,7 +104,7 @@ fn progress(registry: &Registry, id: &InstanceId, reached: Reached) -> Progress 
             names if names.is_empty() => Progress::There,
             names => all_of(&names, "not yet served by"),
         },
-        // Who is not registered has nobody who could send it anything, once no balancer speaks of it.
+        // An instance that is not registered gets nothing any more once no balancer has an ack of it.
         (Reached::Drained | Reached::Gone, None) => {
             let speak: BTreeSet<&BalancerName> = registry.acks_of(id).map(|(name, _)| name).collect();
             if speak.is_empty() { Progress::There } else { all_of(&speak, "still spoken of by") }
@@ -159,11 +159,11 @@ mod tests {
         assert!(is(&[UP, LB, OTHER, ("acks/web/a/lb", &mine)], Reached::Serving));
         assert!(!is(&[UP, LB, ("acks/web/a/lb", &old)], Reached::Serving), "who had the name before");
         assert!(!is(&[UP, LB], Reached::Serving));
-        assert!(!is(&[UP, OTHER], Reached::Serving), "nobody serves it");
+        assert!(!is(&[UP, OTHER], Reached::Serving), "no balancer serves it");
         assert!(!is(&[LB, ("acks/web/a/lb", &mine)], Reached::Serving), "not registered");
     }
 
-    /// Before, a list only added: an instance that went during a break of the watch was waited for in vain.
+    /// Before, a list only added: an instance that went during a break of the watch was awaited until the timeout.
     #[test]
     fn a_key_that_went_during_a_break_of_the_watch_is_gone() {
         let mut registry = registry(&[UP, LB]);
@@ -177,7 +177,7 @@ mod tests {
         let (drained, draining) = (ack("drained", "me"), ack("draining", "me"));
         assert!(is(&[UP, LB, ("acks/web/a/lb", &drained)], Reached::Drained));
         assert!(!is(&[UP, LB, ("acks/web/a/lb", &draining)], Reached::Drained));
-        assert!(is(&[UP, OTHER], Reached::Drained), "there is nobody to drain it");
+        assert!(is(&[UP, OTHER], Reached::Drained), "no balancer has to drain it");
         assert!(!is(&[UP, LB, ("acks/web/a/lb", &drained)], Reached::Gone));
         assert!(is(&[LB], Reached::Gone));
         assert!(!is(&[LB, ("acks/web/a/lb", &drained)], Reached::Gone), "the server is still being deleted");

@@ -21,7 +21,7 @@ const ACK: &str = "ack";
 /// Events that wait to be printed.
 const WAITING_MAX: usize = 64;
 
-/// Says each line to `say`, until that returns false: whoever reads has gone.
+/// Passes each line to `say` until that returns false: the reader has gone.
 pub async fn watch(
     options: ListOptions,
     mut say: impl FnMut(&str) -> bool,
@@ -66,7 +66,7 @@ pub async fn watch(
 
 /// One thing that is new.
 #[derive(Clone, Debug, PartialEq)]
-struct News {
+struct Line {
     service: ServiceName,
     text: String,
     json: Value,
@@ -89,7 +89,7 @@ impl Known {
     }
 
     /// What is new in an event of the follower of this `kind`.
-    fn fold(&mut self, kind: &'static str, event: Event) -> Vec<News> {
+    fn fold(&mut self, kind: &'static str, event: Event) -> Vec<Line> {
         match kind {
             RECORD => changed(&mut self.records, event, |id, text| {
                 news(id, RECORD, text.map_or("gone", String::as_str))
@@ -109,8 +109,8 @@ impl Known {
 fn changed<K: Ord + Clone>(
     store: &mut Store<K, String>,
     event: Event,
-    news: impl Fn(&K, Option<&String>) -> News,
-) -> Vec<News> {
+    news: impl Fn(&K, Option<&String>) -> Line,
+) -> Vec<Line> {
     let concerned = store.fold(event);
     let differs = |(key, before): &(K, Option<String>)| store.values().get(key) != before.as_ref();
     concerned.iter().filter(|one| differs(one)).map(|(key, _)| news(key, store.values().get(key))).collect()
@@ -139,9 +139,9 @@ fn ack_text(entry: &Entry) -> Option<String> {
     Some(acked(parse::<AckRecord>(&entry.value).ok()?.state).to_owned())
 }
 
-fn news(id: &InstanceId, what: &'static str, said: &str) -> News {
+fn news(id: &InstanceId, what: &'static str, said: &str) -> Line {
     let at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
-    News {
+    Line {
         service: id.service.clone(),
         text: format!("{at}  {id}  {said}"),
         json: json!({

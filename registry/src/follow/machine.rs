@@ -50,14 +50,23 @@ pub enum Action {
     LeaveEndpoint,
     /// Close the stream; the endpoint is fine.
     Close,
-    /// Tell who follows.
+    /// Tell the follower.
     Tell(Event),
+}
+
+/// What comes after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// What is known may have holes: everything is listed again.
+    List,
+    /// The watch goes on from the last revision.
+    Watch,
 }
 
 #[derive(Debug)]
 enum State {
     /// Nothing is under way until `until`; then a list, or the watch again.
-    Pausing { until: Tick, relist: bool },
+    Pausing { until: Tick, then: Then },
     /// A list is under way.
     Listing,
     /// A watch was asked for; `since` bounds the wait for its first answer.
@@ -83,7 +92,7 @@ impl Machine {
     #[must_use]
     pub fn new(now: Tick, seed: u64) -> Self {
         Self {
-            state: State::Pausing { until: now, relist: true },
+            state: State::Pausing { until: now, then: Then::List },
             cluster: 0,
             revision: 0,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
@@ -108,7 +117,7 @@ impl Machine {
         match input {
             Input::Woke => self.woke(now),
             Input::Listed { cluster, revision, entries } => self.listed(now, cluster, revision, entries),
-            Input::ListFailed => self.pause(now, true),
+            Input::ListFailed => self.pause(now, Then::List),
             Input::Created { cluster, revision } => self.created(now, cluster, revision),
             Input::Changes(changes) => self.changes(now, changes),
             Input::Progress => self.progress(now),
@@ -118,9 +127,9 @@ impl Machine {
                 actions.extend(self.list());
                 actions
             }
-            Input::Canceled { compacted: false } => self.broke(now, Action::Close, false),
-            Input::Broke { too_large: true } => self.broke(now, Action::Close, true),
-            Input::Broke { too_large: false } => self.broke(now, Action::LeaveEndpoint, false),
+            Input::Canceled { compacted: false } => self.broke(now, Action::Close, Then::Watch),
+            Input::Broke { too_large: true } => self.broke(now, Action::Close, Then::List),
+            Input::Broke { too_large: false } => self.broke(now, Action::LeaveEndpoint, Then::Watch),
         }
     }
 
@@ -129,11 +138,11 @@ impl Machine {
             return vec![];
         }
         match &mut self.state {
-            State::Pausing { relist: true, .. } => self.list(),
-            State::Pausing { relist: false, .. } => self.open(now),
+            State::Pausing { then: Then::List, .. } => self.list(),
+            State::Pausing { then: Then::Watch, .. } => self.open(now),
             State::Listing => vec![],
             State::Opening { .. } | State::Watching { asked: Some(_), .. } => {
-                self.broke(now, Action::LeaveEndpoint, false)
+                self.broke(now, Action::LeaveEndpoint, Then::Watch)
             }
             State::Watching { asked, .. } => {
                 *asked = Some(now);
@@ -199,15 +208,15 @@ impl Machine {
         vec![Action::Tell(Event::InSync)]
     }
 
-    fn broke(&mut self, now: Tick, how: Action, relist: bool) -> Vec<Action> {
+    fn broke(&mut self, now: Tick, how: Action, then: Then) -> Vec<Action> {
         let mut actions = vec![how];
-        actions.extend(self.pause(now, relist));
+        actions.extend(self.pause(now, then));
         actions
     }
 
-    fn pause(&mut self, now: Tick, relist: bool) -> Vec<Action> {
+    fn pause(&mut self, now: Tick, then: Then) -> Vec<Action> {
         let was_in_sync = matches!(self.state, State::Watching { .. });
-        self.state = State::Pausing { until: now.plus(self.backoff.after_failure()), relist };
+        self.state = State::Pausing { until: now.plus(self.backoff.after_failure()), then };
         if was_in_sync { vec![Action::Tell(Event::OutOfSync)] } else { vec![] }
     }
 }

@@ -74,7 +74,7 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
                 }
                 Action::Tell(event) => {
                     if events.send(event).await.is_err() {
-                        return; // Nobody follows any more.
+                        return; // The follower has gone.
                     }
                 }
             }

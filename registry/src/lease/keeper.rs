@@ -9,7 +9,7 @@ use crate::time::Tick;
 /// Waits between attempts to get a lease.
 const GRANT_RETRY_FIRST: Duration = Duration::from_millis(50);
 const GRANT_RETRY_MAX: Duration = Duration::from_secs(5);
-/// Waits after a beat that failed. Short: the lease runs out meanwhile.
+/// Waits after a keepalive that failed. Short: the lease is running out.
 const BEAT_RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Within a second, or a sixth of the ttl where that is more: thousands that beat again after an etcd was away are spread
 /// over that, and each still tries several times before its lease could run out.

@@ -118,7 +118,7 @@ fn release_revokes_even_a_grant_under_way_and_gives_up_after_three_tries() {
     assert_eq!(keeper.step(at(5), Input::RevokeFailed), [Action::Hold(None), Action::Done]);
 }
 
-/// A thousand keepers that beat in vain for a minute: when etcd answers again, at most a fifth of them does so within any
+/// A thousand keepers whose keepalives fail for a minute: when etcd answers again, at most a fifth of them does so within any
 /// tenth of the spread.
 #[test]
 fn after_an_outage_the_many_do_not_come_back_in_one_instant() {
@@ -135,7 +135,7 @@ fn after_an_outage_the_many_do_not_come_back_in_one_instant() {
             if now >= back {
                 return now.since(back);
             }
-            // Refused at once, as by a port where nobody listens.
+            // Refused at once, as by a port where nothing listens.
             keeper.step(now, Input::KeepAliveFailed { lease: 1 });
         }
     };

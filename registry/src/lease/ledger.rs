@@ -17,13 +17,13 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Whether others may hold the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {
-    /// The key carries our own name: nobody else writes it.
+    /// The key carries our own name: no other process writes it.
     None,
-    /// An instance's key, ours by this `owner` id. Our first write takes it over from whoever had it; later
+    /// An instance's key, ours by this `owner` id. Our first write takes it over from any other owner; later
     /// writes happen only while it is still ours, or absent.
     Owner(String),
-    /// The same, but the first write happens only if the key's `mod_revision` is this; 0: if it is absent. Whoever else
-    /// was quicker keeps it, and the key is told of as superseded.
+    /// The same, but the first write happens only if the key's `mod_revision` is this; 0: if it is absent. An owner that
+    /// was quicker keeps it, and the key is reported as superseded.
     Claim {
         /// The id that our record carries.
         owner: String,
@@ -46,7 +46,7 @@ pub enum Input {
     Remove { key: String },
     /// The write under way is done, at this revision.
     Written { revision: i64 },
-    /// The fenced write under way found the key changed by somebody.
+    /// The fenced write under way found the key changed.
     Occupied { found: Option<Found> },
     /// The write under way was not answered, or refused.
     Failed,
@@ -135,7 +135,7 @@ impl Ledger {
         self.under_way.as_ref().map(|write| write.lease)
     }
 
-    /// Keys that somebody newer took over from us.
+    /// Keys that a newer owner took over from us.
     pub(super) fn superseded(&self) -> &BTreeSet<String> {
         &self.superseded
     }
@@ -202,7 +202,7 @@ impl Ledger {
         }
     }
 
-    /// A fenced key is only let go of, and ends with the lease: deleting it could hit somebody newer's.
+    /// A fenced key is only let go of, and ends with the lease: deleting it could hit a newer owner's.
     fn remove(&mut self, key: String) {
         let slot = self.slots.remove(&*key);
         self.missing.remove(&*key);
@@ -230,7 +230,7 @@ impl Ledger {
             }
         }
         for key in deletes {
-            // Put again meanwhile: it is no longer in the set, and its slot says that it does not stand.
+            // Put again in the meantime: it is no longer in the set, and its slot says that it does not stand.
             self.to_delete.remove(&key);
         }
     }
@@ -286,7 +286,7 @@ impl Ledger {
     }
 }
 
-/// Whether `value` is somebody else's record. What is no record at all is nobody's.
+/// Whether `value` is another owner's record. What is no record has no owner.
 fn is_foreign(value: &[u8], fence: &Fence) -> bool {
     let Fence::Owner(ours) = fence else {
         return false;

@@ -92,7 +92,7 @@ fn a_write_that_arrived_unanswered_is_known_as_ours() {
     let found = Some(Found { value: record("me"), mod_revision: 8 });
     let adopted = ledger.step(due, Input::Occupied { found });
     assert!(matches!(&adopted[..], [Action::WriteFenced { expected: 8, .. }]));
-    // Somebody's slip of the hand is no owner.
+    // A value typed by mistake has no owner.
     let found = Some(Found { value: b"oops".to_vec(), mod_revision: 9 });
     let healed = ledger.step(due, Input::Occupied { found });
     assert!(matches!(&healed[..], [Action::WriteFenced { expected: 9, .. }]));

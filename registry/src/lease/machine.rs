@@ -19,7 +19,7 @@ pub struct LeaseStatus {
     pub settled: bool,
     /// How many commands have been received.
     pub seq: u64,
-    /// Keys that somebody newer took over.
+    /// Keys that a newer owner took over.
     pub superseded: BTreeSet<String>,
     /// The lease is revoked, or given up: the task has ended.
     pub released: bool,

@@ -17,7 +17,7 @@ fn session(endpoints: &str) -> Session {
 
 #[tokio::test]
 async fn a_dead_endpoint_is_told_at_the_first_call_and_left_for_the_next() {
-    // Bound and dropped: nobody listens there.
+    // Bound and dropped: nothing listens there.
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let session = session(&format!("http://{dead},http://127.0.0.1:1"));
     let first = session.connected().await.unwrap();

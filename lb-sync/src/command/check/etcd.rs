@@ -62,7 +62,7 @@ pub(super) fn registry(registry: &read::Registry) -> Finding {
     Finding::warning(
         CHECK,
         seen,
-        "whoever wrote these should write them again; the last good record stays in force",
+        "write these records again, correctly; until then the last good ones stay in force",
     )
 }
 

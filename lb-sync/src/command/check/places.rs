@@ -18,7 +18,7 @@ pub(super) fn findings(config: &RunConfig) -> Vec<Finding> {
         None => Finding::warning(
             "state directory",
             "none is given",
-            "with --state-dir, an lb-sync that starts while etcd is away serves whom it knew last, and ids are kept",
+            "with --state-dir, an lb-sync that starts while etcd is away serves the instances that it knew last, and ids are kept",
         ),
     };
     let conf = conf_dir.map(|dir| directory("conf directory", "--conf-dir", dir));

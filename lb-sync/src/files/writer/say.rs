@@ -100,7 +100,7 @@ impl Writer {
         let (services, dir) = (list(missing), self.folder.path().display());
         self.log_once.error("vain", || {
             format!(
-                "HAProxy was reloaded and has no backend for {services} still; tried again, ever more seldom\n  is it started \
+                "HAProxy was reloaded and has no backend for {services} still; retried with growing waits\n  is it started \
                  with `-f {dir}`?"
             )
         });

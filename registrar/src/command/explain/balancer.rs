@@ -67,7 +67,7 @@ impl Answer {
 
     /// For people.
     pub(super) fn sentence(&self) -> String {
-        let doubt = if self.in_sync { "" } else { "; it is out of sync with etcd, and drains nobody" };
+        let doubt = if self.in_sync { "" } else { "; it is out of sync with etcd, and drains no instance" };
         match &self.view {
             None => format!("does not know it{doubt}"),
             Some(view) => {
