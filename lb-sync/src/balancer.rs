@@ -23,6 +23,7 @@ mod task;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::health::Status;
 use registry::follow::Event;
@@ -55,6 +56,9 @@ use schedule::Schedule;
 /// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
 /// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
 const COMMANDS_MAX: usize = 10;
+
+/// Longest that the files wait for the end of what is under way.
+const FILES_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How one HAProxy is made to follow the registry.
 #[derive(Clone, Debug)]
@@ -182,6 +186,8 @@ pub struct Balancer {
     /// When the last pass was, and when all of HAProxy's state was last read.
     passed: Option<Tick>,
     read_at: Tick,
+    /// When everything was last carried out and read back.
+    rested_at: Tick,
     /// Until when the next commands wait for HAProxy ids to be reserved on disk.
     ids_wait_until: Option<Tick>,
     /// The last failure, so that each is logged once.
@@ -232,6 +238,7 @@ impl Balancer {
             reads: 0,
             passed: None,
             read_at: Tick::default(),
+            rested_at: now,
             ids_wait_until: None,
             trouble: String::new(),
             actions: Vec::new(),
@@ -380,9 +387,12 @@ impl Balancer {
         }
     }
 
-    /// Says what the files should say, between two rounds.
+    /// Says what the files should say: after a round, so that it is not in the way of commands. A registry that never rests
+    /// does not keep the files from being written.
     fn write_files(&mut self, now: Tick) {
-        if !self.is_at_rest() {
+        if self.is_at_rest() {
+            self.rested_at = now;
+        } else if now.since(self.rested_at) < FILES_WAIT_MAX {
             return;
         }
         self.routes.read_view(&self.view);

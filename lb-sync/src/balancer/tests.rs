@@ -2,7 +2,6 @@
 //! behind the session is another one.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use haproxy::{Check, CheckInterval, ServerId};
 use registry::follow::{Change, Entry};
