@@ -24,7 +24,7 @@ use crate::cli::{FirstCheckOption, RunOptions};
 use crate::files::FilesOptions;
 use crate::plan::{FirstCheck, Policy};
 use crate::snapshot::{self, Snapshot};
-use crate::status;
+
 use haproxy::{Check, CheckInterval, ServerId};
 
 /// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
@@ -147,8 +147,8 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let (hub, status, auditing) =
-        status::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
-    let beside = Beside { tls, ..status::beside(&hub, &end) };
+        crate::port::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
+    let beside = Beside { tls, ..crate::port::beside(&hub, &end) };
     let told = reachable(listening, session.endpoints()).await;
     let (snapshots, new_snapshots) = watch::channel(None);
     let outputs = Outputs { lease, health: tell_health, snapshots, files: files.link, status };

@@ -1,193 +1,291 @@
-//! What lb-sync answers on its status port, beside health: `leasehold.v1.Registry`, `/metrics`, `/events`, and the page.
+//! The status of an instance: whether HAProxy sends it traffic, and why (not).
 //!
-//! Nothing is prepared for somebody who may ask. Who asks gets a [`Report`], which the pass draws up from what it has at
-//! hand; everybody who asks within 100 ms gets the same one. A pass that has no time leaves them the last one, which
-//! says its age.
+//! This is the only place that derives it. Page, metrics, gRPC, events, `explain` and the files match on what it says.
 
-mod audit;
-mod grpc;
-mod journal;
-mod live;
-mod metrics;
-mod page;
-mod report;
-mod spark;
-mod totals;
-mod traffic;
+use registry::name::InstanceId;
+use registry::record::{Intent, OverrideRecord};
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use crate::plan::observed::{Observed, Server};
+use crate::view::View;
+use haproxy::answer::flags::OpState;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::sse::KeepAlive;
-use axum::response::{Html, IntoResponse, Response, Sse};
-use axum::routing::get;
-use daemon::port::Beside;
-use registry::time::Clock;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-
-use crate::files;
-use live::Viewers;
-use traffic::Meter;
-
-pub use journal::{Journal, JournalEvent};
-pub use report::{HaproxyReport, InstanceReport, PassProgress, RegistryReport, Report};
-pub use totals::{Effect, Metrics};
-
-/// Who asks within this time gets the same report: a thousand questions a second cost the pass ten reports.
-const REPORT_AGE_MAX: Duration = Duration::from_millis(100);
-/// Longest that the pass is waited for; while it fills a HAProxy with thousands it has no time.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-
-/// Asks the pass. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct StatusHandle {
-    asks: mpsc::Sender<oneshot::Sender<Arc<Report>>>,
-    last: Arc<Mutex<Option<Arc<Report>>>>,
-    news: watch::Receiver<u64>,
-    journal: Journal,
-    meter: Meter,
-    files: Option<watch::Receiver<files::Report>>,
+/// Whether HAProxy sends an instance traffic, and the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InstanceStatus {
+    /// What HAProxy does with it.
+    pub phase: Phase,
+    /// Why.
+    pub reason: Reason,
 }
 
-/// The pass's side.
-#[derive(Debug)]
-pub struct StatusPublisher {
-    asks: mpsc::Receiver<oneshot::Sender<Arc<Report>>>,
-    news: watch::Sender<u64>,
-    /// What has happened: the pass writes, whoever asks reads.
-    pub journal: Journal,
+/// What HAProxy does with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It has no server.
+    Absent,
+    /// It gets its share.
+    Up,
+    /// HAProxy's own check fails.
+    Down,
+    /// It gets sticky clients only.
+    Drain,
+    /// It gets nothing.
+    Maint,
 }
 
-/// The two ends. HAProxy's counters are read from its `socket`. `files` tells how often HAProxy was reloaded for a new backend.
-/// The task, if there is one, writes all that happens to `audit_file`.
-#[must_use]
-pub fn open(
-    socket: PathBuf,
-    audit_file: Option<PathBuf>,
-    files: Option<watch::Receiver<files::Report>>,
-) -> (StatusHandle, StatusPublisher, Option<files::Task>) {
-    let (ask, asks) = mpsc::channel(1);
-    let (tell, news) = watch::channel(0);
-    let (file, writing) = match audit_file {
-        Some(path) => {
-            let (send, news) = mpsc::channel(audit::WAITING_MAX);
-            let writing: files::Task = Box::pin(audit::keep(path, news));
-            (Some(send), Some(writing))
-        }
-        None => (None, None),
-    };
-    let journal = Journal::written_to(file);
-    let (meter, last) = (Meter::new(socket), Arc::default());
-    let hub = StatusHandle { asks: ask, last, news, journal: journal.clone(), meter, files };
-    (hub, StatusPublisher { asks, news: tell, journal }, writing)
+/// Why an instance has its phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// What the registry wants: see [`Intent`].
+    Wanted(Intent),
+    /// It has expired with much of its service, or just after etcd was away. That is not believed yet.
+    Suspect,
+    /// A newer instance has its address.
+    Shadowed,
+    /// It has no record (any more).
+    NotRegistered,
+    /// HAProxy's own check fails.
+    CheckFails,
+    /// `http-check disable-on-404`.
+    CheckAnswers404,
+    /// HAProxy has no backend of its service's name.
+    NoBackend,
+    /// The next plan adds it.
+    Pending,
+    /// lb-sync did not make the server of its name.
+    Foreign,
+    /// HAProxy was told so, and not by the registry.
+    ByHand,
 }
 
-impl StatusPublisher {
-    /// The next who asks; pends for ever when nobody can.
-    pub async fn asked(&mut self) -> oneshot::Sender<Arc<Report>> {
-        match self.asks.recv().await {
-            Some(ask) => ask,
-            None => std::future::pending().await,
-        }
-    }
+/// What a status is derived from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// What record and override want; `None` without a record.
+    pub intent: Option<Intent>,
+    /// A newer instance has its address.
+    pub shadowed: bool,
+    /// It has expired, and that is not believed.
+    pub suspect: bool,
+    /// What HAProxy has for it.
+    pub has: ServerPresence<'a>,
+}
 
-    /// Something may look different from now on.
-    pub fn changed(&self) {
-        self.news.send_modify(|news| *news += 1);
-    }
+/// What HAProxy has for an instance.
+#[derive(Clone, Copy, Debug)]
+pub enum ServerPresence<'a> {
+    /// Not even a backend of its service's name.
+    NoBackend,
+    /// No server of its name.
+    NoServer,
+    /// A server of its name that lb-sync made.
+    Ours(&'a Server),
+    /// A server of its name that lb-sync did not make.
+    Foreign(&'a Server),
+}
 
-    /// Counts what [`Self::changed`] has told.
+/// What belongs to a reason: names and words that an operator looks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Details<'a> {
+    /// The instance that is served at its address in its stead.
+    pub shadowed_by: Option<&'a InstanceId>,
+    /// The operator's order.
+    pub overriding: Option<&'a OverrideRecord>,
+}
+
+impl<'a> ServerPresence<'a> {
+    /// By what was read, and whether a server is lb-sync's.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        *self.news.borrow()
-    }
-}
-
-impl StatusHandle {
-    /// How things stand, not older than 100 ms and with all that was told before `generation`, unless the pass has no
-    /// time; `None` if it never had any.
-    pub async fn report(&self, generation: u64) -> Option<Arc<Report>> {
-        let mut last = self.last.lock().await;
-        let fresh = |report: &Arc<Report>| {
-            report.generation >= generation && Clock.now().since(report.made_at) < REPORT_AGE_MAX
-        };
-        if let Some(report) = last.as_ref().filter(|report| fresh(report)) {
-            return Some(Arc::clone(report));
+    pub fn of(observed: &'a Observed, ours: impl Fn(&Server) -> bool, id: &InstanceId) -> Self {
+        match observed.server(id) {
+            Some(server) if ours(server) => Self::Ours(server),
+            Some(server) => Self::Foreign(server),
+            None if observed.backends.contains_key(&id.service) => Self::NoServer,
+            None => Self::NoBackend,
         }
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            self.asks.send(answer).await.ok()?;
-            answered.await.ok()
-        };
-        if let Ok(Some(report)) = tokio::time::timeout(ANSWER_WITHIN, asked).await {
-            *last = Some(report);
+    }
+
+    /// The server, also if lb-sync did not make it.
+    #[must_use]
+    pub fn server(self) -> Option<&'a Server> {
+        match self {
+            Self::Ours(server) | Self::Foreign(server) => Some(server),
+            Self::NoBackend | Self::NoServer => None,
         }
-        last.clone()
-    }
-
-    fn reloads(&self) -> files::Report {
-        self.files.as_ref().map(|report| report.borrow().clone()).unwrap_or_default()
     }
 }
 
-/// What is served beside health.
-pub fn beside(hub: &StatusHandle, shutdown: &CancellationToken) -> Beside {
-    let mut beside = Beside::default();
-    beside.grpc.add_service(grpc::server(hub.clone(), shutdown.clone()));
-    beside.pages = Router::new()
-        .route("/", get(status_page))
-        .route("/metrics", get(scrape))
-        .route("/events", get(events))
-        .route("/live", get(live))
-        .route("/live.js", get(script))
-        .with_state((hub.clone(), Viewers::new(shutdown.clone())));
-    beside
-}
-
-type Asked = State<(StatusHandle, Viewers)>;
-
-async fn status_page(State((hub, _)): Asked) -> Response {
-    let Some(report) = hub.report(0).await else { return busy() };
-    let traffic = hub.meter.read(&report).await;
-    match page::render(&report, &traffic, &hub.journal.latest()) {
-        Ok(text) => (page::HEADERS, Html(text)).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+impl Phase {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
     }
 }
 
-async fn live(State((hub, viewers)): Asked) -> Response {
-    match viewers.follow(hub) {
-        Some(events) => Sse::new(events).keep_alive(KeepAlive::default()).into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "too many browsers look on; close one\n").into_response(),
+impl Reason {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Wanted(intent) => intent.code(),
+            Self::Suspect => "suspect",
+            Self::Shadowed => "shadowed",
+            Self::NotRegistered => "not_registered",
+            Self::CheckFails => "check_fails",
+            Self::CheckAnswers404 => "check_answers_404",
+            Self::NoBackend => "no_backend",
+            Self::Pending => "pending",
+            Self::Foreign => "foreign",
+            Self::ByHand => "by_hand",
+        }
+    }
+
+    /// The reason as a main clause, for people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Wanted(intent) => intent.text(),
+            Self::Suspect => {
+                "it has expired with much of its service, or just after etcd was away, which is not believed while HAProxy's own check passes"
+            }
+            Self::Shadowed => "a newer instance has its address",
+            Self::NotRegistered => "it is not registered",
+            Self::CheckFails => "HAProxy's check fails",
+            Self::CheckAnswers404 => "its check answers 404 (`http-check disable-on-404`)",
+            Self::NoBackend => "this HAProxy has no backend of its service's name",
+            Self::Pending => "it is about to be added",
+            Self::Foreign => "HAProxy's server of its name is not lb-sync's",
+            Self::ByHand => "HAProxy was told so, and not by the registry",
+        }
+    }
+
+    /// [`Self::text`] with the names that belong to it.
+    #[must_use]
+    pub fn text_with(self, details: &Details<'_>) -> String {
+        match (self, details) {
+            (Self::Shadowed, Details { shadowed_by: Some(rival), .. }) => {
+                format!("{rival} has the same address, and is newer")
+            }
+            (Self::Wanted(intent), Details { overriding: Some(overriding), .. })
+                if matches!(intent, Intent::OperatorDrains | Intent::OperatorOut) =>
+            {
+                let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
+                let verb = if intent == Intent::OperatorDrains { "drains it" } else { "took it out" };
+                let reason =
+                    if overriding.reason.is_empty() { "no reason given" } else { &overriding.reason };
+                format!("{by} {verb}: {reason}")
+            }
+            (reason, _) => reason.text().to_owned(),
+        }
     }
 }
 
-async fn script() -> Response {
-    ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("status/live.js"))
-        .into_response()
-}
+impl<'a> Inputs<'a> {
+    /// Of `id`.
+    #[must_use]
+    pub fn of(view: &View, observed: &'a Observed, ours: impl Fn(&Server) -> bool, id: &InstanceId) -> Self {
+        Self {
+            intent: view.intent_of(id),
+            shadowed: view.shadowed_by(id).is_some(),
+            suspect: view.is_suspect(id),
+            has: ServerPresence::of(observed, ours, id),
+        }
+    }
 
-async fn scrape(State((hub, _)): Asked) -> Response {
-    match hub.report(0).await {
-        Some(report) => match metrics::text(&report, &hub.reloads()) {
-            Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        },
-        None => busy(),
+    /// Why the registry wants anything else than its full share of the traffic for it; `None` if it does not.
+    fn restriction(&self) -> Option<Reason> {
+        match self.intent {
+            None => Some(Reason::NotRegistered),
+            Some(_) if self.shadowed => Some(Reason::Shadowed),
+            Some(Intent::Serve) => self.suspect.then_some(Reason::Suspect),
+            Some(intent) => Some(Reason::Wanted(intent)),
+        }
     }
 }
 
-async fn events(State((hub, _)): Asked) -> Response {
-    let latest = hub.journal.latest();
-    axum::Json(latest.iter().map(|one| &**one).collect::<Vec<&JournalEvent>>()).into_response()
+impl InstanceStatus {
+    /// By HAProxy's state first: that is what clients meet, whatever the registry wants.
+    #[must_use]
+    pub fn of(inputs: &Inputs<'_>) -> Self {
+        let status = |phase, reason| Self { phase, reason };
+        let (server, restriction) = match (inputs.has, inputs.restriction()) {
+            (ServerPresence::Ours(server), restriction) => (server, restriction),
+            (ServerPresence::Foreign(server), _) => (server, Some(Reason::Foreign)),
+            (ServerPresence::NoBackend, None | Some(Reason::Suspect)) => {
+                return status(Phase::Absent, Reason::NoBackend);
+            }
+            (ServerPresence::NoBackend | ServerPresence::NoServer, restriction) => {
+                return status(Phase::Absent, restriction.unwrap_or(Reason::Pending));
+            }
+        };
+        if server.admin.is_maint() {
+            status(Phase::Maint, restriction.unwrap_or(Reason::ByHand))
+        } else if server.op == OpState::Stopped {
+            status(Phase::Down, Reason::CheckFails)
+        } else if server.admin.is_drain() {
+            status(Phase::Drain, restriction.unwrap_or(Reason::ByHand))
+        } else if server.op == OpState::Stopping {
+            status(Phase::Drain, Reason::CheckAnswers404)
+        } else {
+            status(Phase::Up, restriction.unwrap_or(Reason::Wanted(Intent::Serve)))
+        }
+    }
 }
 
-fn busy() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "lb-sync has had no time for an answer yet; ask again\n")
-        .into_response()
+#[cfg(test)]
+mod tests {
+    use registry::record::{InstanceState, OverrideMode};
+
+    use super::*;
+    use haproxy::answer::flags::{AdminState, CheckState};
+
+    fn server(admin: AdminState, op: OpState) -> Server {
+        let (id, weight) = (10_000.try_into().unwrap(), 100.try_into().unwrap());
+        Server { id, addr: None, admin, op, weight, check: CheckState::RUNNING, sessions: None }
+    }
+
+    fn up(has: ServerPresence<'_>) -> Inputs<'_> {
+        Inputs { intent: Some(Intent::Serve), shadowed: false, suspect: false, has }
+    }
+
+    fn status(inputs: Inputs<'_>) -> (Phase, Reason) {
+        let InstanceStatus { phase, reason } = InstanceStatus::of(&inputs);
+        (phase, reason)
+    }
+
+    #[test]
+    fn what_haproxy_does_goes_before_what_the_registry_wants() {
+        use ServerPresence::{Foreign, NoBackend, NoServer, Ours};
+        let ready = server(AdminState::READY, OpState::Running);
+        let registered = Reason::Wanted(Intent::Serve);
+        assert_eq!(status(up(Ours(&ready))), (Phase::Up, registered));
+        let failing = server(AdminState::READY, OpState::Stopped);
+        assert_eq!(status(up(Ours(&failing))), (Phase::Down, Reason::CheckFails));
+        let out = server(AdminState::MAINT, OpState::Stopped);
+        assert_eq!(status(up(Ours(&out))), (Phase::Maint, Reason::ByHand));
+        let intent = Some(Intent::of(InstanceState::Up, Some(OverrideMode::Maintenance)));
+        let ordered = Inputs { intent, ..up(Ours(&out)) };
+        assert_eq!(status(ordered), (Phase::Maint, Reason::Wanted(Intent::OperatorOut)));
+        let gone = Inputs { intent: None, ..up(Ours(&ready)) };
+        assert_eq!(status(gone), (Phase::Up, Reason::NotRegistered));
+        assert_eq!(status(up(Foreign(&ready))), (Phase::Up, Reason::Foreign));
+        assert_eq!(status(up(NoServer)), (Phase::Absent, Reason::Pending));
+        assert_eq!(status(up(NoBackend)), (Phase::Absent, Reason::NoBackend));
+    }
+
+    #[test]
+    fn a_suspect_says_so_unless_an_operator_wants_it_out() {
+        let ready = server(AdminState::READY, OpState::Running);
+        let suspect = Inputs { suspect: true, ..up(ServerPresence::Ours(&ready)) };
+        assert_eq!(status(suspect), (Phase::Up, Reason::Suspect));
+        let drained = Inputs { intent: Some(Intent::OperatorDrains), ..suspect };
+        assert_eq!(status(drained), (Phase::Up, Reason::Wanted(Intent::OperatorDrains)));
+    }
 }

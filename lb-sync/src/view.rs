@@ -13,10 +13,11 @@ use registry::follow::{Change, Entry, Event, Update, updates};
 use registry::key::{Key, Prefix};
 use registry::lease::LeaseId;
 use registry::name::{InstanceId, ServiceName};
-use registry::record::{self, InstanceRecord, InstanceState, OverrideRecord};
+use registry::record::{self, InstanceRecord, Intent, OverrideRecord};
 use registry::time::Tick;
 
 use crate::plan::routes;
+use crate::scope::Scope;
 use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
@@ -25,15 +26,6 @@ pub use guard::GuardPolicy;
 const AWAY_MIN: Duration = Duration::from_secs(1);
 /// Rejected values whose revision is remembered, so that each is logged once.
 const REJECTED_MAX: usize = 10_000;
-
-/// Which instances an event may have changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Any of them.
-    All,
-    /// These.
-    Only(BTreeSet<InstanceId>),
-}
 
 /// An instance as registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,29 +80,6 @@ impl Source {
     /// Another cluster, or revisions that ran backwards: etcd was wiped or restored.
     fn is_another_history_than(self, before: Self) -> bool {
         self.cluster != before.cluster || self.revision < before.revision
-    }
-}
-
-impl Scope {
-    /// Nothing.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::Only(BTreeSet::new())
-    }
-
-    /// Whether it holds nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        matches!(self, Self::Only(ids) if ids.is_empty())
-    }
-
-    /// Takes `other` in as well.
-    pub fn extend(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (Self::All, _) => {}
-            (_, Self::All) => *self = Self::All,
-            (Self::Only(ids), Self::Only(more)) => ids.extend(more),
-        }
     }
 }
 
@@ -178,6 +147,13 @@ impl View {
     #[must_use]
     pub fn override_of(&self, id: &InstanceId) -> Option<&OverrideRecord> {
         self.overrides.get(id)
+    }
+
+    /// What record and override want for `id`; `None` without a record.
+    #[must_use]
+    pub fn intent_of(&self, id: &InstanceId) -> Option<Intent> {
+        let state = self.instances.get(id)?.record.state;
+        Some(Intent::of(state, self.overrides.get(id).and_then(|order| order.mode)))
     }
 
     /// Whether all this is from the disk, and may be older than what HAProxy has: what is missing there may be added,
@@ -420,10 +396,8 @@ impl View {
             if self.guard.is_suspect(&id) {
                 continue;
             }
-            let is_overridden = self.overrides.get(&id).is_some_and(|order| order.mode.is_some());
-            let may_have_expired = self.instances.get(&id).is_some_and(|registered| {
-                registered.lease != 0 && registered.record.state == InstanceState::Up && !is_overridden
-            });
+            let is_leased = self.instances.get(&id).is_some_and(|registered| registered.lease != 0);
+            let may_have_expired = is_leased && self.intent_of(&id) == Some(Intent::Serve);
             if may_have_expired {
                 expired.insert(id);
             } else {

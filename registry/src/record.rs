@@ -3,11 +3,13 @@
 mod ack;
 mod balancer;
 mod instance;
+mod intent;
 mod overrides;
 
 pub use ack::{AckRecord, AckState};
 pub use balancer::BalancerRecord;
 pub use instance::{DrainTimes, InstanceRecord, InstanceState, Weight, WeightError};
+pub use intent::Intent;
 pub use overrides::{OverrideMode, OverrideRecord};
 
 use serde::de::DeserializeOwned;

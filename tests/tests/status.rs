@@ -64,7 +64,7 @@ async fn a_watcher_sees_who_joins_changes_and_leaves() {
     let mut client =
         RegistryClient::connect(format!("http://127.0.0.1:{}", stack.lb_sync().port())).await.unwrap();
     let filter = InstanceFilter { service: "web".into(), ..InstanceFilter::default() };
-    let request = WatchInstancesRequest { filter: Some(filter.clone()), after_revision: 0 };
+    let request = WatchInstancesRequest { filter: Some(filter.clone()) };
     let stream = client.watch_instances(request).await.unwrap().into_inner();
     let mut watcher = Watcher { stream, set: BTreeMap::new(), whole: false };
     let up = |names: &'static [&str]| {

@@ -6,7 +6,8 @@ use registry::name::ServiceName;
 
 use crate::plan::backends;
 use crate::plan::observed::Observed;
-use crate::view::{Scope, View};
+use crate::scope::Scope;
+use crate::view::View;
 use haproxy::BackendName;
 use haproxy::answer::info::Version;
 

@@ -13,7 +13,7 @@ use super::{Action, Balancer, COMMANDS_MAX, PassError, events};
 use crate::plan::observed::Observed;
 use crate::plan::pending::PendingPlan;
 use crate::plan::{Plan, Step, backends};
-use crate::view::Scope;
+use crate::scope::Scope;
 use haproxy::answer::AnswerError;
 use haproxy::answer::excerpt::Excerpt;
 use haproxy::answer::info::Info;

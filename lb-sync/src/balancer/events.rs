@@ -9,7 +9,8 @@ use registry::time::Tick;
 use super::Action;
 use super::round::{Outcome, deed};
 use crate::plan::{Cause, Step};
-use crate::status::{Effect, JournalEvent, Metrics};
+use crate::port::{Effect, JournalEvent, Metrics};
+use crate::status::Details;
 use crate::view::View;
 use haproxy::{Command, Reply, ServerState};
 
@@ -69,15 +70,12 @@ pub(super) fn of_command(command: &Command, reply: &Reply, metrics: &mut Metrics
 
 /// The cause, and where an operator wants it so, their name and reason.
 fn why(view: &View, step: &Step) -> String {
-    let text = step.why.text();
-    let asked = matches!(step.why, Cause::Leaving | Cause::Maintenance);
-    match view.override_of(&step.id).filter(|overriding| asked && overriding.mode.is_some()) {
-        None => text.into(),
-        Some(overriding) => {
-            let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
-            let reason = if overriding.reason.is_empty() { "no reason given" } else { &overriding.reason };
-            format!("{text} ({by}: {reason})")
-        }
+    match step.why {
+        Cause::Status(reason) => reason.text_with(&Details {
+            shadowed_by: view.shadowed_by(&step.id),
+            overriding: view.override_of(&step.id),
+        }),
+        cause => cause.text().into(),
     }
 }
 

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Action, Balancer, Input};
 use crate::files::FilesLink;
 use crate::notify::Manager;
+use crate::port::{Report, StatusPublisher};
 use crate::snapshot::Snapshot;
-use crate::status::{Report, StatusPublisher};
 use haproxy::{Command, Dialogue, DialogueError};
 
 /// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.

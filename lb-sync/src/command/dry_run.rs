@@ -10,7 +10,8 @@ use crate::balancer::{PassError, can_add_backends};
 use crate::files::peek_ids;
 use crate::plan::{Planner, Step, backends, routes};
 use crate::run::RunConfig;
-use crate::view::{Scope, View};
+use crate::scope::Scope;
+use crate::view::View;
 use haproxy::Command;
 
 /// What would be done.

@@ -15,7 +15,7 @@ use super::dry_run::{Foreseen, dry_run};
 use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output, configured, read, running};
 use crate::plan::ids::Ids;
 use crate::run::RunConfig;
-use crate::view::Scope;
+use crate::scope::Scope;
 use haproxy::answer::stat::StatRow;
 
 /// Events below the paragraph.

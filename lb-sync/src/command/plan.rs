@@ -8,7 +8,8 @@ use serde_json::json;
 use super::dry_run::{Foreseen, dry_run};
 use super::{CommandError, CommandOutput, LookOptions, Output, SOMETHING_TO_DO, configured, read, running};
 use crate::plan::Cause;
-use crate::view::Scope;
+use crate::scope::Scope;
+use crate::status::Reason;
 use haproxy::answer::info::Info;
 
 /// Exit code 0: nothing is to be done; 2: something is. `host` is the host's name.
@@ -49,7 +50,7 @@ fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
     if foreseen.is_nothing() {
         text.push_str("nothing to do\n");
     }
-    let gone = foreseen.steps.iter().any(|step| step.why == Cause::Gone);
+    let gone = foreseen.steps.iter().any(|step| step.why == Cause::Status(Reason::NotRegistered));
     if let Some(why) = unasked.filter(|_| gone) {
         let _ = writeln!(
             text,
@@ -93,6 +94,8 @@ fn json(foreseen: &Foreseen, revision: i64, info: &Info, unasked: Option<&str>) 
 
 #[cfg(test)]
 mod tests {
+    use registry::record::Intent;
+
     use super::*;
     use crate::plan::Step;
     use haproxy::{Command, ServerState};
@@ -104,7 +107,7 @@ mod tests {
             Command::EnableHealth { server: server() },
             Command::SetState { server: server(), state: ServerState::Ready },
         ];
-        let steps = vec![Step { id: id.clone(), why: Cause::Up, commands }];
+        let steps = vec![Step { id: id.clone(), why: Cause::wanted(Intent::Serve), commands }];
         Foreseen {
             steps,
             waiting: vec!["web/web-2".parse().unwrap()],
@@ -119,14 +122,14 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            "web/web-1: registered and up: enable health web/web-1; set server web/web-1 state ready"
+            "web/web-1: it is registered and up: enable health web/web-1; set server web/web-1 state ready"
         );
         assert!(lines[1].starts_with("web/web-2: on its way out"), "{text}");
         assert!(lines[2].starts_with("web/old: not served"), "{text}");
         assert!(!text.contains("nobody answers"), "nobody is gone: {text}");
         assert_eq!(super::text(&Foreseen::default(), None), "nothing to do\n");
         let mut gone = foreseen();
-        gone.steps[0].why = Cause::Gone;
+        gone.steps[0].why = Cause::Status(Reason::NotRegistered);
         assert!(super::text(&gone, Some("nobody answers")).contains("note: nobody answers: if a running"));
     }
 
@@ -138,7 +141,7 @@ mod tests {
         let json = json(&foreseen(), 12, &info.unwrap(), None);
         assert_eq!(json["revision"], 12);
         assert_eq!(json["haproxy"]["version"], "2.6.12");
-        assert_eq!(json["steps"][0]["why"], "up");
+        assert_eq!(json["steps"][0]["why"], "registered");
         assert_eq!(json["steps"][0]["commands"][1], "set server web/web-1 state ready");
         assert_eq!(json["waiting"][0], "web/web-2");
     }

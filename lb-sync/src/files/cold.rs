@@ -8,7 +8,7 @@ use registry::time::Tick;
 
 use crate::plan::ids::Ids;
 use crate::plan::observed::Observed;
-use crate::plan::target::{Mode, target};
+use crate::plan::target::target;
 use crate::view::View;
 use haproxy::answer::info::Info;
 
@@ -45,7 +45,7 @@ impl Counts {
     /// Of those that should serve.
     pub(super) fn of(view: &View, observed: &Observed, ids: &Ids) -> Self {
         let here = |id: &&InstanceId| observed.backends.contains_key(&id.service);
-        let wanted = |id: &&InstanceId| target(view, id).is_some_and(|target| target.mode == Mode::Serve);
+        let wanted = |id: &&InstanceId| target(view, id).is_some_and(|target| target.serves());
         let lacking = |id: &&InstanceId| observed.server(id).is_none();
         let missing = view.instances().keys().filter(here).filter(lacking).filter(wanted).count();
         let present = observed.backends.values().flat_map(|backend| backend.servers.values());

@@ -9,12 +9,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use registry::name::{InstanceId, InstanceName, ServiceName};
+use registry::record::Intent;
 
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 use crate::plan::observed::{Observed, Server};
 use crate::plan::routes::Routes;
-use crate::plan::target::{Mode, Target, target};
+use crate::plan::target::{Target, target};
 use crate::view::View;
 use haproxy::{ServerAddr, ServerId, ServerOptions, ServerWeight};
 
@@ -160,17 +161,15 @@ impl Known<'_> {
     /// What a server should be after a restart; `None` if it should not be there.
     fn standing(&self, target: Option<&Target>, server: Option<&Server>) -> Option<ServerDisposition> {
         let goes_on = self.connected && server.is_some_and(|server| server.admin.is_ready());
-        match (target.map(|target| &target.mode), server) {
+        match (target.map(|target| target.intent), server) {
             // A suspect is served while HAProxy's own check passes, after a restart as before.
-            (Some(Mode::Serve | Mode::Suspect), _) => Some(ServerDisposition::Serves),
-            (Some(Mode::Leave { .. }), Some(server))
+            (Some(Intent::Serve), _) => Some(ServerDisposition::Serves),
+            (Some(Intent::Leaving | Intent::OperatorDrains), Some(server))
                 if server.admin.is_drain() && !server.admin.is_maint() =>
             {
                 Some(ServerDisposition::Drains)
             }
-            (Some(Mode::Down | Mode::Maintenance | Mode::Leave { .. }), Some(_)) => {
-                Some(ServerDisposition::Out)
-            }
+            (Some(_), Some(_)) => Some(ServerDisposition::Out),
             (Some(_) | None, None) => None,
             // Gone from the registry: not after a restart, unless HAProxy is to go on with it for now.
             (None, Some(_)) => goes_on.then_some(ServerDisposition::Serves),

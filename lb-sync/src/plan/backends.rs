@@ -6,7 +6,8 @@ use registry::name::ServiceName;
 
 use super::names::backend_name;
 use super::observed::Observed;
-use crate::view::{Scope, View};
+use crate::scope::Scope;
+use crate::view::View;
 use haproxy::{BackendName, Command};
 
 /// Services within `scope` that are registered and have no backend.

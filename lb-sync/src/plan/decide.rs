@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use registry::record::AckState;
+use registry::record::{AckState, Intent};
 use registry::time::Tick;
 
 use super::memory::Memory;
 use super::observed::Server;
-use super::planner::Policy;
-use super::target::{Mode, Target};
+use super::policy::Policy;
+use super::step::Cause;
+use super::target::Target;
+use crate::status::Reason;
 use haproxy::answer::flags::OpState;
 use haproxy::{Command, ServerAddr, ServerId, ServerOptions, ServerPath, ServerState};
 
@@ -29,59 +31,6 @@ const DOWN_POLL_MAX: Duration = Duration::from_secs(10);
 const SHUT_EVERY: Duration = Duration::from_secs(1);
 /// How long requests in flight may take on a server of which no record was ever seen.
 const INFLIGHT_DEFAULT: Duration = Duration::from_secs(30);
-
-/// Why a server is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    /// It is registered and up.
-    Up,
-    /// It says that it is unhealthy.
-    Down,
-    /// It is leaving, or an operator drains it.
-    Leaving,
-    /// An operator wants it out.
-    Maintenance,
-    /// It is not registered (any more), or a newer instance has its address.
-    Gone,
-    /// It expired with much of its service, which is not believed while HAProxy's own check passes.
-    Suspect,
-    /// It was suspect, and HAProxy's own check has failed.
-    SuspectDown,
-    /// It had its time to finish.
-    TimeUp,
-}
-
-impl Cause {
-    /// For people.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Up => "registered and up",
-            Self::Down => "says that it is unhealthy",
-            Self::Leaving => "leaving, or drained by an operator",
-            Self::Maintenance => "taken out by an operator",
-            Self::Gone => "not registered, or its address is another's",
-            Self::Suspect => "expired with much of its service, and that is not believed yet",
-            Self::SuspectDown => "expired, and HAProxy's own check of it fails",
-            Self::TimeUp => "had its time to finish",
-        }
-    }
-
-    /// For machines.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Leaving => "leaving",
-            Self::Maintenance => "maintenance",
-            Self::Gone => "gone",
-            Self::Suspect => "suspect",
-            Self::SuspectDown => "suspect_down",
-            Self::TimeUp => "time_up",
-        }
-    }
-}
 
 /// What the registry is to be told of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +54,8 @@ pub struct Case<'a> {
     pub path: &'a ServerPath,
     /// What it should be.
     pub target: Option<&'a Target>,
+    /// Why it should not be there, where there is no target.
+    pub gone: Cause,
     /// What it is.
     pub server: Option<&'a Server>,
     /// Whether lb-sync made that server.
@@ -146,27 +97,30 @@ impl Decision {
     }
 }
 
+/// The registry wants it served.
+const REGISTERED: Cause = Cause::Status(Reason::Wanted(Intent::Serve));
+const SUSPECT: Cause = Cause::Status(Reason::Suspect);
+
 /// Decides upon one instance.
 #[must_use]
 pub fn decide(case: &Case<'_>) -> Decision {
-    let drained = Ack::Tell(Some(AckState::Drained));
     if let Some(until) = case.memory.left_alone_until(case.now) {
-        return Decision::wait(Cause::Up, Ack::Keep, until);
+        return Decision::wait(REGISTERED, Ack::Keep, until);
     }
     match (case.target, case.server) {
-        (None, None) => Decision::settled(Cause::Gone, Ack::Tell(None)),
+        (None, None) => Decision::settled(case.gone, Ack::Tell(None)),
         // Not lb-sync's server: not touched, and no instance is served in its place.
-        (_, Some(_)) if !case.ours => Decision::settled(Cause::Gone, Ack::Tell(None)),
-        (_, Some(_)) if case.from_disk => Decision::settled(Cause::Up, Ack::Keep),
-        (Some(target), None) if target.mode == Mode::Serve => add(case, target),
-        (Some(target), None) if target.mode == Mode::Suspect => add(case, target),
-        (Some(_), None) => Decision::settled(Cause::Leaving, drained),
-        (Some(target), Some(server)) => match target.mode {
-            Mode::Serve => serve(case, target, server),
-            Mode::Down => out(case, server, Cause::Down),
-            Mode::Maintenance => out(case, server, Cause::Maintenance),
-            Mode::Leave { sticky } => leave(case, server, sticky),
-            Mode::Suspect => suspect(case, target, server),
+        (_, Some(_)) if !case.ours => Decision::settled(case.gone, Ack::Tell(None)),
+        (_, Some(_)) if case.from_disk => Decision::settled(REGISTERED, Ack::Keep),
+        (Some(target), None) if target.intent == Intent::Serve => add(case, target),
+        (Some(target), None) => {
+            Decision::settled(Cause::wanted(target.intent), Ack::Tell(Some(AckState::Drained)))
+        }
+        (Some(target), Some(server)) => match target.intent {
+            Intent::Serve if target.suspect => suspect(case, target, server),
+            Intent::Serve => serve(case, target, server),
+            Intent::Unhealthy | Intent::OperatorOut => out(case, server, Cause::wanted(target.intent)),
+            Intent::Leaving | Intent::OperatorDrains => leave(case, target, server),
         },
         (None, Some(server)) => remove(case, server),
     }
@@ -174,7 +128,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
 
 fn add(case: &Case<'_>, target: &Target) -> Decision {
     let server = || case.path.clone();
-    let suspect = target.mode == Mode::Suspect && case.policy.check.is_some();
+    let suspect = target.suspect && case.policy.check.is_some();
     let waits = suspect || case.policy.waits_for_first_check();
     let options = ServerOptions {
         check: case.policy.check,
@@ -190,7 +144,7 @@ fn add(case: &Case<'_>, target: &Target) -> Decision {
     if waits && !options.init_down {
         commands.push(Command::HealthDown { server: server() });
     }
-    Decision::act(if suspect { Cause::Suspect } else { Cause::Up }, commands)
+    Decision::act(if suspect { SUSPECT } else { REGISTERED }, commands)
 }
 
 fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
@@ -213,12 +167,12 @@ fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         }
     }
     if !commands.is_empty() {
-        return Decision::act(Cause::Up, commands);
+        return Decision::act(REGISTERED, commands);
     }
     if is.op == OpState::Stopped && is.check.is_configured() {
         return await_check(case, is);
     }
-    Decision::settled(Cause::Up, Ack::Tell(Some(AckState::Serving)))
+    Decision::settled(REGISTERED, Ack::Tell(Some(AckState::Serving)))
 }
 
 /// In rotation by our word, and HAProxy's own check finds it down (yet): not said to be serving before it is.
@@ -226,8 +180,8 @@ fn await_check(case: &Case<'_>, is: &Server) -> Decision {
     let since = case.memory.down_since.unwrap_or(case.now);
     let poll = (case.now.since(since) / 4).clamp(DOWN_POLL_MIN, DOWN_POLL_MAX);
     match is.sessions.map(|read| read.read_at.plus(poll)) {
-        Some(next) if case.now < next => Decision::wait(Cause::Up, Ack::Keep, next),
-        _ => Decision { read_sessions: true, ..Decision::settled(Cause::Up, Ack::Keep) },
+        Some(next) if case.now < next => Decision::wait(REGISTERED, Ack::Keep, next),
+        _ => Decision { read_sessions: true, ..Decision::settled(REGISTERED, Ack::Keep) },
     }
 }
 
@@ -236,21 +190,22 @@ fn await_check(case: &Case<'_>, is: &Server) -> Decision {
 /// A server that takes persistent requests and has never been in the balancing tree makes HAProxy crash when it is
 /// deleted (`leastconn` and `first`, 2.6 to 3.4). So a server that is down, or that was never seen up, goes to MAINT at
 /// once: no client can stick to it.
-fn leave(case: &Case<'_>, is: &Server, sticky: Duration) -> Decision {
+fn leave(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
+    let (sticky, why) = (target.sticky, Cause::wanted(target.intent));
     if sticky.is_zero() || is.admin.is_maint() || is.op == OpState::Stopped {
-        return out(case, is, Cause::Leaving);
+        return out(case, is, why);
     }
     if !is.admin.is_drain() {
         if !case.memory.was_up {
-            return out(case, is, Cause::Leaving);
+            return out(case, is, why);
         }
-        return restrict(case, Cause::Leaving, ServerState::Drain);
+        return restrict(case, why, ServerState::Drain);
     }
     let end = case.memory.drain_since.unwrap_or(case.now).plus(sticky);
     if case.now < end {
-        return Decision::wait(Cause::Leaving, Ack::Tell(Some(AckState::Draining)), end);
+        return Decision::wait(why, Ack::Tell(Some(AckState::Draining)), end);
     }
-    out(case, is, Cause::Leaving)
+    out(case, is, why)
 }
 
 /// No traffic: MAINT, and then what is in flight finishes.
@@ -277,27 +232,27 @@ fn suspect(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         if is.check.is_enabled() {
             commands.push(Command::HealthDown { server: server() });
         }
-        return Decision::act(Cause::Suspect, commands);
+        return Decision::act(SUSPECT, commands);
     }
     let poll = if is.op == OpState::Stopped { SUSPECT_DOWN_POLL } else { SUSPECT_POLL };
     let Some(read) = is.sessions.filter(|read| case.now.since(read.read_at) < poll) else {
-        return Decision { read_sessions: true, ..Decision::settled(Cause::Suspect, Ack::Keep) };
+        return Decision { read_sessions: true, ..Decision::settled(SUSPECT, Ack::Keep) };
     };
     let failed_at = case.memory.down_since.map(|since| since.plus(SUSPECT_DOWN_MAX));
     match failed_at {
-        Some(at) if case.now >= at => Decision::settled(Cause::SuspectDown, Ack::Keep),
-        _ => Decision::wait(Cause::Suspect, Ack::Keep, read.read_at.plus(poll)),
+        Some(at) if case.now >= at => Decision::settled(Cause::SuspectFails, Ack::Keep),
+        _ => Decision::wait(SUSPECT, Ack::Keep, read.read_at.plus(poll)),
     }
 }
 
 /// Not registered: MAINT, what is in flight finishes, and then it is deleted.
 fn remove(case: &Case<'_>, is: &Server) -> Decision {
     if !is.admin.is_maint() {
-        return restrict(case, Cause::Gone, ServerState::Maint);
+        return restrict(case, case.gone, ServerState::Maint);
     }
-    finish(case, is, Cause::Gone, |case| {
+    finish(case, is, case.gone, |case| {
         if !case.in_sync {
-            return Decision::settled(Cause::Gone, Ack::Keep);
+            return Decision::settled(case.gone, Ack::Keep);
         }
         let mut commands = vec![];
         if case.memory.refused > 0 {
@@ -308,7 +263,7 @@ fn remove(case: &Case<'_>, is: &Server) -> Decision {
             }));
         }
         commands.push(Command::DelServer { server: case.path.clone() });
-        Decision::act(Cause::Gone, commands)
+        Decision::act(case.gone, commands)
     })
 }
 

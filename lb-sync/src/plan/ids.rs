@@ -10,7 +10,7 @@ use registry::name::{InstanceId, InstanceName, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::observed::Observed;
-use crate::view::Scope;
+use crate::scope::Scope;
 use haproxy::ServerId;
 
 /// How many instances that are gone are remembered, so that they find their id again: twice the largest backend that

@@ -5,13 +5,14 @@ use proptest::prelude::*;
 use registry::follow::{Change, Entry, Event};
 use registry::key::{Key, Prefix};
 use registry::name::{InstanceId, InstanceName};
-use registry::record::AckState;
+use registry::record::{AckState, Intent};
 use registry::time::Tick;
 
 use super::model::{Model, ModelServer, Tree};
-use super::target::{Mode, target};
+use super::target::target;
 use super::*;
-use crate::view::{Scope, View};
+use crate::scope::Scope;
+use crate::view::View;
 use haproxy::{Check, CheckInterval, Reply, ServerId, ServerWeight};
 
 const SERVICES: [&str; 2] = ["web", "api"];
@@ -176,11 +177,11 @@ impl World {
             }
             let target = target(&self.view, id).unwrap_or_else(|| panic!("{id} is gone and still a server"));
             let ready = self.model.is_ready(id);
-            if target.mode == Mode::Suspect {
+            if target.suspect && target.intent == Intent::Serve {
                 assert!(!(ready && server.down), "{id}: a suspect whose check fails does not stay");
                 continue;
             }
-            assert_eq!(ready, target.mode == Mode::Serve, "{id}");
+            assert_eq!(ready, target.serves(), "{id}");
             if ready {
                 assert_eq!((server.addr, server.weight), (target.addr, target.weight.into()), "{id}");
                 assert_eq!(server.check, 6, "{id} is checked");
@@ -188,8 +189,7 @@ impl World {
         }
         for id in self.view.instances().keys() {
             let has_backend = SERVICES.contains(&id.service.as_str());
-            let wanted =
-                has_backend && target(&self.view, id).is_some_and(|target| target.mode == Mode::Serve);
+            let wanted = has_backend && target(&self.view, id).is_some_and(|target| target.serves());
             let foreign = self.model.servers.get(id).is_some_and(|server| server.id.get() < 10_000);
             assert!(!wanted || foreign || self.model.is_ready(id), "{id} is not served");
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use registry::name::{InstanceId, InstanceName, ServiceName};
 use registry::time::Tick;
 
-use crate::view::Scope;
+use crate::scope::Scope;
 use haproxy::answer::backends::Backends;
 use haproxy::answer::flags::{AdminState, CheckState, OpState};
 use haproxy::answer::servers_state::{ServerRow, ServersState};

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use registry::name::{InstanceName, ServiceName};
 
-use super::{Phase, Step};
-use crate::view::Scope;
+use super::{Order, Step};
+use crate::scope::Scope;
 
 /// The steps, in the order in which they are to be carried out: those of the service that has the fewest first, since
 /// no service waits for thousands of steps of another; in a service, additions before removals.
@@ -21,7 +21,7 @@ pub struct PendingPlan {
 }
 
 /// The steps of one service.
-type Steps = BTreeMap<(Phase, InstanceName), Step>;
+type Steps = BTreeMap<(Order, InstanceName), Step>;
 
 impl PendingPlan {
     /// Whether there is nothing to do.
@@ -38,8 +38,8 @@ impl PendingPlan {
             Scope::Only(ids) => {
                 for id in ids {
                     self.change(&id.service, |steps| {
-                        for phase in Phase::ALL {
-                            steps.remove(&(phase, id.instance.clone()));
+                        for order in Order::ALL {
+                            steps.remove(&(order, id.instance.clone()));
                         }
                     });
                 }
@@ -47,7 +47,7 @@ impl PendingPlan {
         }
         for step in steps {
             let service = step.id.service.clone();
-            self.change(&service, |steps| steps.insert((step.phase(), step.id.instance.clone()), step));
+            self.change(&service, |steps| steps.insert((step.order(), step.id.instance.clone()), step));
         }
     }
 
@@ -94,9 +94,15 @@ mod tests {
     use registry::name::InstanceId;
 
     use super::*;
+    use registry::record::Intent;
+
     use crate::plan::Cause;
     use crate::plan::names::server_path;
+    use crate::status::Reason;
     use haproxy::{Command, ServerState};
+
+    const UP: Cause = Cause::Status(Reason::Wanted(Intent::Serve));
+    const LEAVING: Cause = Cause::Status(Reason::Wanted(Intent::Leaving));
 
     fn id(name: &str) -> InstanceId {
         format!("web/{name}").parse().unwrap()
@@ -118,8 +124,7 @@ mod tests {
     #[test]
     fn additions_go_first_in_bounded_requests() {
         let mut pending = PendingPlan::default();
-        let steps =
-            [("leaves", Cause::Leaving, 1), ("b", Cause::Up, 3), ("a", Cause::Up, 3), ("c", Cause::Up, 9)];
+        let steps = [("leaves", LEAVING, 1), ("b", UP, 3), ("a", UP, 3), ("c", UP, 9)];
         let steps = steps.map(|(name, why, commands)| step(name, why, commands));
         pending.replace(&only(&["a", "b", "c", "leaves"]), steps.to_vec());
         assert_eq!(names(&pending.take(6)), ["a", "b"]);
@@ -133,28 +138,28 @@ mod tests {
     #[test]
     fn few_of_one_service_do_not_wait_for_many_of_another() {
         let mut pending = PendingPlan::default();
-        let many: Vec<Step> = (0..100).map(|n| step(&format!("i-{n}"), Cause::Up, 3)).collect();
+        let many: Vec<Step> = (0..100).map(|n| step(&format!("i-{n}"), UP, 3)).collect();
         pending.replace(&Scope::All, many);
         assert_eq!(pending.take(6).len(), 2);
         let of_another = |why| Step { id: "zebra/a".parse().unwrap(), ..step("a", why, 1) };
-        pending.replace(&Scope::none(), vec![of_another(Cause::Leaving)]);
+        pending.replace(&Scope::none(), vec![of_another(LEAVING)]);
         let next = pending.take(7);
-        assert_eq!(next[0], of_another(Cause::Leaving));
+        assert_eq!(next[0], of_another(LEAVING));
         assert_eq!(next.len(), 3, "the request is filled up");
     }
 
     #[test]
     fn what_is_planned_anew_replaces_what_was_in_hand() {
         let mut pending = PendingPlan::default();
-        pending.replace(&only(&["a", "b"]), vec![step("a", Cause::Up, 1), step("b", Cause::Up, 1)]);
-        pending.replace(&only(&["a", "c"]), vec![step("a", Cause::Leaving, 1), step("c", Cause::Up, 1)]);
+        pending.replace(&only(&["a", "b"]), vec![step("a", UP, 1), step("b", UP, 1)]);
+        pending.replace(&only(&["a", "c"]), vec![step("a", LEAVING, 1), step("c", UP, 1)]);
         assert_eq!(names(&pending.take(2)), ["b", "c"]);
-        assert_eq!(pending.take(10), [step("a", Cause::Leaving, 1)]);
-        pending.replace(&Scope::none(), vec![step("a", Cause::Up, 1), step("b", Cause::Up, 1)]);
+        assert_eq!(pending.take(10), [step("a", LEAVING, 1)]);
+        pending.replace(&Scope::none(), vec![step("a", UP, 1), step("b", UP, 1)]);
         pending.replace(&only(&["a"]), vec![]);
         pending.replace(&Scope::none(), vec![]);
         assert_eq!(names(&pending.take(10)), ["b"]);
-        pending.replace(&Scope::none(), vec![step("a", Cause::Up, 1)]);
+        pending.replace(&Scope::none(), vec![step("a", UP, 1)]);
         pending.replace(&Scope::All, vec![]);
         assert!(pending.is_empty());
     }
@@ -168,7 +173,7 @@ mod tests {
             for (ids, commands) in rounds {
                 let ids: Vec<InstanceId> =
                     ids.iter().map(|(service, n)| format!("s-{service}/i-{n}").parse().unwrap()).collect();
-                let why = if commands % 2 == 0 { Cause::Up } else { Cause::Leaving };
+                let why = if commands % 2 == 0 { UP } else { LEAVING };
                 let planned = |id: &InstanceId| Step { id: id.clone(), ..step("a", why, commands) };
                 let steps: Vec<Step> = ids.iter().map(planned).filter(|step| !step.commands.is_empty()).collect();
                 wanted.retain(|id, _| !ids.contains(id));

@@ -1,127 +1,26 @@
 //! Applies the decision to every instance that may have changed, and keeps what must be kept between passes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use registry::name::{InstanceId, ServiceName};
-use registry::record::AckState;
+use registry::record::Intent;
 use registry::time::Tick;
 
-use super::decide::{Ack, Case, Cause, Decision, decide};
+use super::decide::{Ack, Case, Decision, decide};
 use super::ids::Ids;
 use super::memory::Memory;
 use super::names::server_path;
 use super::observed::{Observed, Server};
+use super::policy::Policy;
 use super::restarting::{AffinityPhase, Restarting};
-use super::target::{Mode, Target, target};
-use crate::view::{Scope, View};
+use super::step::{Cause, Plan, Step};
+use super::target::{Target, target};
+use crate::scope::Scope;
+use crate::status::Reason;
+use crate::view::View;
 use haproxy::answer::flags::OpState;
 use haproxy::answer::info::Version;
-use haproxy::{Check, Command, ServerId, ServerState};
-
-/// How servers are made.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// HAProxy's own checks of new servers.
-    pub check: Option<Check>,
-    /// Ids of our servers start here.
-    pub id_base: ServerId,
-    /// Whether a server gets traffic before HAProxy's own first check of it has passed.
-    pub first_check: FirstCheck,
-    /// Whether this HAProxy knows `init-state` (3.1 and newer).
-    pub init_state: bool,
-    /// How long an instance may be away before its clients choose anew; zero for at once.
-    pub restart_gap: Duration,
-}
-
-/// Whether a server gets traffic before HAProxy's own first check of it has passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FirstCheck {
-    /// It does: the registrar has checked already.
-    #[default]
-    Skip,
-    /// It does not.
-    Wait,
-}
-
-impl Policy {
-    /// Whether servers start down.
-    #[must_use]
-    pub fn waits_for_first_check(&self) -> bool {
-        self.check.is_some() && self.first_check == FirstCheck::Wait
-    }
-}
-
-/// What to do about one instance, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Which instance.
-    pub id: InstanceId,
-    /// Why.
-    pub why: Cause,
-    /// In this order.
-    pub commands: Vec<Command>,
-}
-
-/// When a step's turn is: additions come before removals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Additions and repairs.
-    Serve,
-    /// What takes traffic away.
-    Restrict,
-    /// Deletions.
-    Delete,
-}
-
-impl Phase {
-    /// All of them, in their order.
-    pub const ALL: [Self; 3] = [Self::Serve, Self::Restrict, Self::Delete];
-}
-
-impl Step {
-    /// When its turn is.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        match self.why {
-            Cause::Up | Cause::Suspect => Phase::Serve,
-            Cause::Down | Cause::Maintenance | Cause::Leaving => Phase::Restrict,
-            Cause::Gone | Cause::SuspectDown | Cause::TimeUp => {
-                let deletes = |command: &Command| matches!(command, Command::DelServer { .. });
-                if self.commands.iter().any(deletes) { Phase::Delete } else { Phase::Restrict }
-            }
-        }
-    }
-
-    /// The lines for HAProxy's socket.
-    #[must_use]
-    pub fn lines(&self) -> Vec<String> {
-        self.commands.iter().map(ToString::to_string).collect()
-    }
-}
-
-/// What to do now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Additions first, so that a server is there to take over; deletions last.
-    pub steps: Vec<Step>,
-    /// Servers whose sessions must be read before more can be planned.
-    pub reads: Vec<InstanceId>,
-    /// Instances that are not served, since a server of their name is there that lb-sync did not make. Told once.
-    pub foreign: Vec<InstanceId>,
-    /// Suspects whose check has failed: the view is to be told.
-    pub failed: Vec<InstanceId>,
-    /// What to tell the registry, where that is settled.
-    pub acks: Vec<(InstanceId, Option<(String, AckState)>)>,
-}
-
-impl Plan {
-    /// Nothing to do now, and nothing to read.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.reads.is_empty()
-    }
-}
+use haproxy::{Command, ServerState};
 
 /// The planner, with what it remembers of each server.
 #[derive(Debug)]
@@ -212,8 +111,8 @@ impl Planner {
                 }
             }
         }
-        // Stable: those of a phase stay in the order of their names.
-        plan.steps.sort_by_key(Step::phase);
+        // Stable: those of a turn stay in the order of their names.
+        plan.steps.sort_by_key(Step::order);
         plan
     }
 
@@ -257,7 +156,7 @@ impl Planner {
             let stand = if server.is_some() { AffinityPhase::Ended } else { AffinityPhase::Away };
             match self.sync_restarting_map(now, observed, &id, stand) {
                 Some(command) => {
-                    plan.steps.push(Step { id: id.clone(), why: Cause::Gone, commands: vec![command] });
+                    plan.steps.push(Step { id: id.clone(), why: gone(view, &id), commands: vec![command] });
                 }
                 None => self.forget(&id),
             }
@@ -279,6 +178,7 @@ impl Planner {
             from_disk: view.is_from_disk(),
             path: &path,
             target: target.as_ref(),
+            gone: gone(view, &id),
             server,
             ours,
             id: wanted,
@@ -289,7 +189,7 @@ impl Planner {
         if why == Cause::TimeUp {
             memory.shut_at = Some(now);
         }
-        if why == Cause::SuspectDown {
+        if why == Cause::SuspectFails {
             plan.failed.push(id.clone());
         }
         self.agenda.extend(wake_at.map(|at| (at, id.clone())));
@@ -344,6 +244,12 @@ impl Planner {
     }
 }
 
+/// Why an instance without a target has none.
+fn gone(view: &View, id: &InstanceId) -> Cause {
+    let registered = view.instances().contains_key(id);
+    Cause::Status(if registered { Reason::Shadowed } else { Reason::NotRegistered })
+}
+
 /// How an instance stands, once `commands` are carried out.
 fn stand(
     view: &View,
@@ -353,7 +259,7 @@ fn stand(
     commands: &[Command],
 ) -> AffinityPhase {
     // Who leaves in order hands its clients over: they move once, and stay there.
-    let leaves = target.is_some_and(|target| matches!(target.mode, Mode::Leave { .. } | Mode::Maintenance));
+    let leaves = target.is_some_and(|target| target.intent == Intent::Leaving);
     let goes = |command: &Command| matches!(command, Command::SetState { state: ServerState::Maint, .. });
     let ordered = view.override_of(id).is_some_and(|overriding| overriding.mode.is_some());
     if leaves || ordered || view.shadowed_by(id).is_some() {

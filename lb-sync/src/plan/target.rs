@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use registry::name::InstanceId;
-use registry::record::{InstanceRecord, InstanceState, OverrideMode};
+use registry::record::Intent;
 
 use crate::view::View;
 use haproxy::{InitialWeight, ServerAddr};
@@ -18,29 +18,23 @@ pub struct Target {
     /// Seconds of ramp when it comes up.
     pub slowstart_s: u16,
     /// Whether it gets traffic.
-    pub mode: Mode,
+    pub intent: Intent,
+    /// It has expired, which is not believed: one that is to serve stays as it is while HAProxy's own check passes.
+    pub suspect: bool,
+    /// How long sticky clients may stay when it leaves.
+    pub sticky: Duration,
     /// Who registered it: acks name it.
     pub owner: String,
     /// How long requests in flight may take once it gets no more, whatever the reason.
     pub inflight: Duration,
 }
 
-/// Whether an instance gets traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// It does.
-    Serve,
-    /// It says that it is unhealthy.
-    Down,
-    /// An operator wants it out at once.
-    Maintenance,
-    /// It has expired together with much of its service: it stays as it is while HAProxy's own check passes.
-    Suspect,
-    /// It is leaving, or an operator wants it drained: sticky clients may stay this long.
-    Leave {
-        /// How long sticky clients may stay.
-        sticky: Duration,
-    },
+impl Target {
+    /// Whether it is to get traffic, by a record that stands.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.intent == Intent::Serve && !self.suspect
+    }
 }
 
 /// What `id` should be; `None` if nothing: it is not registered, or a newer instance has its address.
@@ -58,23 +52,10 @@ pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
         addr: ServerAddr::new(record.address, record.port.get()).ok()?,
         weight: InitialWeight::try_from(weight.get()).ok()?,
         slowstart_s: u16::try_from(record.slow_start_s).unwrap_or(u16::MAX),
-        mode: if view.is_suspect(id) {
-            Mode::Suspect
-        } else {
-            mode(record, overriding.and_then(|overriding| overriding.mode))
-        },
+        intent: view.intent_of(id)?,
+        suspect: view.is_suspect(id),
+        sticky: record.drain.sticky(),
         owner: registered.owner.clone(),
         inflight: record.drain.inflight(),
     })
-}
-
-/// The strictest of what the instance says and what the operator wants.
-fn mode(record: &InstanceRecord, overriding: Option<OverrideMode>) -> Mode {
-    let leave = Mode::Leave { sticky: record.drain.sticky() };
-    match (record.state, overriding) {
-        (InstanceState::Down, _) => Mode::Down,
-        (_, Some(OverrideMode::Maintenance)) => Mode::Maintenance,
-        (InstanceState::Draining, _) | (_, Some(OverrideMode::Drain)) => leave,
-        (InstanceState::Up, None) => Mode::Serve,
-    }
 }

@@ -8,8 +8,9 @@ fn a_plan_says_what_would_be_done_does_not_do_it_and_is_empty_once_it_is_done() 
     let (_app, port) = app();
     lab.put_at("web/web-1", port, "");
     lab.put("nobody/serves-this", r#"{"address":"127.0.0.1","port":1}"#);
-    let adds =
-        format!("web/web-1: registered and up: add server web/web-1 127.0.0.1:{port} id 10000 weight 100");
+    let adds = format!(
+        "web/web-1: it is registered and up: add server web/web-1 127.0.0.1:{port} id 10000 weight 100"
+    );
     let said = lab.say("plan", &[]);
     said.is(2, &[&adds, "; enable health web/web-1; set server web/web-1 state ready"]);
     assert_eq!(said.out.lines().count(), 1, "{}", said.out);

@@ -42,7 +42,7 @@ fn suspects_are_told_by_explain_plan_metrics_page_and_events() {
             "kept as a suspect",
             "It gets traffic: it has expired with much",
             "There is nothing to do.",
-            "added: registered and up",
+            "added: it is registered and up",
         ],
     );
     lab.say("plan", listen).is(0, &["nothing to do"]);

@@ -5,7 +5,7 @@ mod balancer;
 use std::fmt::Write as _;
 
 use registry::name::InstanceId;
-use registry::record::{AckState, InstanceState, OverrideMode};
+use registry::record::{AckState, Intent};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -76,13 +76,7 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
     };
     let overriding = registry.overrides.values().get(id);
     let mode = overriding.and_then(|overriding| overriding.mode);
-    let why = match (mode, one.record.state) {
-        (Some(OverrideMode::Drain), _) => "an operator drains it".to_owned(),
-        (Some(OverrideMode::Maintenance), _) => "an operator has taken it out".to_owned(),
-        (None, InstanceState::Up) => "it is registered, and says that it is up".to_owned(),
-        (None, InstanceState::Down) => "its registrar says that the app\u{2019}s check fails".to_owned(),
-        (None, InstanceState::Draining) => "it is leaving".to_owned(),
-    };
+    let why = Intent::of(one.record.state, mode).text();
     let by = overriding.map_or_else(String::new, |overriding| {
         let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
         let weight = overriding.weight.map(|weight| format!(", weight {}", weight.get())).unwrap_or_default();

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use registry::follow::follow;
 use registry::key::Key;
 use registry::name::{BalancerName, InstanceId};
-use registry::record::{AckState, InstanceState};
+use registry::record::{AckState, Intent};
 use registry::session::Session;
 use tokio_util::sync::CancellationToken;
 
-use super::read::Registry;
+use super::read::{Registered, Registry};
 use super::{CommandError, CommandOutput, FAILED, Reached, WaitOptions};
 
 /// How far it is.
@@ -89,14 +89,11 @@ fn progress(registry: &Registry, id: &InstanceId, reached: Reached) -> Progress 
         let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
         Progress::Missing(format!("{what} {}", names.join(", ")))
     };
+    // An operator's order shows in what the balancers say.
+    let intent = |one: &Registered| Intent::of(one.record.state, None);
     match (reached, one) {
         (Reached::Serving, None) => missing("it is not registered"),
-        (Reached::Serving, Some(one)) if one.record.state == InstanceState::Down => {
-            missing("its record says that it is unhealthy")
-        }
-        (Reached::Serving, Some(one)) if one.record.state == InstanceState::Draining => {
-            missing("it is leaving")
-        }
+        (Reached::Serving, Some(one)) if intent(one) != Intent::Serve => missing(intent(one).text()),
         (Reached::Serving, Some(_)) if registry.said_of(id).next().is_none() => {
             missing("no balancer that serves its service is present")
         }

@@ -11,7 +11,7 @@ use super::finding::Finding;
 use crate::balancer::PassError;
 use crate::plan::names::backend_name;
 use crate::run::RunConfig;
-use crate::view::Scope;
+use crate::scope::Scope;
 use haproxy::{Command, Reply};
 
 const CHECK: &str = "backends";

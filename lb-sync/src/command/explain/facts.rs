@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use registry::name::InstanceId;
-use registry::record::{InstanceState, OverrideMode, OverrideRecord};
+use registry::record::{InstanceState, Intent, OverrideMode, OverrideRecord};
 use serde_json::{Value, json};
 
-use super::traffic::traffic;
+use super::traffic::{Traffic, traffic};
 use crate::plan::Step;
 use crate::plan::observed::Server;
-use crate::plan::standing::{Has, Situation};
+use crate::status::{Inputs, InstanceStatus, ServerPresence};
 use crate::view::Registered;
 use haproxy::ServerAddr;
 use haproxy::answer::info::Version;
@@ -67,7 +67,7 @@ impl Facts<'_> {
             self.of_override(),
             self.of_rival(),
             Some(self.of_server()),
-            Some(traffic(self).to_string()),
+            Some(self.traffic().to_string()),
             self.of_unasked(),
             Some(self.of_next()),
         ];
@@ -75,22 +75,27 @@ impl Facts<'_> {
     }
 
     /// As the page and the metrics have it.
-    pub(super) fn situation(&self) -> Situation<'_> {
-        Situation {
-            record: self.registered.map(|registered| registered.record.state),
-            overriding: self.overriding.and_then(|overriding| overriding.mode),
-            eclipsed: self.shadowed_by.is_some(),
+    pub(super) fn status(&self) -> InstanceStatus {
+        let mode = self.overriding.and_then(|overriding| overriding.mode);
+        InstanceStatus::of(&Inputs {
+            intent: self.registered.map(|registered| Intent::of(registered.record.state, mode)),
+            shadowed: self.shadowed_by.is_some(),
             suspect: self.suspect_for.is_some(),
             has: match self.server {
-                Some(server) if self.ours => Has::Ours(server),
-                Some(server) => Has::Foreign(server),
-                None if self.has_backend => Has::NoServer,
-                None => Has::NoBackend,
+                Some(server) if self.ours => ServerPresence::Ours(server),
+                Some(server) => ServerPresence::Foreign(server),
+                None if self.has_backend => ServerPresence::NoServer,
+                None => ServerPresence::NoBackend,
             },
-        }
+        })
     }
 
-    /// Where nobody could say whether it is a suspect, and that would make a difference.
+    fn traffic(&self) -> Traffic {
+        let check = self.row.as_ref().map_or("", |row| row.check_status.trim_start_matches("* "));
+        traffic(self.status(), &self.id.service, self.unreadable.is_some(), check)
+    }
+
+    /// Where it is not known whether it is a suspect, and that would make a difference.
     fn of_unasked(&self) -> Option<String> {
         let why = self.unasked.filter(|_| self.registered.is_none() && self.ours)?;
         Some(format!("Whether the running lb-sync keeps it as a suspect is not known: {why}."))
@@ -183,7 +188,7 @@ impl Facts<'_> {
 
     /// For machines.
     pub(super) fn json(&self) -> Value {
-        let traffic = traffic(self);
+        let traffic = self.traffic();
         json!({
             "instance": self.id.to_string(),
             "known": self.is_known(),
@@ -197,7 +202,7 @@ impl Facts<'_> {
             "unasked": self.unasked,
             "unreadable": self.unreadable,
             "override": self.overriding,
-            "eclipsed_by": self.shadowed_by.map(ToString::to_string),
+            "shadowed_by": self.shadowed_by.map(ToString::to_string),
             "server": self.server.map(|server| json!({
                 "id": server.id.get(),
                 "ours": self.ours,
@@ -211,6 +216,7 @@ impl Facts<'_> {
             })),
             "traffic": traffic.amount.word(),
             "reason": traffic.why,
+            "reason_code": self.status().reason.code(),
             "next": self.steps.iter().flat_map(Step::lines).collect::<Vec<_>>(),
         })
     }

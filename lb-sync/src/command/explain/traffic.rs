@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::facts::Facts;
-use crate::plan::standing::{Reason, State};
+use registry::name::ServiceName;
+use registry::record::Intent;
+
+use crate::status::{InstanceStatus, Phase, Reason};
 
 /// How much of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub(super) struct Traffic {
 }
 
 impl Amount {
-    /// For machines.
+    /// A stable word for programs.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Full => "yes",
@@ -45,27 +47,27 @@ impl fmt::Display for Traffic {
     }
 }
 
-/// By HAProxy's state first: that is what clients meet, whatever the registry wants.
-pub(super) fn traffic(facts: &Facts<'_>) -> Traffic {
-    let (state, reason) = facts.situation().standing();
-    let amount = match state {
-        State::Up => Amount::Full,
-        State::Drain => Amount::Sticky,
-        State::Absent | State::Down | State::Maint => Amount::None,
+/// What a status comes to. `service` is the instance's; `unreadable`: its record cannot be read; `check` is HAProxy's
+/// last check of it, in HAProxy's words.
+pub(super) fn traffic(
+    status: InstanceStatus,
+    service: &ServiceName,
+    unreadable: bool,
+    check: &str,
+) -> Traffic {
+    let InstanceStatus { phase, reason } = status;
+    let amount = match phase {
+        Phase::Up => Amount::Full,
+        Phase::Drain => Amount::Sticky,
+        Phase::Absent | Phase::Down | Phase::Maint => Amount::None,
     };
     let why = match reason {
-        Reason::NotRegistered if facts.unreadable.is_some() => "its record cannot be read".to_owned(),
-        Reason::NoBackend => {
-            format!("this HAProxy has no backend {}; add one of that name", facts.id.service)
-        }
-        Reason::CheckFails => {
-            let check = facts.row.as_ref().map_or("", |row| row.check_status.trim_start_matches("* "));
-            let check = if check.is_empty() { String::new() } else { format!(" ({check})") };
-            format!("{}{check}", reason.text())
-        }
+        Reason::NotRegistered if unreadable => "its record cannot be read".to_owned(),
+        Reason::NoBackend => format!("this HAProxy has no backend {service}; add one of that name"),
+        Reason::CheckFails if !check.is_empty() => format!("{} ({check})", reason.text()),
         reason => reason.text().to_owned(),
     };
-    let as_it_should = matches!(reason, Reason::Registered | Reason::Suspect);
-    let why = if state == State::Up && !as_it_should { format!("still, though {why}") } else { why };
+    let as_it_should = matches!(reason, Reason::Wanted(Intent::Serve) | Reason::Suspect);
+    let why = if phase == Phase::Up && !as_it_should { format!("still, though {why}") } else { why };
     Traffic { amount, why }
 }

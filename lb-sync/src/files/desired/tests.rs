@@ -68,7 +68,7 @@ fn policy() -> Policy {
 fn lines(view: &View, observed: &Observed, connected: bool) -> Vec<String> {
     let policy = policy();
     let mut ids = Ids::new(policy.id_base);
-    ids.learn(observed, &crate::view::Scope::All);
+    ids.learn(observed, &crate::scope::Scope::All);
     let known = Known { view, observed, connected, made: &BTreeSet::new(), policy: &policy };
     let section = known.section(&"web".parse().unwrap(), &mut ids).unwrap();
     let options = " check inter 2000ms rise 1 fall 2 pool-purge-delay 5s pool-max-conn -1";

@@ -89,6 +89,7 @@ impl Answer {
                 "weight": view.weight,
                 "in_flight": view.in_flight,
                 "reason": view.reason,
+                "reason_code": view.reason_code,
                 "suspect": view.suspect,
             })
         });

@@ -128,9 +128,9 @@ fn one_without_traffic_is_told_why() {
         "It gets traffic of sticky clients only: an operator drains it.",
     ]);
 
-    let mut eclipsed = Case::new(Some(UP), None);
-    eclipsed.rival = Some("api/api-1".parse().unwrap());
-    eclipsed
+    let mut shadowed = Case::new(Some(UP), None);
+    shadowed.rival = Some("api/api-1".parse().unwrap());
+    shadowed
         .says(&["api/api-1 has the same address", "It gets no traffic: a newer instance has its address."]);
 
     Case::new(Some(UP), Some(server(1, OpState::Stopped)))
@@ -142,11 +142,11 @@ fn what_comes_next_is_named_with_its_commands() {
     let mut case = Case::new(None, Some(server(0, OpState::Running)));
     let server = crate::plan::names::server_path(&id());
     let commands = vec![Command::SetState { server, state: ServerState::Maint }];
-    case.steps = vec![Step { id: id(), why: Cause::Gone, commands }];
+    case.steps = vec![Step { id: id(), why: Cause::Status(crate::status::Reason::NotRegistered), commands }];
     case.says(&[
         "web/web-1 is not registered.",
         "It gets traffic: still, though it is not registered.",
-        "Next (not registered, or its address is another's): `set server web/web-1 state maint`.",
+        "Next (it is not registered): `set server web/web-1 state maint`.",
     ]);
     assert_eq!(case.facts().json()["next"][0], "set server web/web-1 state maint");
 }

@@ -11,7 +11,7 @@ use super::Metrics;
 use crate::balancer::SyncCondition;
 use crate::plan::Planner;
 use crate::plan::observed::Server;
-use crate::plan::standing::{Reason, Situation, State};
+use crate::status::{Inputs, InstanceStatus};
 use crate::view::Registered;
 use haproxy::ServerId;
 
@@ -88,10 +88,8 @@ pub struct InstanceReport {
     pub suspect_for: Option<Duration>,
     /// HAProxy's server of its name.
     pub server: Option<Server>,
-    /// What HAProxy does with it.
-    pub state: State,
-    /// Why.
-    pub reason: Reason,
+    /// What HAProxy does with it, and why.
+    pub status: InstanceStatus,
     /// Who is served at its address in its stead.
     pub shadowed_by: Option<InstanceId>,
     /// What HAProxy said last, where it refused a command for it.
@@ -121,15 +119,13 @@ impl Report {
         let has_backend = |service: &ServiceName| (service.clone(), observed.backends.contains_key(service));
         let services = services.into_iter().map(has_backend).collect();
         let one = |id: &InstanceId| {
-            let situation = Situation::of(view, observed, |server| is_ours(server.id), id);
-            let (state, reason) = situation.standing();
+            let inputs = Inputs::of(view, observed, |server| is_ours(server.id), id);
             InstanceReport {
                 registered: view.instances().get(id).cloned(),
                 overriding: view.override_of(id).cloned(),
                 suspect_for: view.suspect_until(id).map(|until| until.since(now)),
-                server: situation.has.server().cloned(),
-                state,
-                reason,
+                server: inputs.has.server().cloned(),
+                status: InstanceStatus::of(&inputs),
                 shadowed_by: view.shadowed_by(id).cloned(),
                 refusal: planner.refusal_of(id).map(str::to_owned),
             }

@@ -11,7 +11,7 @@ use registry::time::{Clock, Tick};
 use tokio::sync::Mutex;
 
 use super::report::Report;
-use crate::plan::standing::State;
+use crate::status::Phase;
 use haproxy::answer::stat::{self, Counters};
 use haproxy::{Command, Dialogue};
 
@@ -94,7 +94,7 @@ fn sample(
         report.services.keys().map(|service| (service, Sample::default())).collect();
     for (id, one) in &report.instances {
         if let Some(sample) = now.get_mut(&id.service) {
-            sample.serving += usize::from(one.state == State::Up);
+            sample.serving += usize::from(one.status.phase == Phase::Up);
             sample.rate += servers.get(id).map_or(0, |counters| counters.rate);
         }
     }

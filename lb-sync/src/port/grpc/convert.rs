@@ -8,7 +8,7 @@ use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 
 use super::super::JournalEvent;
 use super::super::report::{InstanceReport, Report};
-use crate::plan::standing::{Reason, State};
+use crate::status::{Details, Phase};
 
 /// Where an answer comes from.
 pub(super) fn view(report: &Report) -> v1::View {
@@ -31,7 +31,7 @@ pub(super) fn services(report: &Report) -> Vec<v1::Service> {
     let mut services: BTreeMap<String, v1::Service> = report.services.iter().map(named).collect();
     for (id, one) in &report.instances {
         let Some(service) = services.get_mut(id.service.as_str()) else { continue };
-        service.serving += u32::from(one.state == State::Up);
+        service.serving += u32::from(one.status.phase == Phase::Up);
         let Some(registered) = &one.registered else { continue };
         service.instances += 1;
         match registered.record.state {
@@ -103,18 +103,19 @@ fn overriding(overriding: &OverrideRecord) -> v1::Override {
 }
 
 fn balancer(id: &InstanceId, one: &InstanceReport) -> v1::BalancerView {
-    let state = match one.state {
-        State::Absent => v1::ServerState::Absent,
-        State::Up => v1::ServerState::Up,
-        State::Down => v1::ServerState::Down,
-        State::Drain => v1::ServerState::Drain,
-        State::Maint => v1::ServerState::Maint,
+    let state = match one.status.phase {
+        Phase::Absent => v1::ServerState::Absent,
+        Phase::Up => v1::ServerState::Up,
+        Phase::Down => v1::ServerState::Down,
+        Phase::Drain => v1::ServerState::Drain,
+        Phase::Maint => v1::ServerState::Maint,
     };
     let sessions = one.server.as_ref().and_then(|server| server.sessions);
     v1::BalancerView {
         state: state.into(),
         server: one.server.as_ref().map(|_| id.to_string()).unwrap_or_default(),
         reason: reason(one),
+        reason_code: one.status.reason.code().into(),
         suspect: one.suspect_for.is_some(),
         weight: one.server.as_ref().map_or(0, |server| server.weight.get().into()),
         in_flight: sessions
@@ -125,16 +126,8 @@ fn balancer(id: &InstanceId, one: &InstanceReport) -> v1::BalancerView {
 
 /// Why, with the names that belong to it.
 pub(in super::super) fn reason(one: &InstanceReport) -> String {
-    let text = match (one.reason, &one.shadowed_by, &one.overriding) {
-        (Reason::Eclipsed, Some(rival), _) => format!("{rival} has the same address, and is newer"),
-        (Reason::OperatorDrains | Reason::OperatorOut, _, Some(overriding)) if !overriding.by.is_empty() => {
-            let verb = if one.reason == Reason::OperatorDrains { "drains it" } else { "took it out" };
-            let why =
-                if overriding.reason.is_empty() { String::new() } else { format!(": {}", overriding.reason) };
-            format!("{} {verb}{why}", overriding.by)
-        }
-        (reason, _, _) => reason.text().to_owned(),
-    };
+    let details = Details { shadowed_by: one.shadowed_by.as_ref(), overriding: one.overriding.as_ref() };
+    let text = one.status.reason.text_with(&details);
     match &one.refusal {
         Some(said) => format!("{text}; HAProxy refused: {said}"),
         None => text,

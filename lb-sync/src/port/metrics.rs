@@ -69,7 +69,7 @@ fn instances(registry: &Registry, report: &Report) -> Result<(), Error> {
         report.services.keys().map(|service| (service.as_str(), 0)).collect();
     for (id, one) in &report.instances {
         let service = id.service.as_str();
-        *counts.entry([service, one.state.code(), one.reason.code()]).or_default() += 1;
+        *counts.entry([service, one.status.phase.code(), one.status.reason.code()]).or_default() += 1;
         *suspects.entry(service).or_default() += i64::from(one.suspect_for.is_some());
     }
     let by_state = gauges(

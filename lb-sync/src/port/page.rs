@@ -14,7 +14,7 @@ use super::journal::JournalEvent;
 use super::report::{InstanceReport, Report};
 use super::spark::{Spark, spark};
 use super::traffic::Traffic;
-use crate::plan::standing::State;
+use crate::status::Phase;
 
 /// What stays, and what changes within it.
 const FRAME: &str = include_str!("page.html.j2");
@@ -93,7 +93,7 @@ fn service(
 ) -> Value {
     let members: Vec<(&InstanceId, &InstanceReport)> =
         report.instances.iter().filter(|(id, _)| id.service == *name).collect();
-    let serving = members.iter().filter(|(_, one)| one.state == State::Up).count();
+    let serving = members.iter().filter(|(_, one)| one.status.phase == Phase::Up).count();
     let shown = members.len().min(*room);
     *room -= shown;
     let rows: Vec<Value> = members.iter().take(shown).map(|(id, one)| row(id, one, traffic)).collect();
@@ -114,7 +114,7 @@ fn row(id: &InstanceId, one: &InstanceReport, traffic: &Traffic) -> Value {
     context! {
         name => id.instance.as_str(),
         address => record.map(|record| record.endpoint().to_string()),
-        state => one.state.code(),
+        state => one.status.phase.code(),
         suspect => one.suspect_for.is_some(),
         suspect_for_s => one.suspect_for.map(|left| left.as_secs()),
         reason => reason(one),
@@ -153,7 +153,7 @@ mod tests {
     use super::super::report::{HaproxyReport, RegistryReport};
     use super::super::{Metrics, Report};
     use super::*;
-    use crate::plan::standing::Reason;
+    use crate::status::{InstanceStatus, Reason};
     use crate::view::Registered;
 
     fn report(record: &str) -> Report {
@@ -165,8 +165,7 @@ mod tests {
             overriding: None,
             suspect_for: Some(Duration::from_secs(61)),
             server: None,
-            state: State::Up,
-            reason: Reason::Suspect,
+            status: InstanceStatus { phase: Phase::Up, reason: Reason::Suspect },
             shadowed_by: None,
             refusal: None,
         };
