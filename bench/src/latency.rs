@@ -2,13 +2,11 @@
 //! turns, on the same etcd and the same HAProxy; and in some of the turns, a reload on each event, and whoever else is there.
 
 mod limit;
-mod register;
-mod way;
+pub(crate) mod measured;
+pub(crate) mod register;
+pub(crate) mod way;
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
+use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use stack::Stack;
 
@@ -16,16 +14,14 @@ use crate::machine;
 use crate::peers::{self, Peer};
 use crate::reloading::{self, Reloading};
 use crate::screen::say;
-use crate::table::{self, Times};
+use crate::table;
 use limit::Limit;
-pub(crate) use register::Register;
-pub(crate) use way::Way;
+use measured::Measured;
+use register::{Leave, Register};
+use way::Way;
 
 /// Rounds before the first that counts: connections are made, code is loaded.
 const WARM_UP: u32 = 5;
-/// Longest that a round may take; it is some 50 ms.
-const ROUND_MAX: Duration = Duration::from_mins(1);
-
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Plan {
@@ -38,15 +34,6 @@ pub(crate) struct Plan {
     /// How the instance leaves.
     #[arg(long, value_enum, default_value_t = Leave::Revoke)]
     leave: Leave,
-}
-
-/// How an instance leaves that was put by a bare client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Leave {
-    /// Its lease is revoked, and the key goes with it.
-    Revoke,
-    /// Its key is deleted, and the lease lives on.
-    Delete,
 }
 
 /// Measures and prints.
@@ -108,48 +95,6 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     drop((ours, limit, others, peers));
     stack.end().await?;
     Ok(figures)
-}
-
-/// A way, and what it took in all rounds.
-pub(crate) struct Measured<'s> {
-    name: &'static str,
-    way: Way<'s>,
-    rest: Duration,
-    join: Times,
-    leave: Times,
-}
-
-impl<'s> Measured<'s> {
-    /// Nothing was measured yet. Its changes come as soon as the last has been seen.
-    pub(crate) fn new(name: &'static str, way: Way<'s>) -> Self {
-        Self::resting(name, way, Duration::ZERO)
-    }
-
-    /// Its changes come so much later.
-    pub(crate) fn resting(name: &'static str, way: Way<'s>, rest: Duration) -> Self {
-        Self { name, way, rest, join: Times::default(), leave: Times::default() }
-    }
-
-    async fn take(&mut self, leave: Leave, counts: bool) -> Result<()> {
-        let round = tokio::time::timeout(ROUND_MAX, Box::pin(self.way.round(leave, self.rest))).await;
-        let round =
-            round.with_context(|| format!("{}: a round was not over within {ROUND_MAX:?}", self.name))?;
-        let (join, left) = round.with_context(|| self.name)?;
-        if counts {
-            self.join.push(join);
-            self.leave.push(left);
-        }
-        Ok(())
-    }
-
-    fn json(&self) -> Value {
-        json!({ "put_to_served_ms": self.join.json(), "end_to_last_hit_ms": self.leave.json() })
-    }
-
-    fn ratios(&self, other: &Self) -> Value {
-        let (join, leave) = (self.join.ratios(&other.join), self.leave.ratios(&other.leave));
-        json!({ "put_to_served": join, "end_to_last_hit": leave })
-    }
 }
 
 /// The tables of one beside another.

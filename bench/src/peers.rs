@@ -9,7 +9,7 @@ use anyhow::Result;
 use stack::Stack;
 use stack::process::Daemon;
 
-use crate::latency::Measured;
+use crate::latency::measured::Measured;
 use crate::reloading::Master;
 
 /// One of them, running; its processes end with it.

@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::app::App;
-use crate::latency::{Leave, Register, Way};
+use crate::latency::register::{Leave, Register};
+use crate::latency::way::Way;
 use crate::machine;
 use crate::registrant::Registrant;
 use crate::screen::say;

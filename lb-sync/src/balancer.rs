@@ -37,6 +37,7 @@ pub(crate) use backends::can_add_backends;
 pub use error::PassError;
 pub use task::{BalancerTask, Outputs};
 
+use crate::condition::SyncCondition;
 use crate::files::{Desired, Files, FilesAction, WriterRequests};
 use crate::plan::ids::{Ids, SavedIds};
 use crate::plan::observed::Observed;
@@ -137,21 +138,6 @@ pub enum Action {
     Record(JournalEvent),
     /// The status page may look different from now on.
     StatusChanged,
-}
-
-/// How lb-sync stands with etcd and HAProxy.
-#[derive(Clone, Copy, Debug)]
-pub struct SyncCondition<'a> {
-    /// Now.
-    pub now: Tick,
-    /// What the registry says.
-    pub view: &'a View,
-    /// What HAProxy has, as last read.
-    pub observed: &'a Observed,
-    /// Counts how often anything of `observed` or `worker` was read.
-    pub reads: u64,
-    /// The HAProxy process that answers; `None` while none does.
-    pub worker: Option<&'a Info>,
 }
 
 /// The machine.

@@ -22,8 +22,7 @@ use daemon::output::CommandOutput;
 use registry::session::{Class, EtcdError};
 
 use crate::balancer::PassError;
-use crate::cli::RunOptions;
-use crate::run::{RunConfig, RunError};
+use crate::config::ConfigError;
 use haproxy::DialogueError;
 
 /// There is something to do (`plan`), as `diff` and `grep` say it with 1: that one is taken by failures.
@@ -34,7 +33,7 @@ const SOMETHING_TO_DO: u8 = 2;
 pub enum CommandError {
     /// An option does not do.
     #[error(transparent)]
-    Config(#[from] RunError),
+    Config(#[from] ConfigError),
     /// etcd.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
@@ -59,14 +58,6 @@ impl CommandError {
     }
 }
 
-/// The options, checked as `run` checks them. Who looks leaves no trace: no directory is made, no snapshot set aside.
-fn configured(mut options: RunOptions, host: &str) -> Result<RunConfig, RunError> {
-    let state_dir = options.state_dir.take();
-    let mut config = RunConfig::new(options, host)?;
-    config.state_dir = state_dir;
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -82,6 +73,6 @@ mod tests {
         let haproxy = |error: DialogueError| CommandError::from(PassError::from(error)).exit_code();
         assert_eq!(haproxy(DialogueError::Timeout(Duration::from_secs(5))), 69);
         assert_eq!(haproxy(DialogueError::NotAdmin { path: "s".into(), level: "user".into() }), 78);
-        assert_eq!(CommandError::from(RunError::Config("x".into())).exit_code(), 78);
+        assert_eq!(CommandError::from(ConfigError("x".into())).exit_code(), 78);
     }
 }

@@ -12,7 +12,9 @@
 mod choose;
 mod cold;
 mod desired;
+mod error;
 mod folder;
+mod http_check;
 mod ids_file;
 mod link;
 
@@ -40,11 +42,13 @@ use crate::view::View;
 use cold::{Cold, Counts};
 pub use desired::Desired;
 use desired::Known;
+pub use error::FilesError;
 use haproxy::answer::info::Info;
+pub use http_check::HttpCheck;
 use ids_file::IdsKeeper;
 pub(crate) use ids_file::peek as peek_ids;
 pub use link::FilesLink;
-pub use options::{FilesConfig, FilesError, FilesOptions, HttpCheck, Started, Task};
+pub use options::{FilesConfig, FilesOptions, Started, Task};
 use pace::Pace;
 pub use reloads::Reason;
 pub use writer::Report;

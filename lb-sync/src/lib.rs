@@ -7,8 +7,11 @@
 pub mod balancer;
 pub mod cli;
 pub mod command;
+mod condition;
+pub mod config;
 pub mod files;
 pub mod notify;
+pub mod options;
 pub mod plan;
 pub mod port;
 pub mod run;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use daemon::service_manager::{Message, Watchdog, notify};
 use registry::time::{Clock, Tick};
 
-use crate::balancer::SyncCondition;
+use crate::condition::SyncCondition;
 
 /// Longest that readiness waits for HAProxy and etcd: above the deadline of a call to etcd (3 s), so that an etcd
 /// that hangs has been found out by then.

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use daemon::port::{self, Beside, ListenError, PortTlsOptions};
+use daemon::port::{self, Beside, ListenError};
 use proto::health::Statuses;
 use registry::follow::follow;
 use registry::lease::lease_task;
 use registry::local_addr::local_address_towards;
-use registry::name::BalancerName;
-use registry::session::{EtcdConfig, Session};
+use registry::session::Session;
 use registry::time::Clock;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -19,40 +18,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::balancer::{Balancer, BalancerConfig, BalancerTask, Outputs};
-use crate::cli::{FirstCheckOption, RunOptions};
-use crate::files::FilesOptions;
-use crate::plan::{FirstCheck, Policy};
+use crate::balancer::{Balancer, BalancerTask, Outputs};
+use crate::config::{ConfigError, RunConfig};
 use crate::snapshot::{self, Snapshot};
 
-use haproxy::{Check, CheckInterval, ServerId};
-
-/// HAProxy's own check of a new server: one passed check makes it up, two failed ones down.
-const CHECK_RISE: u16 = 1;
-const CHECK_FALL: u16 = 2;
 /// Longest that our own address may take to be found out, before the first pass.
 const FIND_ADDRESS_MAX: Duration = Duration::from_secs(1);
-
-/// The options, checked.
-#[derive(Clone, Debug)]
-pub struct RunConfig {
-    pub(crate) etcd: EtcdConfig,
-    pub(crate) pass: BalancerConfig,
-    pub(crate) balancer: BalancerName,
-    pub(crate) listen: SocketAddr,
-    ttl: Duration,
-    pub(crate) state_dir: Option<PathBuf>,
-    pub(crate) files: FilesOptions,
-    audit_file: Option<PathBuf>,
-    pub(crate) listen_tls: PortTlsOptions,
-}
 
 /// What `run` cannot be begun or gone on with.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// An option does not do.
-    #[error("{0}")]
-    Config(String),
+    /// An option that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The status port.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -61,74 +39,23 @@ pub enum RunError {
     TaskEnded(&'static str),
 }
 
-impl RunConfig {
-    /// Checks `options`. `host` is the host's name, for a balancer that was given none.
-    pub fn new(options: RunOptions, host: &str) -> Result<Self, RunError> {
-        let config = |error: String| RunError::Config(error);
-        let etcd = options.etcd.checked().map_err(|error| config(error.to_string()))?;
-        let balancer = match options.balancer {
-            Some(balancer) => balancer,
-            None => host.parse().map_err(|error| {
-                config(format!(
-                    "the host's name cannot be the balancer's: {error}\n  give one with --balancer"
-                ))
-            })?,
-        };
-        let first_check = match options.first_check {
-            FirstCheckOption::Skip => FirstCheck::Skip,
-            FirstCheckOption::Wait => FirstCheck::Wait,
-        };
-        let check = if options.check_interval.is_zero() {
-            None
-        } else {
-            let interval =
-                |time: Duration| CheckInterval::try_from(time).map_err(|error| config(error.to_string()));
-            let inter = interval(options.check_interval)?;
-            let count = |n: u16| n.try_into().map_err(|_| config("no checks at all".into()));
-            let down_inter = match first_check {
-                FirstCheck::Skip => None,
-                FirstCheck::Wait => Some(interval(options.first_check_after)?),
-            };
-            Some(Check { inter, rise: count(CHECK_RISE)?, fall: count(CHECK_FALL)?, down_inter })
-        };
-        let id_base = ServerId::try_from(options.id_base).map_err(|error| config(error.to_string()))?;
-        if let Some(dir) = &options.state_dir {
-            fs::create_dir_all(dir).map_err(|error| {
-                config(format!(
-                    "cannot make the state directory {}: {error}\n  check --state-dir",
-                    dir.display()
-                ))
-            })?;
-        }
-        let pass = BalancerConfig {
-            socket: options.haproxy_socket,
-            prefix: etcd.prefix().clone(),
-            policy: Policy {
-                check,
-                id_base,
-                first_check,
-                init_state: false,
-                restart_gap: options.restart_gap,
-            },
-            guard: options.guard.policy(),
-            backend_defaults: options.files.backend_defaults.clone(),
-            snapshot: options.state_dir.as_deref().and_then(|dir| Snapshot::load(dir, etcd.prefix())),
-        };
-        let (listen, ttl, state_dir, files) = (options.listen, options.ttl, options.state_dir, options.files);
-        let (audit_file, listen_tls) = (options.audit_file, options.listen_tls);
-        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files, audit_file, listen_tls })
-    }
-}
-
 /// Follows the registry until `shutdown`. Any task's end is the end of all.
 ///
 /// What is on the way from etcd to HAProxy, and speaks with etcd at all, is on the runtime that this runs on, which best has one
 /// thread: where a step of the way has to wake another thread, a change takes longer. The port, whose questions may be many,
 /// and the disk are on that of `others`.
-pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken) -> Result<(), RunError> {
-    let files = config.files.checked(config.state_dir.as_deref());
-    let files = files.map_err(|error| RunError::Config(error.to_string()))?.start(config.pass.policy);
-    let tls = config.listen_tls.checked().map_err(|error| RunError::Config(error.to_string()))?;
+pub async fn run(
+    mut config: RunConfig,
+    others: &Handle,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    if let Some(dir) = &config.state_dir {
+        make_state_dir(dir)?;
+        config.pass.snapshot = Snapshot::load(dir, &config.pass.prefix);
+    }
+    let files = config.files.open(config.state_dir.as_deref());
+    let files = files.map_err(|error| ConfigError(error.to_string()))?.start(config.pass.policy);
+    let tls = config.listen_tls.checked().map_err(|error| ConfigError(error.to_string()))?;
     let listener = listen(config.listen, others).await?;
     let listening = listener.local_addr().map_or(config.listen, |addr| addr);
     let session = Session::new(config.etcd);
@@ -184,6 +111,15 @@ pub async fn run(config: RunConfig, others: &Handle, shutdown: CancellationToken
     };
     end.cancel();
     if shutdown.is_cancelled() { Ok(()) } else { Err(RunError::TaskEnded(ended)) }
+}
+
+fn make_state_dir(dir: &Path) -> Result<(), ConfigError> {
+    fs::create_dir_all(dir).map_err(|error| {
+        ConfigError(format!(
+            "cannot make the state directory {}: {error}\n  check --state-dir",
+            dir.display()
+        ))
+    })
 }
 
 /// Listens on the runtime of `others`, which then is the one that new connections wake.

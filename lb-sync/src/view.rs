@@ -13,10 +13,9 @@ use registry::follow::{Change, Entry, Event, Update, updates};
 use registry::key::{Key, Prefix};
 use registry::lease::LeaseId;
 use registry::name::{InstanceId, ServiceName};
-use registry::record::{self, InstanceRecord, Intent, OverrideRecord};
+use registry::record::{self, InstanceRecord, Intent, OverrideRecord, ROUTE_LABEL};
 use registry::time::Tick;
 
-use crate::plan::routes;
 use crate::scope::Scope;
 use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
@@ -468,12 +467,12 @@ impl View {
         let claimants = self.claims.entry(registered.record.endpoint()).or_insert_with(alone);
         claimants.push(id.clone());
         changed.extend(claimants.iter().cloned());
-        self.route_changes += u64::from(registered.record.labels.contains_key(routes::LABEL));
+        self.route_changes += u64::from(registered.record.labels.contains_key(ROUTE_LABEL));
         if !self.instances.contains_key(&id) {
             *self.services.entry(id.service.clone()).or_default() += 1;
         }
         if let Some(before) = self.instances.insert(id, registered) {
-            self.route_changes += u64::from(before.record.labels.contains_key(routes::LABEL));
+            self.route_changes += u64::from(before.record.labels.contains_key(ROUTE_LABEL));
         }
         self.changes += 1;
     }
@@ -487,7 +486,7 @@ impl View {
     fn unregister(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         self.unclaim(id, changed);
         if let Some(before) = self.instances.remove(id) {
-            self.route_changes += u64::from(before.record.labels.contains_key(routes::LABEL));
+            self.route_changes += u64::from(before.record.labels.contains_key(ROUTE_LABEL));
             if let Some(count) = self.services.get_mut(&id.service) {
                 *count -= 1;
                 if *count == 0 {

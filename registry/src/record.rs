@@ -8,7 +8,7 @@ mod overrides;
 
 pub use ack::{AckRecord, AckState};
 pub use balancer::BalancerRecord;
-pub use instance::{DrainTimes, InstanceRecord, InstanceState, Weight, WeightError};
+pub use instance::{DrainTimes, InstanceRecord, InstanceState, ROUTE_LABEL, Weight, WeightError};
 pub use intent::Intent;
 pub use overrides::{OverrideMode, OverrideRecord};
 

@@ -1,14 +1,22 @@
 //! Where an instance is registered, and what stands there.
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 use etcd_client::{Client, PutOptions};
 use serde_json::json;
 use stack::{Stack, http};
 
-use super::Leave;
-
 /// For a lease that is never kept alive: longer than a round.
 const LEASE_TTL_S: i64 = 60;
+
+/// How an instance leaves that was put by a bare client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Leave {
+    /// Its lease is revoked, and the key goes with it.
+    Revoke,
+    /// Its key is deleted, and the lease lives on.
+    Delete,
+}
 
 /// A register with room for one instance, `one`, on loopback.
 pub(crate) struct Register {

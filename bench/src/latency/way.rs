@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use stack::port::loopback;
 use stack::{Clock, Stack, wait};
 
-use super::{Leave, Register};
+use super::register::{Leave, Register};
 use crate::app::App;
 use crate::poller::{Poller, Question};
 

@@ -7,7 +7,9 @@ use stack::process::Daemon;
 use stack::{Stack, program};
 
 use super::{Peer, Started, fill};
-use crate::latency::{Measured, Register, Way};
+use crate::latency::measured::Measured;
+use crate::latency::register::Register;
+use crate::latency::way::Way;
 use crate::reloading::{Master, TEMPLATE};
 
 /// Where its records stand.

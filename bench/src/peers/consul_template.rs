@@ -9,7 +9,9 @@ use stack::process::Daemon;
 use stack::{Stack, http, program, wait};
 
 use super::{Peer, Started, fill};
-use crate::latency::{Measured, Register, Way};
+use crate::latency::measured::Measured;
+use crate::latency::register::Register;
+use crate::latency::way::Way;
 use crate::reloading::Master;
 
 /// Its backend.

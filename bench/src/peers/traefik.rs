@@ -10,7 +10,9 @@ use stack::{Stack, program, wait};
 use tokio::net::TcpStream;
 
 use super::{Peer, Started, fill};
-use crate::latency::{Measured, Register, Way};
+use crate::latency::measured::Measured;
+use crate::latency::register::Register;
+use crate::latency::way::Way;
 use crate::screen::say;
 
 /// Where its keys stand.

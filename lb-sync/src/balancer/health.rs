@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::health::Status;
 use registry::name::ServiceName;
 
-use super::SyncCondition;
+use crate::condition::SyncCondition;
 use crate::plan::observed::Backend;
 use haproxy::answer::flags::OpState;
 

@@ -6,7 +6,8 @@ use proto::health::Status;
 use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::record::{AckState, BalancerRecord};
 
-use super::{Action, SyncCondition, health};
+use super::{Action, health};
+use crate::condition::SyncCondition;
 use crate::view::View;
 
 /// Most services whose health is published.

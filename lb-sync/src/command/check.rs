@@ -10,13 +10,13 @@ mod version;
 
 use finding::{Finding, render, to_json};
 
-use super::{CommandOutput, FAILED, LookOptions, Output, configured};
-use crate::run::RunConfig;
+use super::{CommandOutput, FAILED, LookOptions, Output};
+use crate::config::RunConfig;
 
 /// Exit code 0; 1 if anything failed. Warnings do not. `host` is the host's name.
 pub async fn check(options: LookOptions, host: &str) -> CommandOutput {
     let (output, etcd) = (options.output, options.run.etcd.clone());
-    let findings = match configured(options.run, host) {
+    let findings = match RunConfig::new(options.run, host) {
         Ok(config) => findings(&config, &etcd).await,
         Err(error) => vec![Finding::by_error("configuration", &error)],
     };

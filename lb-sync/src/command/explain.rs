@@ -12,9 +12,9 @@ use registry::time::Clock;
 
 use self::facts::Facts;
 use super::dry_run::{Foreseen, dry_run};
-use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output, configured, read, running};
+use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output, read, running};
+use crate::config::RunConfig;
 use crate::plan::ids::Ids;
-use crate::run::RunConfig;
 use crate::scope::Scope;
 use haproxy::answer::stat::StatRow;
 
@@ -24,7 +24,7 @@ const EVENTS_SHOWN: usize = 5;
 /// Exit code 0; 1 if the instance is not known anywhere. `host` is the host's name.
 pub async fn explain(options: ExplainOptions, host: &str) -> Result<CommandOutput, CommandError> {
     let ExplainOptions { instance, look } = options;
-    let config = configured(look.run, host)?;
+    let config = RunConfig::new(look.run, host)?;
     let mut registry = read::registry(&config.etcd, &config.pass).await?;
     let unasked = running::adopt_suspects(&config, &mut registry.view).await.err();
     let mut haproxy = read::haproxy(&config.pass.socket).await?;

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use registry::name::InstanceId;
 
-use crate::cli::RunOptions;
+use crate::options::RunOptions;
 
 /// Options of `plan` and `check`: those of `run`, so that what they say holds for it.
 #[derive(Args, Debug)]

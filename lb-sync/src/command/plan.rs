@@ -6,7 +6,8 @@ use registry::name::InstanceId;
 use serde_json::json;
 
 use super::dry_run::{Foreseen, dry_run};
-use super::{CommandError, CommandOutput, LookOptions, Output, SOMETHING_TO_DO, configured, read, running};
+use super::{CommandError, CommandOutput, LookOptions, Output, SOMETHING_TO_DO, read, running};
+use crate::config::RunConfig;
 use crate::plan::Cause;
 use crate::scope::Scope;
 use crate::status::Reason;
@@ -15,7 +16,7 @@ use haproxy::answer::info::Info;
 /// Exit code 0: nothing is to be done; 2: something is. `host` is the host's name.
 pub async fn plan(options: LookOptions, host: &str) -> Result<CommandOutput, CommandError> {
     let output = options.output;
-    let config = configured(options.run, host)?;
+    let config = RunConfig::new(options.run, host)?;
     let mut registry = read::registry(&config.etcd, &config.pass).await?;
     let unasked = running::adopt_suspects(&config, &mut registry.view).await.err();
     let mut haproxy = read::haproxy(&config.pass.socket).await?;

@@ -8,7 +8,7 @@ use registry::name::InstanceId;
 use registry::record::{DrainTimes, InstanceRecord, InstanceState};
 use registry::time::Clock;
 
-use crate::run::RunConfig;
+use crate::config::RunConfig;
 use crate::view::{Registered, View};
 
 /// Longest that it may take to answer.

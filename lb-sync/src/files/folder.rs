@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use registry::name::ServiceName;
 
 use super::choose::Found;
-use super::options::FilesError;
+use super::error::FilesError;
 use super::template::MARK;
 use crate::plan::routes::Routes;
 use haproxy::answer::maps::ROUTES;

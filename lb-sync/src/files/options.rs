@@ -1,11 +1,8 @@
 //! The options about files, and what they come to.
 
-use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
@@ -13,7 +10,9 @@ use tokio::sync::watch;
 
 use super::cold::Cold;
 use super::desired::Desired;
+use super::error::FilesError;
 use super::folder::Folder;
+use super::http_check::HttpCheck;
 use super::ids_file::{self, IdsKeeper};
 use super::pace::Pace;
 use super::template::Templates;
@@ -53,90 +52,12 @@ pub struct FilesOptions {
     pub haproxy_binary: PathBuf,
 }
 
-/// What HAProxy's checks ask: nothing that could be anything but a method and a path comes out of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HttpCheck(Option<String>);
-
-impl HttpCheck {
-    /// `GET /`; `None` for a connection only.
-    #[must_use]
-    pub fn request(&self) -> Option<&str> {
-        self.0.as_deref()
-    }
-}
-
-impl FromStr for HttpCheck {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        /// Longest path taken, in bytes.
-        const PATH_MAX: usize = 256;
-        if text == "tcp" {
-            return Ok(Self(None));
-        }
-        let (method, path) = text.split_once(' ').unwrap_or(("GET", text));
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.~-?=&+:@,".contains(&byte);
-        let method_ok = ["GET", "HEAD", "OPTIONS"].contains(&method);
-        if method_ok && path.starts_with('/') && path.len() <= PATH_MAX && path.bytes().all(legal) {
-            Ok(Self(Some(format!("{method} {path}"))))
-        } else {
-            Err("write GET, HEAD or OPTIONS and a path, for example `GET /health`; or tcp".into())
-        }
-    }
-}
-
-impl fmt::Display for HttpCheck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.request().unwrap_or("tcp"))
-    }
-}
-
 /// The options, checked.
 #[derive(Clone, Debug)]
 pub struct FilesConfig {
     options: FilesOptions,
     folder: Option<Folder>,
     state_dir: Option<PathBuf>,
-}
-
-/// What files cannot be kept with.
-#[derive(Debug, thiserror::Error)]
-pub enum FilesError {
-    /// The directory of the sections.
-    #[error("cannot keep files in {}: {source}\n  make it, and let lb-sync write to it; or leave --conf-dir out", .dir.display())]
-    Folder {
-        /// Which.
-        dir: PathBuf,
-        /// What was said.
-        source: io::Error,
-    },
-    /// Paths within end up in HAProxy's configuration.
-    #[error(
-        "cannot keep files in {}: its path has characters that HAProxy's configuration gives a meaning\n  use A-Z a-z \
-         0-9 / _ . - in --conf-dir", .0.display()
-    )]
-    FolderName(PathBuf),
-    /// A file or directory that was named is not there.
-    #[error("{option} names {}, which cannot be read: {source}", .path.display())]
-    Unreadable {
-        /// Which option.
-        option: &'static str,
-        /// Which path.
-        path: PathBuf,
-        /// What was said.
-        source: io::Error,
-    },
-    /// The program that checks.
-    #[error(
-        "cannot run `{} -v`: {source}\n  sections are checked by HAProxy before they are put in place: install it \
-         beside lb-sync, or name it with --haproxy-binary", .binary.display()
-    )]
-    Binary {
-        /// Which.
-        binary: PathBuf,
-        /// What was said.
-        source: io::Error,
-    },
 }
 
 /// A task that goes on until the balancer ends.
@@ -160,8 +81,8 @@ pub struct Started {
 }
 
 impl FilesOptions {
-    /// Looks whether everything that is named is there.
-    pub fn checked(self, state_dir: Option<&Path>) -> Result<FilesConfig, FilesError> {
+    /// Makes the directory of the sections, and looks whether everything that is named is there.
+    pub fn open(self, state_dir: Option<&Path>) -> Result<FilesConfig, FilesError> {
         let folder = match &self.conf_dir {
             None => None,
             Some(dir) => {
@@ -230,23 +151,5 @@ impl FilesConfig {
             tasks.push((Box::pin(writer.run(handed_over)), "the writer of the files"));
         }
         Started { files, link, ids, tasks, report: reported }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_check_s_request_is_a_method_and_a_path() {
-        let parse = |text: &str| text.parse::<HttpCheck>();
-        assert_eq!(parse("HEAD /up?a=1").unwrap().request(), Some("HEAD /up?a=1"));
-        assert_eq!(parse("/health").unwrap().to_string(), "GET /health");
-        assert_eq!(parse("tcp").unwrap().request(), None);
-        for bad in
-            ["", "GET", "DELETE /", "GET / x", "GET /\nserver x", "GET /%[env(A)]", "GET /\"", "GET /#"]
-        {
-            assert!(parse(bad).is_err(), "{bad:?}");
-        }
     }
 }

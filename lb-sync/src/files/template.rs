@@ -11,7 +11,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use registry::name::ServiceName;
 
 use super::desired::{Line, Section};
-use super::options::HttpCheck;
+use super::http_check::HttpCheck;
 use haproxy::options::Check;
 
 /// What each file of ours begins with.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use registry::name::ServiceName;
+use registry::record::ROUTE_LABEL;
 
 use super::names::backend_name;
 use super::observed::Observed;
@@ -13,8 +14,6 @@ use crate::view::View;
 use haproxy::Command;
 use haproxy::route::Route;
 
-/// The label that holds an instance's routes, with spaces or commas between them.
-pub const LABEL: &str = "route";
 /// Most routes in all.
 const ROUTES_MAX: usize = 10_000;
 
@@ -36,7 +35,7 @@ pub fn claimed(view: &View) -> Claimed {
     let mut claimed = Claimed::default();
     let mut since: BTreeMap<Route, (i64, ServiceName)> = BTreeMap::new();
     for (id, registered) in view.instances() {
-        let Some(label) = registered.record.labels.get(LABEL) else { continue };
+        let Some(label) = registered.record.labels.get(ROUTE_LABEL) else { continue };
         for text in label.split([' ', ',']).filter(|text| !text.is_empty()) {
             let route: Route = match text.parse() {
                 Ok(route) => route,

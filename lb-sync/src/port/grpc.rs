@@ -16,9 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-pub(super) use self::convert::reason;
 use self::select::Filter;
-use super::{JournalEvent, Report, StatusHandle};
+use super::handle::StatusHandle;
+use super::journal::JournalEvent;
+use super::report::Report;
 
 /// Entries on a page, and in a part of a snapshot.
 const PAGE_MAX: usize = 1_000;
@@ -90,7 +91,7 @@ impl Registry for RegistryService {
         request: Request<ListEventsRequest>,
     ) -> Result<Response<ListEventsResponse>, Status> {
         let instance = request.into_inner().instance;
-        let latest = self.hub.journal.latest();
+        let latest = self.hub.journal().latest();
         let of_it =
             |one: &&Arc<JournalEvent>| instance.is_empty() || one.instance.as_ref() == Some(&instance);
         let events = latest.iter().filter(of_it).map(|one| convert::event(one)).collect();

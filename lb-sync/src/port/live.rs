@@ -9,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{StatusHandle, page};
+use super::handle::StatusHandle;
+use super::page;
 
 /// Browsers that look on at once.
 const VIEWERS_MAX: usize = 32;
@@ -56,8 +57,8 @@ async fn tell(mut hub: StatusHandle, stream: &mpsc::Sender<Message>) {
     loop {
         let generation = *hub.news.borrow_and_update();
         if let Some(report) = hub.report(generation).await {
-            let traffic = hub.meter.read(&report).await;
-            if let Ok(content) = page::content(&report, &traffic, &hub.journal.latest())
+            let traffic = hub.meter().read(&report).await;
+            if let Ok(content) = page::content(&report, &traffic, &hub.journal().latest())
                 && content != told
             {
                 // A carriage return would end the event; in HTML it is a space.

@@ -9,7 +9,6 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use registry::name::{InstanceId, ServiceName};
 use registry::time::Clock;
 
-use super::grpc::reason;
 use super::journal::JournalEvent;
 use super::report::{InstanceReport, Report};
 use super::spark::{Spark, spark};
@@ -117,7 +116,7 @@ fn row(id: &InstanceId, one: &InstanceReport, traffic: &Traffic) -> Value {
         state => one.status.phase.code(),
         suspect => one.suspect_for.is_some(),
         suspect_for_s => one.suspect_for.map(|left| left.as_secs()),
-        reason => reason(one),
+        reason => one.reason(),
         weight => one.server.as_ref().map(|server| server.weight.get()),
         sessions => counters.map(|counters| counters.pending),
         rate => counters.map(|counters| counters.rate),

@@ -7,11 +7,11 @@ use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::record::OverrideRecord;
 use registry::time::Tick;
 
-use super::Metrics;
-use crate::balancer::SyncCondition;
+use super::totals::Metrics;
+use crate::condition::SyncCondition;
 use crate::plan::Planner;
 use crate::plan::observed::Server;
-use crate::status::{Inputs, InstanceStatus};
+use crate::status::{Details, Inputs, InstanceStatus};
 use crate::view::Registered;
 use haproxy::ServerId;
 
@@ -94,6 +94,20 @@ pub struct InstanceReport {
     pub shadowed_by: Option<InstanceId>,
     /// What HAProxy said last, where it refused a command for it.
     pub refusal: Option<String>,
+}
+
+impl InstanceReport {
+    /// Why it stands so, with the names that belong to it, and HAProxy's words where it refused.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let details =
+            Details { shadowed_by: self.shadowed_by.as_ref(), overriding: self.overriding.as_ref() };
+        let text = self.status.reason.text_with(&details);
+        match &self.refusal {
+            Some(said) => format!("{text}; HAProxy refused: {said}"),
+            None => text,
+        }
+    }
 }
 
 impl Report {

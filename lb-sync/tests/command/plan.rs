@@ -33,8 +33,7 @@ fn a_plan_says_what_would_be_done_does_not_do_it_and_is_empty_once_it_is_done() 
     lab.etcdctl(&["del", "/leasehold/v1/instances/web/web-1"]);
     lab.say("plan", &[]).is(2, &["set server web/web-1 state maint"]);
     lab.ask("set server web/web-1 state maint");
-    lab.say("plan", &[])
-        .is(2, &["web/web-1: not registered, or its address is another's: del server web/web-1"]);
+    lab.say("plan", &[]).is(2, &["web/web-1: it is not registered: del server web/web-1"]);
 }
 
 #[test]

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::lease::LeaseId;
 use crate::name::InstanceId;
 
+/// The label that holds an instance's routes, with spaces or commas between them.
+pub const ROUTE_LABEL: &str = "route";
+
 /// Longest time a record may ask for, in seconds: a week.
 const TIME_S_MAX: u32 = 7 * 24 * 3600;
 /// Most labels of a record, and the longest key or value, in bytes.

@@ -9,8 +9,8 @@ use super::super::read::{Haproxy, Registry};
 use super::super::words::row;
 use super::finding::Finding;
 use crate::balancer::PassError;
+use crate::config::RunConfig;
 use crate::plan::names::backend_name;
-use crate::run::RunConfig;
 use crate::scope::Scope;
 use haproxy::{Command, Reply};
 

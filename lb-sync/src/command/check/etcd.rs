@@ -11,7 +11,7 @@ use registry::session::{EtcdError, EtcdOptions, Session};
 
 use super::super::{read, words};
 use super::finding::Finding;
-use crate::run::RunConfig;
+use crate::config::RunConfig;
 
 /// An instance that is asked for in acks; a role that grants less than all acks shows here.
 const ANY: &str = "lb-sync/check";

@@ -10,7 +10,7 @@ use super::super::read::{self, ANSWER_MAX};
 use super::finding::Finding;
 use super::{backends, version};
 use crate::balancer::PassError;
-use crate::run::RunConfig;
+use crate::config::RunConfig;
 use haproxy::{Dialogue, DialogueError};
 
 const CHECK: &str = "HAProxy socket";

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use super::finding::Finding;
-use crate::run::RunConfig;
+use crate::config::RunConfig;
 
 /// What is written into a directory for a moment.
 const TRIAL: &str = ".lb-sync-check";

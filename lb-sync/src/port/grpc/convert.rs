@@ -6,9 +6,9 @@ use proto::registry::v1;
 use registry::name::InstanceId;
 use registry::record::{InstanceState, OverrideMode, OverrideRecord};
 
-use super::super::JournalEvent;
+use super::super::journal::JournalEvent;
 use super::super::report::{InstanceReport, Report};
-use crate::status::{Details, Phase};
+use crate::status::Phase;
 
 /// Where an answer comes from.
 pub(super) fn view(report: &Report) -> v1::View {
@@ -114,22 +114,12 @@ fn balancer(id: &InstanceId, one: &InstanceReport) -> v1::BalancerView {
     v1::BalancerView {
         state: state.into(),
         server: one.server.as_ref().map(|_| id.to_string()).unwrap_or_default(),
-        reason: reason(one),
+        reason: one.reason(),
         reason_code: one.status.reason.code().into(),
         suspect: one.suspect_for.is_some(),
         weight: one.server.as_ref().map_or(0, |server| server.weight.get().into()),
         in_flight: sessions
             .map_or(0, |sessions| u32::try_from(sessions.current + sessions.queued).unwrap_or(u32::MAX)),
         suspect_left_s: one.suspect_for.map_or(0, |left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX)),
-    }
-}
-
-/// Why, with the names that belong to it.
-pub(in super::super) fn reason(one: &InstanceReport) -> String {
-    let details = Details { shadowed_by: one.shadowed_by.as_ref(), overriding: one.overriding.as_ref() };
-    let text = one.status.reason.text_with(&details);
-    match &one.refusal {
-        Some(said) => format!("{text}; HAProxy refused: {said}"),
-        None => text,
     }
 }

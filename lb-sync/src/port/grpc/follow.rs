@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::super::StatusHandle;
+use super::super::handle::StatusHandle;
 use super::PAGE_MAX;
 use super::select::Filter;
 
