@@ -1,21 +1,15 @@
 //! The contract with etcd: what the keys and records are, and how they are held and followed.
 //!
-//! Top down: [`name`] and [`key`] say what may stand in a key, [`record`] what may stand in a value.
-//! [`session`] talks to etcd with a deadline on every call; [`lease`] keeps keys alive under one lease;
-//! [`follow`] keeps a prefix in view; [`cas`] changes one key. [`preflight`] tries what will be
-//! needed of etcd, [`local_addr`] says by which address others reach us, [`host`] what this host is called. Decisions are pure machines
-//! (`lease::keeper`, `lease::ledger`, `follow::machine`, `session::rotation`, [`backoff`]); the tasks around them
-//! only select, step and perform.
+//! [`contract`] says what may stand in a key and in a value. [`client`] is the etcd client. [`backoff`] spreads retries,
+//! [`time`] has ticks and the clock, [`host`] says what this host is called. Decisions are pure machines (`lease::keeper`,
+//! `lease::ledger`, `follow::machine`, `session::rotation`, [`backoff`]); the tasks around them only select, step and
+//! perform.
 
 pub mod backoff;
-pub mod cas;
-pub mod follow;
+pub mod client;
+pub mod contract;
 pub mod host;
-pub mod key;
-pub mod lease;
-pub mod local_addr;
-pub mod name;
-pub mod preflight;
-pub mod record;
-pub mod session;
 pub mod time;
+
+pub use client::{cas, follow, lease, local_addr, preflight, session};
+pub use contract::{key, name, record};

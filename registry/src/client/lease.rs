@@ -10,13 +10,11 @@ pub mod machine;
 mod metrics;
 mod task;
 
+pub use crate::contract::LeaseId;
 pub use ledger::Fence;
 pub use machine::LeaseStatus;
 pub use metrics::LeaseMetrics;
 pub use task::{LeaseHandle, is_alive, lease_task};
-
-/// etcd's id of a lease; never 0.
-pub type LeaseId = i64;
 
 /// Shortest ttl that may be asked for, in seconds. etcd grants no less than 1.5 election timeouts (2 s by
 /// default), and a lease must hold several beats.

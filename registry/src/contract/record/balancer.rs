@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::ServiceName;
+use crate::contract::name::ServiceName;
 
 /// What a balancer tells about itself. It stands under its lease: no key, no balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

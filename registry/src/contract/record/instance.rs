@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lease::LeaseId;
-use crate::name::InstanceId;
+use super::super::LeaseId;
+use crate::contract::name::InstanceId;
 
 /// The label that holds an instance's routes, with spaces or commas between them.
 pub const ROUTE_LABEL: &str = "route";
@@ -241,7 +241,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{RECORD_LEN_MAX, RecordError, parse, to_value};
+    use crate::contract::record::{RECORD_LEN_MAX, RecordError, parse, to_value};
 
     #[test]
     fn the_shortest_record_gets_the_contracts_defaults() {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::name::{BalancerName, InstanceId, NameError, ServiceName};
+use crate::contract::name::{BalancerName, InstanceId, NameError, ServiceName};
 
 /// Where everything of ours stands in etcd, `/leasehold/v1` unless told otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
