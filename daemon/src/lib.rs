@@ -2,8 +2,9 @@
 //!
 //! [`exit`] has the exit codes, [`output`] what a command prints, [`help`] completions and manual pages, [`log`] the log.
 //! [`service_manager`] speaks with systemd, [`port`] serves health, reflection and pages with TLS. [`file`] replaces a file
-//! whole or not at all, [`log_once`] logs a condition once, [`table`] lays out rows.
+//! whole or not at all, [`log_once`] logs a condition once, [`table`] lays out rows, [`duration`] reads durations.
 
+pub mod duration;
 pub mod exit;
 pub mod file;
 pub mod help;

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::log_once::LogOnce;
 use proto::health::Status;
 use registry::follow::Event;
 use registry::key::Prefix;
@@ -178,7 +179,7 @@ pub struct Balancer {
     /// Until when the next commands wait for HAProxy ids to be reserved on disk.
     ids_wait_until: Option<Tick>,
     /// The last failure, so that each is logged once.
-    trouble: String,
+    log_once: LogOnce,
     actions: Vec<Action>,
 }
 
@@ -227,7 +228,7 @@ impl Balancer {
             read_at: Tick::default(),
             rested_at: now,
             ids_wait_until: None,
-            trouble: String::new(),
+            log_once: LogOnce::default(),
             actions: Vec::new(),
         }
     }

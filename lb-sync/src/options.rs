@@ -42,7 +42,7 @@ pub struct RunOptions {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
     pub id_base: u32,
     /// How often HAProxy checks each server (`option httpchk` and the like in the backend say how); 0s for never.
-    #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = time)]
+    #[arg(long, env = "LEASEHOLD_CHECK_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub check_interval: Duration,
     /// Where to keep what a restart must know (the last good view of the registry, HAProxy's ids); without it, an lb-sync that starts
     /// while etcd is away knows no instance.
@@ -62,11 +62,11 @@ pub struct RunOptions {
     #[arg(long, env = "LEASEHOLD_FIRST_CHECK", default_value = "skip", value_name = "skip|wait")]
     pub first_check: FirstCheckOption,
     /// With `--first-check wait`: time to the first check, and between checks of a server that is down.
-    #[arg(long, env = "LEASEHOLD_FIRST_CHECK_AFTER", default_value = "100ms", value_name = "TIME", value_parser = time)]
+    #[arg(long, env = "LEASEHOLD_FIRST_CHECK_AFTER", default_value = "100ms", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub first_check_after: Duration,
     /// How long clients of an instance that has crashed or is down keep their cookie, in case it returns; 0s for not at
     /// all. For backends with a restarting map.
-    #[arg(long, env = "LEASEHOLD_RESTART_GAP", default_value = "30s", value_name = "TIME", value_parser = time)]
+    #[arg(long, env = "LEASEHOLD_RESTART_GAP", default_value = "30s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub restart_gap: Duration,
     /// Lease of this balancer's presence.
     #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = ttl)]
@@ -85,13 +85,13 @@ pub struct GuardOptions {
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub guard_share: u32,
     /// Expiries within this time count together.
-    #[arg(long, env = "LEASEHOLD_GUARD_WINDOW", default_value = "30s", value_name = "TIME", value_parser = time)]
+    #[arg(long, env = "LEASEHOLD_GUARD_WINDOW", default_value = "30s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub guard_window: Duration,
     /// Services with fewer instances are not guarded.
     #[arg(long, env = "LEASEHOLD_GUARD_MIN", default_value_t = 3, value_name = "N")]
     pub guard_min: usize,
     /// Longest that a suspect stays.
-    #[arg(long, env = "LEASEHOLD_GUARD_MAX", default_value = "10m", value_name = "TIME", value_parser = time)]
+    #[arg(long, env = "LEASEHOLD_GUARD_MAX", default_value = "10m", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub guard_max: Duration,
 }
 
@@ -118,7 +118,7 @@ pub struct ProbeOptions {
     #[arg(long, default_value = "", value_name = "NAME")]
     pub service: String,
     /// How long to wait.
-    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = time)]
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub timeout: Duration,
     /// TLS.
     #[command(flatten)]
@@ -134,12 +134,8 @@ pub enum FirstCheckOption {
     Wait,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 2s or 500ms"))
-}
-
 fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = time(text)?;
+    let ttl = daemon::duration::parse(text)?;
     let (least, most) = (registry::lease::TTL_S_MIN, registry::lease::TTL_S_MAX);
     if (least..=most).contains(&ttl.as_secs()) {
         Ok(ttl)

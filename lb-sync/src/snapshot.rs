@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use daemon::log_once::LogOnce;
 use registry::key::Prefix;
 use registry::record::{InstanceRecord, OverrideRecord};
 use serde::{Deserialize, Serialize};
@@ -125,25 +126,20 @@ fn read(path: &Path, prefix: &Prefix) -> Result<Snapshot, Refused> {
 
 /// Writes each new snapshot to `dir`, the last one always, not more often than every 2 s. Ends when the sender does.
 pub async fn keep(dir: PathBuf, mut news: watch::Receiver<Option<Snapshot>>) {
-    let mut trouble = false;
+    let mut log_once = LogOnce::default();
     while news.changed().await.is_ok() {
         let Some(snapshot) = news.borrow_and_update().clone() else { continue };
         let to = dir.clone();
         let saved = tokio::task::spawn_blocking(move || snapshot.save(&to)).await;
-        let error = match saved {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(error) = &error
-            && !trouble
-        {
-            let dir = dir.display();
-            tracing::error!(
-                "cannot write the snapshot to {dir}: {error}\n  a restart while etcd is away would know no instance; check --state-dir"
-            );
+        match saved.map_err(io::Error::other).and_then(|saved| saved) {
+            Ok(()) => log_once.settled("snapshot"),
+            Err(error) => log_once.error("snapshot", || {
+                format!(
+                    "cannot write the snapshot to {}: {error}\n  a restart while etcd is away would know no instance; check --state-dir",
+                    dir.display()
+                )
+            }),
         }
-        trouble = error.is_some();
         tokio::time::sleep(WRITE_EVERY).await;
     }
 }

@@ -90,13 +90,13 @@ pub struct RunOptions {
     #[command(flatten)]
     pub instance: ServiceOptions,
     /// How long the registration outlives a registrar that dies, in whole seconds.
-    #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_TTL", default_value = "10s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub ttl: Duration,
     /// When leaving: longest wait for the balancers to say that they are done; then the app is stopped anyway.
-    #[arg(long, env = "LEASEHOLD_LEAVE_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_LEAVE_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub leave_timeout: Duration,
     /// Time the app has to end after TERM, before it is killed.
-    #[arg(long, env = "LEASEHOLD_STOP_GRACE", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_STOP_GRACE", default_value = "10s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub stop_grace: Duration,
     /// When the app is started again after it has ended; not after exit code 125. It keeps its name in the meantime, and gets no
     /// traffic. With `no` the registrar ends as the app did.
@@ -140,7 +140,7 @@ pub struct ProbeOptions {
     #[arg(long, default_value = "", value_name = "NAME")]
     pub service: String,
     /// Longest the probe may take, connecting included.
-    #[arg(long, env = "LEASEHOLD_PROBE_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_PROBE_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub timeout: Duration,
     /// TLS.
     #[command(flatten)]
@@ -149,11 +149,6 @@ pub struct ProbeOptions {
 
 fn port(text: &str) -> Result<NonZeroU16, String> {
     text.parse().map_err(|_| "a port is a number from 1 to 65535".into())
-}
-
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| "write a number and its unit, for example 500ms, 10s or 2m".into())
 }
 
 #[cfg(test)]

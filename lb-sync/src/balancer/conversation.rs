@@ -25,6 +25,9 @@ const TURNS_MAX: usize = 32;
 /// Longest that commands wait for the disk: a member is worth more than an id that is never used twice.
 const IDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// The topic of the log's lines about the session.
+const HAPROXY: &str = "haproxy";
+
 /// Whether HAProxy can be asked.
 #[derive(Debug)]
 pub(super) enum Talk {
@@ -379,7 +382,7 @@ impl Balancer {
         let retries = self.backends.retry_refused();
         let changed = if audit { self.observed.news_since(&before) } else { Scope::All };
         self.planner.learn(now, &self.observed, &changed);
-        self.trouble.clear();
+        self.log_once.settled(HAPROXY);
         self.schedule.read_all(now);
         self.dirty.extend(if retries { Scope::All } else { changed });
         if audit {
@@ -414,11 +417,7 @@ impl Balancer {
         self.ids_wait_until = None;
         self.reads += 1;
         self.schedule.lost(now);
-        let text = error.to_string();
-        if text != self.trouble {
-            tracing::warn!("{text}");
-            self.trouble = text;
-        }
+        self.log_once.warn(HAPROXY, || error.to_string());
         Scope::none()
     }
 }

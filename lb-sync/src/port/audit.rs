@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::JournalEvent;
+use daemon::log_once::LogOnce;
 
 /// Happenings that wait for the disk. What comes while it is full is lost and said: HAProxy does not wait for a disk.
 pub(super) const WAITING_MAX: usize = 10_000;
@@ -16,7 +17,7 @@ const TOGETHER_MAX: usize = 1_000;
 
 /// Appends to `file` whatever comes, until nothing can come any more.
 pub(super) async fn keep(file: PathBuf, mut news: mpsc::Receiver<Arc<JournalEvent>>) {
-    let mut trouble = false;
+    let mut log_once = LogOnce::default();
     loop {
         let mut some = Vec::new();
         if news.recv_many(&mut some, TOGETHER_MAX).await == 0 {
@@ -24,16 +25,12 @@ pub(super) async fn keep(file: PathBuf, mut news: mpsc::Receiver<Arc<JournalEven
         }
         let path = file.clone();
         let written = tokio::task::spawn_blocking(move || append(&path, &some)).await;
-        let error = written.map_err(io::Error::other).and_then(|written| written).err();
-        if let Some(error) = &error
-            && !trouble
-        {
-            tracing::error!(
-                "cannot append to the audit file {}: {error}\n  check --audit-file",
-                file.display()
-            );
+        match written.map_err(io::Error::other).and_then(|written| written) {
+            Ok(()) => log_once.settled("audit"),
+            Err(error) => log_once.error("audit", || {
+                format!("cannot append to the audit file {}: {error}\n  check --audit-file", file.display())
+            }),
         }
-        trouble = error.is_some();
     }
 }
 

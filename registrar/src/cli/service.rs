@@ -9,7 +9,6 @@ use clap::Args;
 use registry::name::{InstanceName, NameError};
 use registry::record::Weight;
 
-use super::duration;
 use crate::probe::{BodyText, Check, Header, Statuses};
 use leasehold::member::AddressChoice;
 
@@ -75,10 +74,10 @@ pub struct ServiceOptions {
     #[arg(long, env = "LEASEHOLD_CHECK_NAME", value_name = "NAME")]
     pub check_name: Option<String>,
     /// Time between two checks. Until the app is first healthy, it is checked every 100 ms.
-    #[arg(long, env = "LEASEHOLD_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub interval: Duration,
     /// Longest a check may take; longer is a failure.
-    #[arg(long, env = "LEASEHOLD_CHECK_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_CHECK_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub check_timeout: Duration,
     /// Checks in a row that must pass before the app is taken for healthy.
     #[arg(long, env = "LEASEHOLD_RISE", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -87,7 +86,7 @@ pub struct ServiceOptions {
     #[arg(long, env = "LEASEHOLD_FALL", default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub fall: u32,
     /// Time that the app may take to start before its failing checks are worth a word.
-    #[arg(long, env = "LEASEHOLD_START_GRACE", default_value = "0s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_START_GRACE", default_value = "0s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub start_grace: Duration,
     /// Share of the traffic, 1 to 256.
     #[arg(long, env = "LEASEHOLD_WEIGHT", default_value = "100", value_name = "N")]
@@ -96,13 +95,13 @@ pub struct ServiceOptions {
     #[arg(long = "label", env = "LEASEHOLD_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// When leaving: how long sticky clients may stay.
-    #[arg(long, env = "LEASEHOLD_STICKY", default_value = "0s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_STICKY", default_value = "0s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub sticky: Duration,
     /// When leaving: how long requests in flight may take, after the sticky time.
-    #[arg(long, env = "LEASEHOLD_INFLIGHT", default_value = "30s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_INFLIGHT", default_value = "30s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub inflight: Duration,
     /// When joining: how long the traffic takes to ramp up.
-    #[arg(long, env = "LEASEHOLD_SLOW_START", default_value = "0s", value_name = "TIME", value_parser = duration)]
+    #[arg(long, env = "LEASEHOLD_SLOW_START", default_value = "0s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub slow_start: Duration,
 }
 

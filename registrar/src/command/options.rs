@@ -66,7 +66,7 @@ pub struct OverrideOptions {
     #[arg(long, env = "USER", value_name = "NAME", default_value = "")]
     pub by: String,
     /// Ends by itself after this time.
-    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    #[arg(long = "for", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub lasting: Option<Duration>,
     /// How to reach etcd.
     #[command(flatten)]
@@ -116,7 +116,7 @@ pub struct WaitOptions {
     #[arg(long = "for", value_name = "serving|drained|gone")]
     pub reached: Reached,
     /// Longest wait.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = daemon::duration::parse)]
     pub timeout: Duration,
     /// How to reach etcd.
     #[command(flatten)]
@@ -152,8 +152,4 @@ impl FromStr for WeightOverride {
         }
         text.parse().map(Self::Of).map_err(|error: String| format!("{error}, or `record`"))
     }
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 90s, 10m or 2h"))
 }

@@ -12,7 +12,7 @@ use registry::record::Weight;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use crate::cli::{NamingOption, ServiceOptions, duration};
+use crate::cli::{NamingOption, ServiceOptions};
 use crate::probe::{BodyText, Check, Header, Statuses};
 use crate::supervise::program::Restart;
 use leasehold::member::AddressChoice;
@@ -173,5 +173,5 @@ fn texts<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
 }
 
 fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    duration(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+    daemon::duration::parse(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }
