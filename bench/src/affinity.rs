@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::value_parser;
 use serde_json::{Value, json};
-use stack::haproxy::{HaProxy, Layout};
-use stack::home::Home;
-use stack::port::{Ports, loopback};
-use stack::program;
+use testkit::haproxy::{HaProxy, Layout};
+use testkit::home::Home;
+use testkit::port::{Ports, loopback};
+use testkit::program;
 
 use crate::machine;
 use crate::process::processor;

@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use clap::value_parser;
 use etcd_client::{Client, GetOptions};
 use serde_json::{Value, json};
-use stack::etcd::Etcd;
-use stack::home::Home;
-use stack::port::Ports;
-use stack::process::Daemon;
-use stack::{Clock, PREFIX, http, program, wait};
+use testkit::etcd::Etcd;
+use testkit::home::Home;
+use testkit::port::Ports;
+use testkit::process::Daemon;
+use testkit::{Clock, PREFIX, http, program, wait};
 
 use crate::machine;
 use crate::process::{processor, share_kb, status_kb};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::value_parser;
 use serde_json::{Value, json};
-use stack::Stack;
+use testkit::Stack;
 
 use crate::machine;
 use crate::screen::say;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::value_parser;
 use serde_json::{Value, json};
-use stack::PerSecond as _;
-use stack::instance::{Instance, Spec};
-use stack::{Clock, Stack, Tick, wait};
+use testkit::PerSecond as _;
+use testkit::instance::{Instance, Spec};
+use testkit::{Clock, Stack, Tick, wait};
 
 use crate::machine;
 use crate::process::signal;
@@ -151,7 +151,7 @@ async fn until_deleted(stack: &Stack) -> Result<()> {
 }
 
 async fn launch(stack: &Stack, name: &str) -> Result<Arc<Instance>> {
-    let ports = stack::port::Ports::claim()?;
+    let ports = testkit::port::Ports::claim()?;
     let instance = stack.launch(Spec {
         service: SERVICE.into(),
         name: name.into(),

@@ -8,7 +8,7 @@ pub(crate) mod way;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-use stack::Stack;
+use testkit::Stack;
 
 use crate::machine;
 use crate::peers::{self, Peer};
@@ -43,7 +43,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
         let register = Register::record(&stack, service, prefix).await?;
         Way::new(&stack, service, register).await
     };
-    let mut ours = Measured::new("Leasehold", way("leasehold", stack::PREFIX).await?);
+    let mut ours = Measured::new("Leasehold", way("leasehold", testkit::PREFIX).await?);
     let mut limit = Measured::new("the limit", way("limit", limit::PREFIX).await?);
     let watcher = Limit::start(&stack).await?;
     let reloading = Reloading::start(&stack).await?;

@@ -12,10 +12,10 @@ use clap::value_parser;
 use registry::lease::{self, Fence, LeaseHandle, LeaseMetrics};
 use registry::session::{EtcdOptions, Session};
 use serde_json::{Value, json};
-use stack::etcd::Etcd;
-use stack::home::Home;
-use stack::port::Ports;
-use stack::{Clock, PREFIX, wait};
+use testkit::etcd::Etcd;
+use testkit::home::Home;
+use testkit::port::Ports;
+use testkit::{Clock, PREFIX, wait};
 use tokio_util::sync::CancellationToken;
 
 use crate::beats::{received, registered};

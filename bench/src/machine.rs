@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use stack::program;
+use testkit::program;
 
 /// A few lines of text.
 pub(crate) fn describe() -> Result<String> {

@@ -6,8 +6,8 @@ mod consul_template;
 mod traefik;
 
 use anyhow::Result;
-use stack::Stack;
-use stack::process::Daemon;
+use testkit::Stack;
+use testkit::process::Daemon;
 
 use crate::latency::measured::Measured;
 use crate::reloading::Master;

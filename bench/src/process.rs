@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use stack::Clock;
+use testkit::Clock;
 
 /// How long it is looked at: above the 30 s from one of lb-sync's audits to the next.
 const LOOKED_AT: Duration = Duration::from_secs(32);
@@ -90,7 +90,7 @@ pub(crate) fn loopback_bytes() -> Result<f64> {
 /// Sends the signal of this name to a process that is ours.
 pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
     let signal = format!("SIG{name}").parse().with_context(|| format!("no signal {name}"))?;
-    stack::process::signal(pid, signal)
+    testkit::process::signal(pid, signal)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
 use serde_json::Value;
-use stack::lb_sync::BALANCER;
-use stack::{PREFIX, Stack};
+use testkit::lb_sync::BALANCER;
+use testkit::{PREFIX, Stack};
 
 /// Longest that a call may take; it is a millisecond or two.
 const CALL_MAX: Duration = Duration::from_secs(5);

@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use etcd_client::{Client, GetOptions, KeyValue, WatchOptions};
 use serde_json::Value;
-use stack::process::Process;
-use stack::{Clock, Stack};
+use testkit::process::Process;
+use testkit::{Clock, Stack};
 use tokio::sync::{oneshot, watch};
 
 use crate::process::signal;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::value_parser;
 use serde_json::{Value, json};
-use stack::PerSecond as _;
-use stack::load::{Rate, Report};
+use testkit::PerSecond as _;
+use testkit::load::{Rate, Report};
 
 use crate::machine;
 use crate::screen::say;

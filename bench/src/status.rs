@@ -7,8 +7,8 @@ use clap::value_parser;
 use proto::registry::v1::WatchInstancesRequest;
 use proto::registry::v1::registry_client::RegistryClient;
 use serde_json::{Value, json};
-use stack::port::loopback;
-use stack::{Clock, Stack, wait};
+use testkit::port::loopback;
+use testkit::{Clock, Stack, wait};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -80,7 +80,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
 
     let (mut busy, mut quiet) = (Times::default(), Times::default());
     let mut way =
-        Way::new(&stack, "leasehold", Register::record(&stack, "leasehold", stack::PREFIX).await?).await?;
+        Way::new(&stack, "leasehold", Register::record(&stack, "leasehold", testkit::PREFIX).await?).await?;
     for round in 0..plan.rounds {
         quiet.push(join(&mut way).await?);
         // Ten at a time: a hundred streams are not opened and closed for a single change.

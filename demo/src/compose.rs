@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use stack::haproxy::{Seen, seen_over_tcp};
-use stack::{port::loopback, wait};
+use testkit::haproxy::{Seen, seen_over_tcp};
+use testkit::{port::loopback, wait};
 
 /// Its service, which HAProxy's backend is called by.
 pub(crate) const SERVICE: &str = "webapp";

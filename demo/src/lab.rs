@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use stack::haproxy::Seen;
-use stack::instance::{Instance, Spec};
-use stack::process::{Daemon, outcome};
-use stack::service::TTL_S;
-use stack::stack::SEEN_MAX;
-use stack::{Stack, program};
+use testkit::haproxy::Seen;
+use testkit::instance::{Instance, Spec};
+use testkit::process::{Daemon, outcome};
+use testkit::service::TTL_S;
+use testkit::stack::SEEN_MAX;
+use testkit::{Stack, program};
 
 use crate::port::must_be_free;
 use crate::screen::say;

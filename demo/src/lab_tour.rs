@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use stack::haproxy::Seen;
-use stack::load::{self, Load, Report};
-use stack::{Clock, PerSecond as _};
+use testkit::haproxy::Seen;
+use testkit::load::{self, Load, Report};
+use testkit::{Clock, PerSecond as _};
 
 use crate::compose::{Compose, SERVICE, Webapp, run, webapps};
 use crate::screen::say;

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 
 use anyhow::{Result, bail};
-use stack::port::loopback;
+use testkit::port::loopback;
 
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTENING: &str = "0A";

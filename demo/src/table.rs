@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use stack::{PREFIX, program};
+use testkit::{PREFIX, program};
 
 use crate::lab::{APPS, Lab, SERVICE, name_of};
 
@@ -33,7 +33,7 @@ pub(crate) fn of(lab: &Lab) -> Result<String> {
 fn places(lab: &Lab) -> Result<Vec<[String; 3]>> {
     let stack = &lab.stack;
     let layout = stack.haproxy().layout();
-    let process = |daemon: &stack::process::Daemon| anyhow::Ok(daemon.process()?.pid().to_string());
+    let process = |daemon: &testkit::process::Daemon| anyhow::Ok(daemon.process()?.pid().to_string());
     let url = |port: u16, path: &str| format!("http://127.0.0.1:{port}{path}");
     let mut rows = vec![
         ["WHAT".into(), "WHERE".into(), "PROCESS".into()],

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use stack::haproxy::Seen;
-use stack::load::{Load, Report};
-use stack::stack::SEEN_MAX;
-use stack::{Clock, PerSecond as _, wait};
+use testkit::haproxy::Seen;
+use testkit::load::{Load, Report};
+use testkit::stack::SEEN_MAX;
+use testkit::{Clock, PerSecond as _, wait};
 
 use crate::lab::{APPS, Lab, SERVICE, name_of};
 use crate::screen::say;

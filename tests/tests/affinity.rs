@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use integration::load::Report;
-use integration::stack::SEEN_MAX;
-use integration::{PerSecond as _, Stack, wait};
 use serde_json::json;
+use testkit::load::Report;
+use testkit::stack::SEEN_MAX;
+use testkit::{PerSecond as _, Stack, wait};
 
 #[tokio::test]
 async fn sticky_clients_stay_while_others_join() {

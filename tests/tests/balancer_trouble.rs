@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::{Clock, PerSecond as _, Stack};
+use testkit::{Clock, PerSecond as _, Stack};
 
 const NAMES: [&str; 3] = ["web-1", "web-2", "web-3"];
 /// An edit by hand is found by reading everything anew, which happens every 30 s.
@@ -33,7 +33,7 @@ async fn a_killed_haproxy_gets_its_servers_back_and_fails_requests_only_until_th
     );
     let outside = report.failures.iter().filter(|it| it.at < died || it.due > restored);
     assert_eq!(outside.count(), 0, "{report}");
-    let facts = |seen: &integration::haproxy::Seen| {
+    let facts = |seen: &testkit::haproxy::Seen| {
         let rows = seen.membership("web").into_iter();
         rows.map(|(name, id, addr, _, weight)| (name, id, addr, weight)).collect::<Vec<_>>()
     };

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use integration::{PerSecond as _, Stack, program, wait};
+use testkit::{PerSecond as _, Stack, program, wait};
 
 /// What a command said, and how it ended.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ struct Said {
 
 async fn registrar(stack: &Stack, args: &[&str]) -> Said {
     let mut command = Command::new(program::ours("registrar").unwrap());
-    command.args(args).args(["--etcd-endpoints", &stack.etcd().endpoint(), "--prefix", integration::PREFIX]);
+    command.args(args).args(["--etcd-endpoints", &stack.etcd().endpoint(), "--prefix", testkit::PREFIX]);
     command.env("USER", "kim");
     let Output { status, stdout, stderr } =
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -46,13 +46,7 @@ struct Watching {
 impl Watching {
     fn start(stack: &Stack) -> Self {
         let mut command = Command::new(program::ours("registrar").unwrap());
-        command.args([
-            "watch",
-            "--etcd-endpoints",
-            &stack.etcd().endpoint(),
-            "--prefix",
-            integration::PREFIX,
-        ]);
+        command.args(["watch", "--etcd-endpoints", &stack.etcd().endpoint(), "--prefix", testkit::PREFIX]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (tell, lines) = channel();
@@ -104,9 +98,7 @@ async fn an_operator_lists_weighs_drains_waits_and_resumes_and_no_request_fails(
     stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 7)).await;
     registrar(&stack, &["weight", "web/web-1", "record"]).await.is(0, &["its record's weight again"]);
     stack.until(|s| s.server("web", "web-1").is_some_and(|server| server.weight == 100)).await;
-    assert!(
-        stack.etcd().get(&format!("{}/overrides/web/web-1", integration::PREFIX)).await.unwrap().is_none()
-    );
+    assert!(stack.etcd().get(&format!("{}/overrides/web/web-1", testkit::PREFIX)).await.unwrap().is_none());
 
     let json = registrar(&stack, &["list", "web", "--output", "json"]).await;
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use integration::service::TTL_S;
-use integration::{PerSecond as _, Stack};
+use testkit::service::TTL_S;
+use testkit::{PerSecond as _, Stack};
 
 const NAMES: [&str; 3] = ["web-1", "web-2", "web-3"];
 

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime};
 
-use integration::{Clock, PerSecond as _, Stack};
+use testkit::{Clock, PerSecond as _, Stack};
 
 /// Longest until a foreign program answers: a browser takes seconds to start on a busy machine.
 const ANSWER_MAX: Duration = Duration::from_mins(1);

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use integration::PerSecond as _;
-use integration::app::App;
-use integration::etcd::Etcd;
-use integration::haproxy::{HaProxy, Layout};
-use integration::home::Home;
-use integration::load::{Load, Plan};
-use integration::port::{Ports, loopback};
-use integration::wait;
+use testkit::PerSecond as _;
+use testkit::app::App;
+use testkit::etcd::Etcd;
+use testkit::haproxy::{HaProxy, Layout};
+use testkit::home::Home;
+use testkit::load::{Load, Plan};
+use testkit::port::{Ports, loopback};
+use testkit::wait;
 
 const SEEN_MAX: Duration = Duration::from_secs(20);
 

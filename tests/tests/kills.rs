@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use integration::app::App;
-use integration::{Clock, PerSecond as _, Stack, Tick};
+use testkit::app::App;
+use testkit::{Clock, PerSecond as _, Stack, Tick};
 
 /// Instances that are there all the time.
 const STEADY: [&str; 3] = ["web-1", "web-2", "web-3"];
@@ -113,7 +113,7 @@ async fn kill_at_random(stack: Stack, on_files: bool) -> String {
         stack.until(|s| s.up("web") == expected && s.servers("web") == expected).await;
         stack.until_served(&load, &STEADY, 10).await;
         let report = load.stop().await;
-        let outside = |it: &&integration::load::Failure| {
+        let outside = |it: &&testkit::load::Failure| {
             !gaps.iter().any(|(died, restored)| it.at >= *died && it.due <= *restored)
         };
         let failures: Vec<_> = report.failures.iter().filter(outside).collect();

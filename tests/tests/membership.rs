@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use integration::service::TTL_S;
-use integration::{Clock, PerSecond as _, Stack};
+use testkit::service::TTL_S;
+use testkit::{Clock, PerSecond as _, Stack};
 
 #[tokio::test]
 async fn instances_that_join_get_traffic_and_fail_no_request() {

@@ -1,9 +1,9 @@
 //! HAProxy crashes when a server takes persistent traffic without ever having been in the balancing tree, and is deleted
 //! then: `leastconn` and `first`, 2.6 to 3.4, by one sequence or another. lb-sync must send none of these sequences.
 
-use integration::app::App;
-use integration::{Stack, http};
 use serde_json::json;
+use testkit::app::App;
+use testkit::{Stack, http};
 
 /// How many servers take the dangerous way at once: one is not always enough for the crash.
 const INSTANCES: u16 = 8;
@@ -45,7 +45,7 @@ async fn survives_instances_that_leave_before_their_first_check(
         registration.put(record(*port, "draining")).await;
     }
     for (name, ..) in &leaving {
-        stack.until_key(&format!("{}/acks/web/{name}/lb", integration::PREFIX), true).await;
+        stack.until_key(&format!("{}/acks/web/{name}/lb", testkit::PREFIX), true).await;
     }
     let mut apps = Vec::new();
     for (name, port, _) in &leaving {

@@ -1,7 +1,7 @@
 //! Records put by any client: what is good is served, what is not changes nothing.
 
-use integration::{Clock, PREFIX, PerSecond as _, Stack};
 use serde_json::json;
+use testkit::{Clock, PREFIX, PerSecond as _, Stack};
 
 #[tokio::test]
 async fn a_bare_record_is_served_and_its_revoked_lease_removes_it() {
@@ -49,7 +49,7 @@ async fn a_record_put_again_with_another_port_moves_the_server_without_a_failed_
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{report}");
     let after = stack.seen().await;
-    let id = |seen: &integration::haproxy::Seen| seen.server("web", "by-hand").unwrap().id;
+    let id = |seen: &testkit::haproxy::Seen| seen.server("web", "by-hand").unwrap().id;
     assert_eq!(id(&after), id(&before), "it is the same server");
 }
 

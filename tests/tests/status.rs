@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration::Stack;
 use proto::registry::v1::registry_client::RegistryClient;
 use proto::registry::v1::watch_instances_response::Event;
 use proto::registry::v1::{
     InstanceFilter, ListInstancesRequest, ListServicesRequest, ServerState, WatchInstancesRequest,
     WatchInstancesResponse,
 };
+use testkit::Stack;
 use tonic::Streaming;
 
 /// Longest until an event that is on its way.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use stack::port::{Ports, loopback};
-use stack::{Clock, Tick};
+use testkit::port::{Ports, loopback};
+use testkit::{Clock, Tick};
 
 use crate::app::App;
 use crate::registrant::Registrant;

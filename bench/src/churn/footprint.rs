@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use stack::process::Process;
+use testkit::process::Process;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

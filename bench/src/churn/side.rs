@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use stack::load::{self, Load};
-use stack::port::loopback;
-use stack::process::Process;
-use stack::{Clock, PerSecond as _, Stack, Tick, wait};
+use testkit::load::{self, Load};
+use testkit::port::loopback;
+use testkit::process::Process;
+use testkit::{Clock, PerSecond as _, Stack, Tick, wait};
 use tokio::task::JoinSet;
 
 use super::Plan;

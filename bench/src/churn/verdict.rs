@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stack::Tick;
-use stack::load::{Move, Report};
+use testkit::Tick;
+use testkit::load::{Move, Report};
 
 use super::Plan;
 use super::footprint::Footprint;

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use stack::port::Ports;
-use stack::process::Daemon;
-use stack::{Clock, PREFIX, Stack, program, wait};
+use testkit::port::Ports;
+use testkit::process::Daemon;
+use testkit::{Clock, PREFIX, Stack, program, wait};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 

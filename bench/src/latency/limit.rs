@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result, bail};
 use etcd_client::{Client, EventType, KeyValue, WatchOptions};
 use serde_json::Value;
-use stack::Stack;
+use testkit::Stack;
 use tokio::sync::oneshot;
 
 use crate::socket::Socket;

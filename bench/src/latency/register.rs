@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use etcd_client::{Client, PutOptions};
 use serde_json::json;
-use stack::{Stack, http};
+use testkit::{Stack, http};
 
 /// For a lease that is never kept alive: longer than a round.
 const LEASE_TTL_S: i64 = 60;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use stack::port::loopback;
-use stack::{Clock, Stack, wait};
+use testkit::port::loopback;
+use testkit::{Clock, Stack, wait};
 
 use super::register::{Leave, Register};
 use crate::app::App;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::Result;
-use stack::process::Daemon;
-use stack::{Stack, program};
+use testkit::process::Daemon;
+use testkit::{Stack, program};
 
 use super::{Peer, Started, fill};
 use crate::latency::measured::Measured;

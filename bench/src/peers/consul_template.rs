@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use stack::process::Daemon;
-use stack::{Stack, http, program, wait};
+use testkit::process::Daemon;
+use testkit::{Stack, http, program, wait};
 
 use super::{Peer, Started, fill};
 use crate::latency::measured::Measured;

@@ -4,9 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use stack::port::loopback;
-use stack::process::{Daemon, END_MAX};
-use stack::{Stack, program, wait};
+use testkit::port::loopback;
+use testkit::process::{Daemon, END_MAX};
+use testkit::{Stack, program, wait};
 use tokio::net::TcpStream;
 
 use super::{Peer, Started, fill};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use stack::process::Daemon;
-use stack::{Stack, program, wait};
+use testkit::process::Daemon;
+use testkit::{Stack, program, wait};
 use tokio::net::UnixStream;
 
 use crate::socket::Socket;

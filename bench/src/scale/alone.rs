@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use stack::haproxy::{HaProxy, Layout};
-use stack::home::Home;
-use stack::load::{Load, Plan, Report};
-use stack::port::{Ports, loopback};
-use stack::{Clock, wait};
+use testkit::haproxy::{HaProxy, Layout};
+use testkit::home::Home;
+use testkit::load::{Load, Plan, Report};
+use testkit::port::{Ports, loopback};
+use testkit::{Clock, wait};
 
 use super::change::{Changes, Hand, WEIGHT};
 use super::crowd::{Crowd, EXTRA};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use stack::{Clock, Tick};
+use testkit::{Clock, Tick};
 
 use super::SERVICE;
 use super::crowd::EXTRA;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use stack::port::{Ports, loopback};
+use testkit::port::{Ports, loopback};
 
 use super::SERVICE;
 use crate::app::App;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
-use stack::load::{Load, Report};
-use stack::{Clock, Stack, Tick, wait};
+use testkit::load::{Load, Report};
+use testkit::{Clock, Stack, Tick, wait};
 
 use super::change::{Changes, Hand, WEIGHT, WEIGHT_FIRST};
 use super::crowd::{Crowd, EXTRA};

@@ -2,14 +2,14 @@ use std::fs;
 use std::net::TcpListener;
 
 use super::app;
-use super::lab::Lab;
+use super::fixture::Fixture;
 
 #[test]
 fn all_well_is_told_line_by_line() {
-    let lab = Lab::start("");
+    let fixture = Fixture::start("");
     let (_app, port) = app();
-    lab.put_at("web/web-1", port, "");
-    let said = lab.say("check", &["--state-dir", lab.folder().to_str().unwrap()]);
+    fixture.etcd.put_instance("web/web-1", port, "");
+    let said = fixture.say("check", &["--state-dir", fixture.folder().to_str().unwrap()]);
     said.is(
         0,
         &[
@@ -24,46 +24,44 @@ fn all_well_is_told_line_by_line() {
         ],
     );
     assert!(said.out.lines().all(|line| line.starts_with("ok ")), "{}", said.out);
-    assert!(!lab.ask("show servers state").contains("lb-sync.check"), "nothing is left in HAProxy");
-    let left = std::process::Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", &lab.etcd, "get", "--prefix", "--keys-only", "/leasehold/v1/balancers"])
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "", "nothing is left in etcd");
+    assert!(!fixture.ask("show servers state").contains("lb-sync.check"), "nothing is left in HAProxy");
+    let left = fixture.etcd.ctl(&["get", "--prefix", "--keys-only", "/leasehold/v1/balancers"]);
+    assert_eq!(left.trim(), "", "nothing is left in etcd");
 
-    let json = lab.say("check", &["--output", "json"]);
+    let json = fixture.say("check", &["--output", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json.is(0, &[]).out).unwrap();
     assert_eq!((&json["ok"], &json["checks"][0]["outcome"]), (&true.into(), &"ok".into()));
 }
 
 #[test]
 fn a_socket_that_will_not_do_is_told_with_its_remedy() {
-    let lab = Lab::start("");
-    let with = |level: &str| lab.say("check", &["--haproxy-socket", lab.socket(level).to_str().unwrap()]);
+    let fixture = Fixture::start("");
+    let with =
+        |level: &str| fixture.say("check", &["--haproxy-socket", fixture.socket(level).to_str().unwrap()]);
     with("operator")
         .is(1, &["failed   HAProxy socket: ", "level `operator`", "-> set `level admin` on `stats socket`"]);
     with("missing")
         .is(1, &["failed   HAProxy socket: ", "no such socket -> HAProxy makes it when it starts"]);
     with("open")
         .is(0, &["warning  HAProxy socket: ", "mode 666", "everybody on this host may command HAProxy"]);
-    fs::write(lab.socket("file"), "").unwrap();
+    fs::write(fixture.socket("file"), "").unwrap();
     with("file").is(1, &["failed   HAProxy socket: ", "is not a socket"]);
 }
 
 #[test]
 fn each_endpoint_of_etcd_is_asked_by_itself() {
-    let lab = Lab::start("");
-    let endpoints = format!("{},http://127.0.0.1:1", lab.etcd);
-    let answers = format!("ok       etcd {}: ", lab.etcd);
-    lab.say("check", &["--etcd-endpoints", &endpoints])
+    let fixture = Fixture::start("");
+    let endpoints = format!("{},http://127.0.0.1:1", fixture.etcd.endpoint);
+    let answers = format!("ok       etcd {}: ", fixture.etcd.endpoint);
+    fixture
+        .say("check", &["--etcd-endpoints", &endpoints])
         .is(1, &[&answers, "failed   etcd http://127.0.0.1:1: cannot", "ok       registry: "]);
-    lab.say("check", &["--etcd-endpoints", "here"]).is(1, &["failed   configuration: "]);
+    fixture.say("check", &["--etcd-endpoints", "here"]).is(1, &["failed   configuration: "]);
 }
 
 #[test]
 fn a_wrong_password_and_a_missing_right_are_told_apart() {
-    let lab = Lab::start("");
+    let fixture = Fixture::start("");
     let setup: [&[&str]; 8] = [
         &["user", "add", "root:r"],
         &["user", "grant-role", "root", "root"],
@@ -75,35 +73,35 @@ fn a_wrong_password_and_a_missing_right_are_told_apart() {
         &["auth", "enable"],
     ];
     // A cluster that has just been started may not have its root role yet.
-    lab.etcdctl(&["role", "add", "root"]);
+    fixture.etcd.ctl(&["role", "add", "root"]);
     for args in setup {
-        lab.etcdctl(args);
+        fixture.etcd.ctl(args);
     }
-    let password = lab.folder().join("password");
+    let password = fixture.folder().join("password");
     let check = |text: &str| {
         fs::write(&password, text).unwrap();
-        lab.say("check", &["--etcd-user", "lb", "--etcd-password-file", password.to_str().unwrap()])
+        fixture.say("check", &["--etcd-user", "lb", "--etcd-password-file", password.to_str().unwrap()])
     };
     check("wrong").is(1, &["failed   etcd http", "invalid user ID or password", "-> check --etcd-user"]);
     check("secret\n").is(1, &["answers, logged in as lb", "permission denied -> grant this user's role"]);
     let acks = ["role", "grant-permission", "lb", "--prefix=true", "readwrite", "/leasehold/v1/acks/"];
-    lab.etcdctl(&[&["--user", "root:r"], &acks[..]].concat());
+    fixture.etcd.ctl(&[&["--user", "root:r"], &acks[..]].concat());
     check("secret\n").is(0, &["answers, logged in as lb", "and write balancers/b and acks/"]);
-    lab.say("check", &[]).is(1, &["this etcd asks for a login"]);
-    lab.say("plan", &[]).is(78, &["this etcd asks for a login"]);
+    fixture.say("check", &[]).is(1, &["this etcd asks for a login"]);
+    fixture.say("plan", &[]).is(78, &["this etcd asks for a login"]);
 }
 
 #[test]
 fn backends_that_cannot_be_served_are_found() {
-    let lab = Lab::start(
+    let fixture = Fixture::start(
         "backend api\n balance static-rr\nbackend old\n balance source\n server old-1 127.0.0.1:9",
     );
     let (_app, port) = app();
-    lab.put_at("api/api-1", port, "");
-    lab.put_at("lost/lost-1", port, "");
-    lab.put_at("old/old-1", port, "");
-    lab.put("web/odd", "nonsense");
-    let said = lab.say("check", &[]);
+    fixture.etcd.put_instance("api/api-1", port, "");
+    fixture.etcd.put_instance("lost/lost-1", port, "");
+    fixture.etcd.put_instance("old/old-1", port, "");
+    fixture.put("web/odd", "nonsense");
+    let said = fixture.say("check", &[]);
     said.is(
         1,
         &[
@@ -118,12 +116,12 @@ fn backends_that_cannot_be_served_are_found() {
 
 #[test]
 fn a_status_port_in_use_is_fine_only_if_it_is_lb_syncs() {
-    let lab = Lab::start("");
+    let fixture = Fixture::start("");
     let (taken, port) = app();
     let listen = format!("127.0.0.1:{port}");
-    lab.say("check", &["--listen", &listen]).is(1, &["failed   status port: cannot listen on"]);
+    fixture.say("check", &["--listen", &listen]).is(1, &["failed   status port: cannot listen on"]);
     drop(taken);
-    let _running = lab.run(&["--listen", &listen], &[]);
-    super::lab::until("it listens", || TcpListener::bind(&listen).is_err().then_some(()));
-    lab.say("check", &["--listen", &listen]).is(0, &["ok       status port: an lb-sync runs at"]);
+    let _running = fixture.run(&["--listen", &listen], &[]);
+    testkit::blocking::until("it listens", || TcpListener::bind(&listen).is_err().then_some(()));
+    fixture.say("check", &["--listen", &listen]).is(0, &["ok       status port: an lb-sync runs at"]);
 }

@@ -1,9 +1,9 @@
 //! The commands that look, the program as a whole, on a real etcd and a real HAProxy.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic, helpers included")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic, helpers included")]
 
 mod check;
 mod explain;
-mod lab;
+mod fixture;
 mod notify;
 mod plan;
 mod suspects;

@@ -1,6 +1,7 @@
 use std::os::unix::net::UnixDatagram;
 
-use super::lab::{Lab, WITHIN, until};
+use super::fixture::Fixture;
+use testkit::blocking::{WITHIN, until};
 
 /// Receives until a message has come that holds all of `parts`.
 #[track_caller]
@@ -15,13 +16,13 @@ fn heard(manager: &UnixDatagram, parts: &[&str]) {
 
 #[test]
 fn the_service_manager_hears_that_it_is_ready_that_it_lives_and_that_it_stops() {
-    let lab = Lab::start("");
-    let path = lab.folder().join("notify");
+    let fixture = Fixture::start("");
+    let path = fixture.folder().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(WITHIN)).unwrap();
     let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "1000000")];
 
-    let running = lab.run(&[], &env);
+    let running = fixture.run(&[], &env);
     heard(&manager, &["READY=1\n", "in sync with etcd; 0 instances\n"]);
     heard(&manager, &["WATCHDOG=1\n"]);
     assert_eq!(running.terminate(), Some(0));
@@ -29,7 +30,7 @@ fn the_service_manager_hears_that_it_is_ready_that_it_lives_and_that_it_stops() 
 
     // With neither etcd nor HAProxy a start is not held up for long, and the pass goes on.
     let nobody = ["--etcd-endpoints", "http://127.0.0.1:1", "--haproxy-socket", "/no/such.sock"];
-    let _running = lab.run(&nobody, &env);
+    let _running = fixture.run(&nobody, &env);
     heard(&manager, &["STATUS=HAProxy does not answer; out of sync with etcd"]);
     heard(&manager, &["READY=1\n"]);
     heard(&manager, &["WATCHDOG=1\n"]);

@@ -2,7 +2,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use super::app;
-use super::lab::{Lab, WITHIN, free_port, until};
+use super::fixture::Fixture;
+use testkit::blocking::{WITHIN, free_port, until};
 
 /// What the status port answers to a GET.
 fn get(port: u16, path: &str) -> String {
@@ -16,18 +17,18 @@ fn get(port: u16, path: &str) -> String {
 
 #[test]
 fn suspects_are_told_by_explain_plan_metrics_page_and_events() {
-    let lab = Lab::start("");
+    let fixture = Fixture::start("");
     let apps: Vec<_> = (0..3).map(|_| app()).collect();
     let leases: Vec<String> =
-        (1..=3).zip(&apps).map(|(n, (_, port))| lab.put_leased(&format!("web/web-{n}"), *port)).collect();
+        (1..=3).zip(&apps).map(|(n, (_, port))| fixture.put_leased(&format!("web/web-{n}"), *port)).collect();
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let _running = lab.run(&["--listen", &listen], &[]);
+    let _running = fixture.run(&["--listen", &listen], &[]);
     until("all serve", || {
         get_ok(port, "leasehold_lb_instances{reason=\"registered\",service=\"web\",state=\"up\"} 3")
     });
     for lease in &leases {
-        lab.etcdctl(&["lease", "revoke", lease]);
+        fixture.etcd.ctl(&["lease", "revoke", lease]);
     }
     until("all are suspects", || get_ok(port, "leasehold_lb_suspects{service=\"web\"} 3"));
     // Those that were believed gone at first are put back, and start down.
@@ -35,7 +36,7 @@ fn suspects_are_told_by_explain_plan_metrics_page_and_events() {
     until("all are up", || get_ok(port, up));
 
     let listen: &[&str] = &["--listen", &listen];
-    lab.say("explain", &[&["web/web-1"], listen].concat()).is(
+    fixture.say("explain", &[&["web/web-1"], listen].concat()).is(
         0,
         &[
             "web/web-1 was registered at",
@@ -45,7 +46,7 @@ fn suspects_are_told_by_explain_plan_metrics_page_and_events() {
             "added: it is registered and up",
         ],
     );
-    lab.say("plan", listen).is(0, &["nothing to do"]);
+    fixture.say("plan", listen).is(0, &["nothing to do"]);
     let page = get(port, "/");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("suspect, "), "{page}");
     let events = get(port, "/events");
@@ -53,10 +54,13 @@ fn suspects_are_told_by_explain_plan_metrics_page_and_events() {
 
     // Who asks another one, or nobody, is told so.
     let elsewhere = format!("127.0.0.1:{}", free_port());
-    lab.say("plan", &["--listen", &elsewhere]).is(2, &["not registered", "note: no lb-sync answers at"]);
-    lab.say("plan", &[listen, &["--balancer", "other"]].concat())
+    fixture.say("plan", &["--listen", &elsewhere]).is(2, &["not registered", "note: no lb-sync answers at"]);
+    fixture
+        .say("plan", &[listen, &["--balancer", "other"]].concat())
         .is(2, &["is that of balancer b, not of other"]);
-    lab.say("explain", &["web/web-1"]).is(0, &["as a suspect is not known: no running lb-sync was asked"]);
+    fixture
+        .say("explain", &["web/web-1"])
+        .is(0, &["as a suspect is not known: no running lb-sync was asked"]);
 }
 
 fn get_ok(port: u16, line: &str) -> Option<()> {

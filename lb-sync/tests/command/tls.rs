@@ -1,7 +1,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::lab::{Lab, free_port, until};
+use super::fixture::Fixture;
+use testkit::blocking::{free_port, until};
 
 /// Makes a CA, and certificates of it for the server at 127.0.0.1 and for a client.
 fn certificates(folder: &Path) {
@@ -22,15 +23,15 @@ fn certificates(folder: &Path) {
 
 #[test]
 fn the_port_speaks_tls_and_takes_whom_it_should() {
-    let lab = Lab::start("");
-    certificates(lab.folder());
-    let file = |name: &str| lab.folder().join(name).to_str().unwrap().to_owned();
+    let fixture = Fixture::start("");
+    certificates(fixture.folder());
+    let file = |name: &str| fixture.folder().join(name).to_str().unwrap().to_owned();
     let (ca, cert, key) = (file("ca.pem"), file("server.pem"), file("server.key"));
     let (client, client_key) = (file("client.pem"), file("client.key"));
     let addr = format!("127.0.0.1:{}", free_port());
     let mutual = ["--listen", &addr, "--listen-cert", &cert, "--listen-key", &key, "--listen-client-ca", &ca];
-    let _running = lab.run(&mutual, &[]);
-    let probe = |more: &[&str]| lab.probe(&[&["--addr", &addr], more].concat());
+    let _running = fixture.run(&mutual, &[]);
+    let probe = |more: &[&str]| fixture.probe(&[&["--addr", &addr], more].concat());
     let identity = ["--cacert", &ca, "--cert", &client, "--key", &client_key];
     until("it serves", || (probe(&identity).code == 0).then_some(()));
     assert!([2, 3].contains(&probe(&["--cacert", &ca]).code), "a client without a certificate");
@@ -48,17 +49,21 @@ fn the_port_speaks_tls_and_takes_whom_it_should() {
     assert!(get(&["--cert", &client, "--key", &client_key]).contains("(all): serving"));
     assert!(get(&["--cert", &client, "--key", &client_key, "--http1.1"]).contains("(all): serving"));
     assert_eq!(get(&[]), "");
-    lab.say("plan", &mutual).is(0, &["nothing to do"]);
+    fixture.say("plan", &mutual).is(0, &["nothing to do"]);
 }
 
 #[test]
 fn a_certificate_that_will_not_do_is_told_with_its_flag() {
-    let lab = Lab::start("");
-    certificates(lab.folder());
-    let file = |name: &str| lab.folder().join(name).to_str().unwrap().to_owned();
+    let fixture = Fixture::start("");
+    certificates(fixture.folder());
+    let file = |name: &str| fixture.folder().join(name).to_str().unwrap().to_owned();
     let (cert, key, other) = (file("server.pem"), file("server.key"), file("client.key"));
-    lab.say("run", &["--listen-cert", &cert]).is(64, &["--listen-key"]);
-    lab.say("run", &["--listen-cert", "/nowhere", "--listen-key", &key]).is(78, &["--listen-cert /nowhere"]);
-    lab.say("run", &["--listen-cert", &cert, "--listen-key", &other]).is(78, &["--listen-key"]);
-    lab.say("run", &["--listen-cert", &key, "--listen-key", &key]).is(78, &["there is no certificate in it"]);
+    fixture.say("run", &["--listen-cert", &cert]).is(64, &["--listen-key"]);
+    fixture
+        .say("run", &["--listen-cert", "/nowhere", "--listen-key", &key])
+        .is(78, &["--listen-cert /nowhere"]);
+    fixture.say("run", &["--listen-cert", &cert, "--listen-key", &other]).is(78, &["--listen-key"]);
+    fixture
+        .say("run", &["--listen-cert", &key, "--listen-key", &key])
+        .is(78, &["there is no certificate in it"]);
 }

@@ -1,8 +1,8 @@
 //! Files that equal the running state, with a real HAProxy under its master. Run with another HAProxy first on PATH to
 //! see another version.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod lab;
+mod fixture;
 mod routes;
 
 use std::collections::BTreeSet;
@@ -10,19 +10,20 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use lab::{Lab, app, until};
+use fixture::{Fixture, app};
+use testkit::blocking::until;
 
 /// Waits until exactly these are in rotation.
 #[track_caller]
-fn until_serving(lab: &Lab, service: &str, names: &[&str]) {
-    until(&format!("{names:?} serve"), || (lab.serving(service) == names).then_some(()));
+fn until_serving(fixture: &Fixture, service: &str, names: &[&str]) {
+    until(&format!("{names:?} serve"), || (fixture.serving(service) == names).then_some(()));
 }
 
 /// Waits until the section has (or has not) these texts.
 #[track_caller]
-fn until_section(lab: &Lab, service: &str, with: &[&str], without: &[&str]) {
-    until(&format!("the section has {with:?}, not {without:?}: {}", lab.section(service)), || {
-        let text = lab.section(service);
+fn until_section(fixture: &Fixture, service: &str, with: &[&str], without: &[&str]) {
+    until(&format!("the section has {with:?}, not {without:?}: {}", fixture.section(service)), || {
+        let text = fixture.section(service);
         let right = with.iter().all(|it| text.contains(it)) && !without.iter().any(|it| text.contains(it));
         right.then_some(())
     });
@@ -30,174 +31,174 @@ fn until_section(lab: &Lab, service: &str, with: &[&str], without: &[&str]) {
 
 #[test]
 fn haproxy_killed_and_started_again_serves_its_members_from_the_first_request() {
-    let mut lab = Lab::start("");
-    lab.hand_over("web");
-    lab.start_lb_sync(&["--master-socket", "master.sock"]);
+    let mut fixture = Fixture::start("");
+    fixture.hand_over("web");
+    fixture.start_lb_sync(&["--master-socket", "master.sock"]);
     let names = ["web-1", "web-2", "web-3"];
     for name in names {
-        lab.put(&format!("web/{name}"), app(name), "");
+        fixture.put(&format!("web/{name}"), app(name), "");
     }
-    until_serving(&lab, "web", &names);
-    lab.put("web/web-4", app("web-4"), "");
-    until_serving(&lab, "web", &["web-1", "web-2", "web-3", "web-4"]);
-    lab.put("web/web-2", app("moved"), r#","weight":50"#);
-    until("it has moved", || lab.servers("web").iter().any(|row| row.ends_with(" 0 50")).then_some(()));
-    lab.delete("web/web-3");
-    until_section(&lab, "web", &["web-4", "weight 50"], &["web-3"]);
+    until_serving(&fixture, "web", &names);
+    fixture.put("web/web-4", app("web-4"), "");
+    until_serving(&fixture, "web", &["web-1", "web-2", "web-3", "web-4"]);
+    fixture.put("web/web-2", app("moved"), r#","weight":50"#);
+    until("it has moved", || fixture.servers("web").iter().any(|row| row.ends_with(" 0 50")).then_some(()));
+    fixture.delete("web/web-3");
+    until_section(&fixture, "web", &["web-4", "weight 50"], &["web-3"]);
     until("the view is on disk", || {
-        let view = fs::read_to_string(lab.path("state/snapshot.json")).unwrap_or_default();
+        let view = fs::read_to_string(fixture.path("state/snapshot.json")).unwrap_or_default();
         (view.contains(r#""weight":50"#) && !view.contains("web/web-3")).then_some(())
     });
-    let before = lab.servers("web");
+    let before = fixture.servers("web");
     assert_eq!(before.len(), 3, "{before:?}");
 
-    lab.kill_lb_sync();
-    lab.kill_haproxy();
-    lab.start_haproxy();
+    fixture.kill_lb_sync();
+    fixture.kill_haproxy();
+    fixture.start_haproxy();
 
-    let answers: Vec<_> = (0..12).map(|_| lab.request("web")).collect();
+    let answers: Vec<_> = (0..12).map(|_| fixture.request("web")).collect();
     assert!(answers.iter().all(|(status, _)| status == "200"), "{answers:?}");
     let who: BTreeSet<_> = answers.iter().map(|(_, who)| who.as_str()).collect();
     assert_eq!(who, BTreeSet::from(["moved", "web-1", "web-4"]));
-    assert_eq!(lab.servers("web"), before);
+    assert_eq!(fixture.servers("web"), before);
 
     // lb-sync finds nothing to do, and nothing to write.
-    let section = lab.section("web");
-    let logged = lab.log().len();
-    lab.start_lb_sync(&[]);
-    until("lb-sync is in sync", || lab.log()[logged..].contains("in sync with etcd").then_some(()));
-    lab.put("web/web-5", app("web-5"), "");
-    until_serving(&lab, "web", &["web-1", "web-2", "web-4", "web-5"]);
-    until("it is logged", || lab.log()[logged..].contains("added instance=web/web-5").then_some(()));
-    let log = lab.log()[logged..].to_owned();
+    let section = fixture.section("web");
+    let logged = fixture.log().len();
+    fixture.start_lb_sync(&[]);
+    until("lb-sync is in sync", || fixture.log()[logged..].contains("in sync with etcd").then_some(()));
+    fixture.put("web/web-5", app("web-5"), "");
+    until_serving(&fixture, "web", &["web-1", "web-2", "web-4", "web-5"]);
+    until("it is logged", || fixture.log()[logged..].contains("added instance=web/web-5").then_some(()));
+    let log = fixture.log()[logged..].to_owned();
     let deeds: Vec<_> = log.lines().filter(|line| line.contains("took_us")).collect();
     assert!(deeds.len() == 1 && deeds[0].contains("web/web-5"), "{deeds:?}");
-    until_section(&lab, "web", &[section.trim_end(), "web-5"], &[]);
+    until_section(&fixture, "web", &[section.trim_end(), "web-5"], &[]);
     let ids: BTreeSet<_> =
-        lab.servers("web").iter().map(|row| row.split(' ').nth(1).unwrap().to_owned()).collect();
+        fixture.servers("web").iter().map(|row| row.split(' ').nth(1).unwrap().to_owned()).collect();
     assert_eq!(ids.len(), 4);
     assert!(!ids.contains("10002"), "the id of web-3 is not used again: {ids:?}");
 }
 
 #[test]
 fn an_instance_that_leaves_or_is_down_gets_nothing_after_a_restart() {
-    let mut lab = Lab::start("");
-    lab.hand_over("web");
-    lab.start_lb_sync(&["--master-socket", "master.sock"]);
+    let mut fixture = Fixture::start("");
+    fixture.hand_over("web");
+    fixture.start_lb_sync(&["--master-socket", "master.sock"]);
     let ports: Vec<_> = ["web-1", "web-2", "web-3"].iter().map(|name| app(name)).collect();
     for (port, n) in ports.iter().zip(1..) {
-        lab.put(&format!("web/web-{n}"), *port, "");
+        fixture.put(&format!("web/web-{n}"), *port, "");
     }
-    until_serving(&lab, "web", &["web-1", "web-2", "web-3"]);
-    lab.put("web/web-1", ports[0], r#","state":"down""#);
-    lab.put("web/web-2", ports[1], r#","state":"draining","drain":{"sticky_s":600}"#);
-    until_section(&lab, "web", &["disabled", "weight 0"], &[]);
+    until_serving(&fixture, "web", &["web-1", "web-2", "web-3"]);
+    fixture.put("web/web-1", ports[0], r#","state":"down""#);
+    fixture.put("web/web-2", ports[1], r#","state":"draining","drain":{"sticky_s":600}"#);
+    until_section(&fixture, "web", &["disabled", "weight 0"], &[]);
 
-    lab.kill_haproxy();
-    lab.kill_lb_sync();
-    lab.start_haproxy();
+    fixture.kill_haproxy();
+    fixture.kill_lb_sync();
+    fixture.start_haproxy();
 
-    let answers: BTreeSet<_> = (0..8).map(|_| lab.request("web")).collect();
+    let answers: BTreeSet<_> = (0..8).map(|_| fixture.request("web")).collect();
     assert_eq!(answers, BTreeSet::from([("200".into(), "web-3".into())]));
-    lab.start_lb_sync(&[]);
-    lab.put("web/web-1", ports[0], "");
-    lab.put("web/web-2", ports[1], "");
-    until_serving(&lab, "web", &["web-1", "web-2", "web-3"]);
-    let full = |lab: &Lab| lab.servers("web").iter().all(|row| row.ends_with(" 100"));
-    until("all have their full share", || full(&lab).then_some(()));
+    fixture.start_lb_sync(&[]);
+    fixture.put("web/web-1", ports[0], "");
+    fixture.put("web/web-2", ports[1], "");
+    until_serving(&fixture, "web", &["web-1", "web-2", "web-3"]);
+    let full = |fixture: &Fixture| fixture.servers("web").iter().all(|row| row.ends_with(" 100"));
+    until("all have their full share", || full(&fixture).then_some(()));
 }
 
 #[test]
 fn a_new_service_is_brought_in_by_one_reload_and_nobody_loses_a_server() {
-    let mut lab = Lab::start("");
-    lab.start_lb_sync(&["--master-socket", "master.sock"]);
-    let first = lab.pid();
-    lab.put("web/web-1", app("web-1"), "");
-    until_serving(&lab, "web", &["web-1"]);
+    let mut fixture = Fixture::start("");
+    fixture.start_lb_sync(&["--master-socket", "master.sock"]);
+    let first = fixture.pid();
+    fixture.put("web/web-1", app("web-1"), "");
+    until_serving(&fixture, "web", &["web-1"]);
     // Until it is told to go, the old worker takes connections on the socket, too.
-    let second = until("another worker answers", || Some(lab.pid()).filter(|pid| *pid != first));
-    lab.put("web/web-2", app("web-2"), "");
-    until_serving(&lab, "web", &["web-1", "web-2"]);
-    assert_eq!(lab.pid(), second, "a server needs no reload");
+    let second = until("another worker answers", || Some(fixture.pid()).filter(|pid| *pid != first));
+    fixture.put("web/web-2", app("web-2"), "");
+    until_serving(&fixture, "web", &["web-1", "web-2"]);
+    assert_eq!(fixture.pid(), second, "a server needs no reload");
 
     let done = AtomicBool::new(false);
     let loaded = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             let mut statuses = Vec::new();
             while !done.load(Relaxed) {
-                statuses.push(lab.request("web").0);
+                statuses.push(fixture.request("web").0);
             }
             statuses
         });
-        lab.put("api/api-1", app("api-1"), "");
-        until("the new service answers", || (lab.request("api").1 == "api-1").then_some(()));
+        fixture.put("api/api-1", app("api-1"), "");
+        until("the new service answers", || (fixture.request("api").1 == "api-1").then_some(()));
         done.store(true, Relaxed);
         load.join().unwrap()
     });
     assert!(loaded.len() > 100 && loaded.iter().all(|status| status == "200"), "{loaded:?}");
-    assert_eq!(lab.serving("web"), ["web-1", "web-2"]);
-    assert_eq!(lab.log().matches("HAProxy reloaded").count(), 2, "{}", lab.log());
+    assert_eq!(fixture.serving("web"), ["web-1", "web-2"]);
+    assert_eq!(fixture.log().matches("HAProxy reloaded").count(), 2, "{}", fixture.log());
 }
 
 #[test]
 fn a_backend_written_by_hand_is_not_written_twice_nor_reloaded_away() {
-    let mut lab = Lab::start("backend hand\n balance roundrobin\n");
-    lab.start_lb_sync(&["--master-socket", "master.sock"]);
-    lab.put("hand/hand-1", app("hand-1"), "");
-    until_serving(&lab, "hand", &["hand-1"]);
-    lab.put("web/web-1", app("web-1"), "");
-    until("lb-sync says why not", || lab.log().contains("hand, written by hand").then_some(()));
-    until_section(&lab, "web", &["server web-1"], &[]);
-    assert_eq!((lab.section("hand").as_str(), lab.serving("hand").len()), ("", 1));
-    assert!(!lab.log().contains("HAProxy reloaded"));
+    let mut fixture = Fixture::start("backend hand\n balance roundrobin\n");
+    fixture.start_lb_sync(&["--master-socket", "master.sock"]);
+    fixture.put("hand/hand-1", app("hand-1"), "");
+    until_serving(&fixture, "hand", &["hand-1"]);
+    fixture.put("web/web-1", app("web-1"), "");
+    until("lb-sync says why not", || fixture.log().contains("hand, written by hand").then_some(()));
+    until_section(&fixture, "web", &["server web-1"], &[]);
+    assert_eq!((fixture.section("hand").as_str(), fixture.serving("hand").len()), ("", 1));
+    assert!(!fixture.log().contains("HAProxy reloaded"));
 }
 
 #[test]
 fn a_broken_template_is_refused_and_the_last_good_file_stays() {
-    let mut lab = Lab::start("");
-    fs::create_dir(lab.path("templates")).unwrap();
+    let mut fixture = Fixture::start("");
+    fs::create_dir(fixture.path("templates")).unwrap();
     for service in ["web", "api"] {
-        lab.hand_over(service);
+        fixture.hand_over(service);
     }
-    lab.start_lb_sync(&["--master-socket", "master.sock", "--template", "templates"]);
-    lab.put("web/web-1", app("web-1"), "");
-    lab.put("api/api-1", app("api-1"), "");
-    until_serving(&lab, "api", &["api-1"]);
-    until_serving(&lab, "web", &["web-1"]);
-    let good = lab.section("web");
+    fixture.start_lb_sync(&["--master-socket", "master.sock", "--template", "templates"]);
+    fixture.put("web/web-1", app("web-1"), "");
+    fixture.put("api/api-1", app("api-1"), "");
+    until_serving(&fixture, "api", &["api-1"]);
+    until_serving(&fixture, "web", &["web-1"]);
+    let good = fixture.section("web");
 
     let broken =
         "backend {{ service }}\n  balance nonsense\n{% for s in servers %}  {{ s.line }}\n{% endfor %}";
-    fs::write(lab.path("templates/web.cfg.j2"), broken).unwrap();
-    lab.put("web/web-2", app("web-2"), "");
-    lab.put("api/api-2", app("api-2"), "");
-    until_section(&lab, "api", &["api-2"], &[]);
-    until("lb-sync says why", || lab.log().contains("50-web.cfg:3").then_some(()));
-    until_serving(&lab, "web", &["web-1", "web-2"]);
-    assert_eq!(lab.section("web"), good);
-    assert_eq!(lab.log().matches("HAProxy refuses the section of web").count(), 1, "{}", lab.log());
+    fs::write(fixture.path("templates/web.cfg.j2"), broken).unwrap();
+    fixture.put("web/web-2", app("web-2"), "");
+    fixture.put("api/api-2", app("api-2"), "");
+    until_section(&fixture, "api", &["api-2"], &[]);
+    until("lb-sync says why", || fixture.log().contains("50-web.cfg:3").then_some(()));
+    until_serving(&fixture, "web", &["web-1", "web-2"]);
+    assert_eq!(fixture.section("web"), good);
+    assert_eq!(fixture.log().matches("HAProxy refuses the section of web").count(), 1, "{}", fixture.log());
 
-    fs::write(lab.path("templates/web.cfg.j2"), broken.replace("nonsense", "roundrobin")).unwrap();
-    until_section(&lab, "web", &["roundrobin", "web-2"], &[]);
+    fs::write(fixture.path("templates/web.cfg.j2"), broken.replace("nonsense", "roundrobin")).unwrap();
+    until_section(&fixture, "web", &["roundrobin", "web-2"], &[]);
 }
 
 #[test]
 fn thousands_at_a_cold_start_come_by_file_and_one_reload_where_commands_are_slow() {
-    let mut lab = Lab::start("");
-    lab.kill_haproxy();
-    lab.empty_section("web");
-    lab.start_haproxy();
-    lab.put_many("web", 1_200);
-    lab.start_lb_sync(&["--master-socket", "master.sock", "--check-interval", "0s"]);
+    let mut fixture = Fixture::start("");
+    fixture.kill_haproxy();
+    fixture.empty_section("web");
+    fixture.start_haproxy();
+    fixture.put_many("web", 1_200);
+    fixture.start_lb_sync(&["--master-socket", "master.sock", "--check-interval", "0s"]);
 
-    until("all serve", || (lab.serving("web").len() == 1_200).then_some(()));
-    let info = lab.ask("show info");
+    until("all serve", || (fixture.serving("web").len() == 1_200).then_some(()));
+    let info = fixture.ask("show info");
     let old = ["Version: 2.6", "Version: 3.0"].iter().any(|version| info.contains(version));
     if old {
-        until("it is logged", || lab.log().contains("reason=\"cold start\"").then_some(()));
-        assert!(!lab.log().contains(" added "), "{}", lab.log());
+        until("it is logged", || fixture.log().contains("reason=\"cold start\"").then_some(()));
+        assert!(!fixture.log().contains(" added "), "{}", fixture.log());
     } else {
-        until("it is logged", || (lab.log().matches(" added ").count() == 1_200).then_some(()));
-        assert!(!lab.log().contains("HAProxy reloaded"), "{}", lab.log());
+        until("it is logged", || (fixture.log().matches(" added ").count() == 1_200).then_some(()));
+        assert!(!fixture.log().contains("HAProxy reloaded"), "{}", fixture.log());
     }
 }

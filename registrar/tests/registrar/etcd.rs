@@ -1,53 +1,30 @@
-//! An etcd of the test's own, spoken to as any other client would: with `etcdctl`.
+//! What stands in a test's own etcd.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
 
 use serde_json::Value;
-use tempfile::TempDir;
-
-use crate::until;
+use testkit::blocking::{self, until};
 
 /// A running etcd; it ends with the test, however that ends.
-pub(crate) struct Etcd {
-    child: Child,
-    pub(crate) endpoint: String,
-    _data: TempDir,
+pub(crate) struct Etcd(blocking::Etcd);
+
+impl Deref for Etcd {
+    type Target = blocking::Etcd;
+
+    fn deref(&self) -> &blocking::Etcd {
+        &self.0
+    }
 }
 
 impl Etcd {
     /// One that answers.
     pub(crate) fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let (endpoint, peer) = (free_url(), free_url());
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(data.path())
-            .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}"), "--logger", "zap"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd is installed");
-        let etcd = Self { child, endpoint, _data: data };
-        until("etcd answers", || etcd.try_ctl(&["endpoint", "health"]));
-        etcd
+        Self(blocking::Etcd::start())
     }
 
-    /// The output of an `etcdctl` that is to succeed.
-    pub(crate) fn ctl(&self, args: &[&str]) -> String {
-        self.try_ctl(args).unwrap_or_else(|| panic!("etcdctl {args:?} failed"))
-    }
-
-    fn try_ctl(&self, args: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint])
-            .args(args)
-            .output()
-            .expect("etcdctl is installed");
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    /// Writes `value` at `key` below the prefix, under no lease.
+    pub(crate) fn put(&self, key: &str, value: &Value) {
+        self.0.put(key, &value.to_string());
     }
 
     /// What stands at `key` below the prefix.
@@ -71,11 +48,6 @@ impl Etcd {
         until(&format!("{key} is gone"), || self.record(key).is_none().then_some(()));
     }
 
-    /// Writes `value` at `key` below the prefix, under no lease.
-    pub(crate) fn put(&self, key: &str, value: &Value) {
-        self.ctl(&["put", &format!("/leasehold/v1/{key}"), &value.to_string()]);
-    }
-
     /// The id of the one lease there is, as etcdctl writes it.
     pub(crate) fn only_lease(&self) -> String {
         let leases = self.leases();
@@ -88,17 +60,4 @@ impl Etcd {
         let text = self.ctl(&["lease", "list"]);
         text.lines().skip(1).map(str::to_owned).collect()
     }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The URL of a port that was free a moment ago.
-pub(crate) fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
 }

@@ -9,10 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::PATIENCE;
-use crate::etcd::{Etcd, free_url};
+use crate::etcd::Etcd;
 use crate::program::REGISTRAR;
 use crate::until;
+use testkit::blocking::WITHIN;
+use testkit::blocking::free_url;
 
 const KEY: &str = "instances/web/web-1";
 
@@ -25,7 +26,7 @@ fn join(endpoint: &str) -> RegistrationBuilder {
 }
 
 async fn in_time<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it ends in time")
+    tokio::time::timeout(WITHIN, what).await.expect("it ends in time")
 }
 
 async fn registered(endpoint: &str) -> Registration {

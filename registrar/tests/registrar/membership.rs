@@ -3,9 +3,10 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::etcd::{Etcd, free_url};
+use crate::etcd::Etcd;
 use crate::program::{Registrar, app_port, app_script};
 use crate::until;
+use testkit::blocking::free_url;
 
 const KEY: &str = "instances/web/web-1";
 

@@ -6,9 +6,9 @@ use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
 
-use crate::etcd::free_url;
 use crate::program::{REGISTRAR, Registrar, app_port};
 use crate::until;
+use testkit::blocking::free_url;
 
 /// `registrar` with `args`, to its end.
 fn registrar(args: &[&str]) -> (Option<i32>, String) {

@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use integration::haproxy::{Seen, seen_over_tcp};
-use integration::{Clock, wait};
 use testcontainers::core::ExecCommand;
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
+use testkit::haproxy::{Seen, seen_over_tcp};
+use testkit::{Clock, wait};
 use tokio::sync::Mutex;
 
 use crate::scene::{Part, SERVICE, Scene, TTL_S, name_of};

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use integration::haproxy::Seen;
-use integration::port::loopback;
-use integration::process::signal;
-use integration::{Clock, PREFIX, Stack};
 use nix::sys::signal::Signal;
+use testkit::haproxy::Seen;
+use testkit::port::loopback;
+use testkit::process::signal;
+use testkit::{Clock, PREFIX, Stack};
 
 use crate::scene::{Part, SERVICE, Scene, TTL_S};
 

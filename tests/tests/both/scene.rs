@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use integration::haproxy::Seen;
-use integration::load::{self, Load};
-use integration::{PerSecond as _, wait};
+use testkit::haproxy::Seen;
+use testkit::load::{self, Load};
+use testkit::{PerSecond as _, wait};
 
 /// The service of all scenarios; its instances are `webapp-1`, `webapp-2`, …
 pub(crate) const SERVICE: &str = "webapp";

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use etcd_client::{Client, Error, Permission, PermissionType, TxnOp};
-use integration::home::Home;
-use integration::port::Ports;
-use integration::process::Daemon;
-use integration::{program, wait};
 use nix::sys::signal::Signal;
 use registry::session::{EtcdOptions, Session};
+use testkit::home::Home;
+use testkit::port::Ports;
+use testkit::process::Daemon;
+use testkit::{program, wait};
 use tonic::Code;
 
 /// Longest that a member may take to answer: an election is 1 to 2 s.

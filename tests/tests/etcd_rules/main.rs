@@ -8,10 +8,10 @@ mod tls;
 
 use std::time::Duration;
 
-use integration::wait;
 use registry::follow::{Event, Following, follow};
 use registry::lease::{Fence, LeaseHandle, LeaseStatus, lease_task};
 use registry::session::{Class, Session};
+use testkit::wait;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use integration::wait;
 use registry::session::Session;
+use testkit::wait;
 
 use crate::cluster::{Cluster, session};
 

@@ -4,54 +4,26 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::blocking::{Etcd, Guard, WITHIN, ask, free_port, until};
 
-/// Longest that anything here may take.
-const WITHIN: Duration = Duration::from_secs(30);
 /// The directory of the sections.
 const CONF_DIR: &str = "conf.d";
 
-/// A process and its children, killed when its guard goes.
-pub(crate) struct Guard(Child);
-
-impl Guard {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).process_group(0).spawn().unwrap())
-    }
-
-    /// `kill -9`, of the whole group.
-    pub(crate) fn kill(&mut self) {
-        let _ = killpg(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGKILL);
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// The stage.
-pub(crate) struct Lab {
+pub(crate) struct Fixture {
     folder: TempDir,
-    etcd: String,
+    etcd: Etcd,
     traffic: u16,
     haproxy: Option<Guard>,
     lb_sync: Option<Guard>,
     starts: u32,
-    _etcd: Guard,
 }
 
-impl Lab {
+impl Fixture {
     /// Starts etcd and, with `more` of its configuration, HAProxy: traffic goes to the backend that is named by `Host`.
     pub(crate) fn start(more: &str) -> Self {
         Self::begin(&format!(" use_backend %[req.hdr(host),lower]\n{more}"))
@@ -64,7 +36,6 @@ impl Lab {
 
     fn begin(frontend: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("lb-sync-").tempdir().unwrap();
-        let (guard, etcd) = etcd(folder.path());
         let traffic = free_port();
         let path = folder.path().display();
         let base = format!(
@@ -75,10 +46,10 @@ impl Lab {
         fs::write(folder.path().join("base.cfg"), base).unwrap();
         fs::create_dir(folder.path().join(CONF_DIR)).unwrap();
         fs::write(folder.path().join(CONF_DIR).join("routes.map"), "").unwrap();
-        let mut lab = Self { folder, etcd, traffic, haproxy: None, lb_sync: None, starts: 0, _etcd: guard };
-        until("etcd answers", || lab.etcdctl_try(&["get", "x"]).then_some(()));
-        lab.start_haproxy();
-        lab
+        let mut fixture =
+            Self { folder, etcd: Etcd::start(), traffic, haproxy: None, lb_sync: None, starts: 0 };
+        fixture.start_haproxy();
+        fixture
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -125,7 +96,15 @@ impl Lab {
         let name = format!("lb-sync-{}.log", self.starts);
         let log = Stdio::from(fs::File::create(self.path(&name)).unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb-sync"));
-        command.args(["run", "--etcd-endpoints", &self.etcd, "--listen", "127.0.0.1:0", "--balancer", "b"]);
+        command.args([
+            "run",
+            "--etcd-endpoints",
+            &self.etcd.endpoint,
+            "--listen",
+            "127.0.0.1:0",
+            "--balancer",
+            "b",
+        ]);
         command.args(["--haproxy-socket", "admin.sock", "--conf-dir", CONF_DIR, "--conf-base", "base.cfg"]);
         command.args(["--state-dir", "state", "--log-format", "text"]).args(more);
         command.env("LEASEHOLD_CHECK_INTERVAL", "100ms");
@@ -136,7 +115,7 @@ impl Lab {
         self.lb_sync = None;
     }
 
-    /// All that lb-sync has logged since the lab was started.
+    /// All that lb-sync has logged since the fixture was started.
     pub(crate) fn log(&self) -> String {
         let read = |n| fs::read_to_string(self.path(&format!("lb-sync-{n}.log"))).unwrap();
         (1..=self.starts).map(read).collect()
@@ -144,8 +123,7 @@ impl Lab {
 
     /// Writes the record of an instance that is at `port` of loopback, with `more` fields.
     pub(crate) fn put(&self, id: &str, port: u16, more: &str) {
-        let record = format!(r#"{{"address":"127.0.0.1","port":{port}{more}}}"#);
-        assert!(self.etcdctl_try(&["put", &format!("/leasehold/v1/instances/{id}"), &record]));
+        self.etcd.put_instance(id, port, more);
     }
 
     /// Writes the records of `count` instances of which none is there, at once.
@@ -157,36 +135,20 @@ impl Lab {
                 format!("put /leasehold/v1/instances/{service}/i-{n} {record}\n")
             };
             let input = format!("\n{}\n\n", some.iter().map(put).collect::<String>());
-            let mut etcdctl = self.etcdctl(&["txn"]).stdin(Stdio::piped()).spawn().unwrap();
+            let mut etcdctl = self.etcd.command(&["txn"]);
+            let mut etcdctl = etcdctl.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
             etcdctl.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
             assert!(etcdctl.wait().unwrap().success());
         }
     }
 
     pub(crate) fn delete(&self, id: &str) {
-        assert!(self.etcdctl_try(&["del", &format!("/leasehold/v1/instances/{id}")]));
+        self.etcd.ctl(&["del", &format!("/leasehold/v1/instances/{id}")]);
     }
 
-    fn etcdctl_try(&self, args: &[&str]) -> bool {
-        self.etcdctl(args).status().unwrap().success()
-    }
-
-    fn etcdctl(&self, args: &[&str]) -> Command {
-        let mut etcdctl = Command::new("etcdctl");
-        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.etcd, "--command-timeout", "5s"]);
-        etcdctl.args(args).stdout(Stdio::null()).stderr(Stdio::null());
-        etcdctl
-    }
-
-    /// HAProxy's answer to one command.
+    /// HAProxy's answer to one command; empty while it does not answer.
     pub(crate) fn ask(&self, command: &str) -> String {
-        let Ok(mut stream) = UnixStream::connect(self.path("admin.sock")) else { return String::new() };
-        stream.set_read_timeout(Some(WITHIN)).unwrap();
-        let mut answer = String::new();
-        if writeln!(stream, "{command}").is_ok() {
-            let _ = stream.read_to_string(&mut answer);
-        }
-        answer
+        ask(&self.path("admin.sock"), command).unwrap_or_default()
     }
 
     /// HAProxy's servers, as `name id address:port admin-state weight`, by backend.
@@ -255,38 +217,4 @@ pub(crate) fn app(name: &str) -> u16 {
         }
     });
     port
-}
-
-fn etcd(folder: &Path) -> (Guard, String) {
-    let [client, peer] = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
-    let log = Stdio::from(fs::File::create(folder.join("etcd.log")).unwrap());
-    let mut command = Command::new("etcd");
-    command.arg("--data-dir").arg(folder.join("etcd"));
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args(["--initial-cluster", &format!("default={peer}"), "--logger", "zap"]);
-    (Guard::start(command.stdout(Stdio::null()).stderr(log)), client)
-}
-
-/// A port below those that the kernel gives to outgoing connections, such that no other process's connection is in
-/// its way a moment later.
-fn free_port() -> u16 {
-    (0..1_000)
-        .map(|_| 20_000 + fastrand::u16(..6_000))
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .unwrap()
-}
-
-/// What `look` sees once it sees something.
-#[expect(clippy::disallowed_methods, reason = "a test of processes waits for them by the clock")]
-#[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    while start.elapsed() < WITHIN {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("not within {WITHIN:?}: {what}");
 }
