@@ -10,7 +10,7 @@ mod options;
 mod plan;
 mod read;
 mod running;
-mod words;
+mod text;
 
 pub use check::check;
 pub use explain::explain;

@@ -5,23 +5,23 @@
 //! renames it into place. A service without a backend gets its section, and with a master socket one reload brings it
 //! in. HAProxy ids are kept in a file beside it, so that they outlive both programs.
 //!
-//! [`desired`] says what should be in the files, [`choose`] which files are ours to write, [`search`] finds out whose
-//! section HAProxy refuses, [`reloads`] and [`cold`] when to reload: these decide. [`folder`], [`verify`], [`master`] and [`ids_file`]
-//! perform, and [`writer`] is the task.
+//! [`desired`] says what should be in the files, [`ownership`] which files are ours to write, [`bisect`] which
+//! section HAProxy refuses, [`reloads`] and [`bulk_load`] when to reload, and [`machine`] which deed comes next: these
+//! decide. [`folder`], [`verify`] and [`ids_file`] perform, and [`writer`] is the task.
 
-mod choose;
-mod cold;
+mod bisect;
+mod bulk_load;
+mod debounce;
 mod desired;
 mod error;
 mod folder;
 mod http_check;
 mod ids_file;
 mod link;
-
+mod machine;
 mod options;
-mod pace;
+mod ownership;
 mod reloads;
-mod search;
 mod template;
 mod verify;
 mod writer;
@@ -39,7 +39,8 @@ use crate::plan::observed::Observed;
 use crate::plan::routes::Routes;
 use crate::scope::Scope;
 use crate::view::View;
-use cold::{Cold, Counts};
+use bulk_load::{BulkLoad, Counts};
+use debounce::Debounce;
 pub use desired::Desired;
 use desired::Known;
 pub use error::FilesError;
@@ -48,10 +49,9 @@ pub use http_check::HttpCheck;
 use ids_file::IdsKeeper;
 pub(crate) use ids_file::peek as peek_ids;
 pub use link::FilesLink;
+pub use machine::Report;
 pub use options::{FilesConfig, FilesOptions, Started, Task};
-use pace::Pace;
 pub use reloads::Reason;
-pub use writer::Report;
 
 /// Shortest time between two writes of the sections: under churn neither the disk nor `haproxy -c` (0.5 s at 10,000
 /// servers) is to be kept busy.
@@ -83,16 +83,16 @@ struct Sections {
     requests: WriterRequests,
     /// Whether there is a master socket.
     reloads: bool,
-    cold: Cold,
+    bulk_load: BulkLoad,
     /// The worker that is to be replaced by one that starts from the files.
     replace: Option<u32>,
     policy: Policy,
-    pace: Pace,
+    debounce: Debounce,
     dirty: Dirty,
 }
 
 /// What the writer asks for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriterRequests {
     /// Counts its requests for the latest: what HAProxy is reloaded on must not be a second old.
     latest: u64,
@@ -111,7 +111,7 @@ impl Files {
     /// These instances may have changed, in the registry or in HAProxy.
     pub fn mark_dirty(&mut self, changed: &Scope) {
         let Some(sections) = self.sections.as_mut().filter(|_| !changed.is_empty()) else { return };
-        sections.pace.note();
+        sections.debounce.mark();
         match (&mut sections.dirty, changed) {
             (Dirty::All, _) => {}
             (dirty, Scope::All) => *dirty = Dirty::All,
@@ -144,7 +144,7 @@ impl Files {
     pub fn handle_requests(&mut self, requests: WriterRequests) -> Scope {
         if let Some(sections) = &mut self.sections {
             sections.requests = requests;
-            sections.pace.hurry();
+            sections.debounce.hurry();
         }
         Scope::none()
     }
@@ -168,7 +168,7 @@ impl Files {
             let policy = &sections.policy.clone();
             let known = Known { view, observed, connected, made, policy };
             actions.extend(sections.draw(now, &known, routes, ids).map(FilesAction::Sections));
-            self.wake_at = sections.pace.due_at();
+            self.wake_at = sections.debounce.due_at();
         }
         if let Some(keeper) = &mut self.ids {
             actions.extend(keeper.save(now, ids).map(FilesAction::Ids));
@@ -194,10 +194,10 @@ impl Files {
         };
         let kept = sections.requests.kept;
         let counts = || Counts::of(view, observed, ids);
-        let replace = sections.cold.step(now, worker, kept, counts);
+        let replace = sections.bulk_load.step(now, worker, kept, counts);
         if sections.replace != replace {
             sections.replace = replace;
-            sections.pace.hurry();
+            sections.debounce.hurry();
         }
         replace.is_some()
     }
@@ -217,7 +217,7 @@ impl Sections {
         routes: &Arc<Routes>,
         ids: &mut Ids,
     ) -> Option<Arc<Desired>> {
-        if !self.pace.take(now) {
+        if !self.debounce.take(now) {
             return None;
         }
         let mut sections = self.desired.sections.clone();

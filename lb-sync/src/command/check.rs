@@ -4,7 +4,7 @@ mod backends;
 mod etcd;
 mod finding;
 mod haproxy;
-mod places;
+mod paths;
 mod port;
 mod version;
 
@@ -45,6 +45,6 @@ async fn findings(config: &RunConfig, etcd: &registry::session::EtcdOptions) -> 
         findings.extend(haproxy::inside(dialogue, config, registry.as_ref()).await);
     }
     findings.push(port::status(config.listen, &config.listen_tls).await);
-    findings.extend(places::findings(config));
+    findings.extend(paths::findings(config));
     findings
 }

@@ -1,7 +1,7 @@
 //! What the files should say: the servers that HAProxy has of ours, and those that it is about to have.
 //!
-//! A HAProxy that starts from these files serves whom it served before, from its first request, and nobody who was
-//! leaving. Where the registry and HAProxy differ, a pass is about to settle it, or must not: an instance that HAProxy
+//! A HAProxy that starts from these files serves the instances that it served before, from its first request, and none
+//! that was leaving. Where the registry and HAProxy differ, a pass is about to settle it, or must not: an instance that HAProxy
 //! serves and the registry has lost (a suspect, a refused removal) stays.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ use haproxy::{ServerAddr, ServerId, ServerOptions, ServerWeight};
 pub struct Desired {
     /// It has been drawn up: before, nothing is known.
     pub(super) complete: bool,
-    /// The writer's last wish for the latest that it answers.
+    /// The writer's last request for the latest that it answers.
     pub(super) answers: u64,
     /// The worker that is to be replaced by one that starts from the files.
     pub(super) replace: Option<u32>,
@@ -136,7 +136,7 @@ impl Known<'_> {
         let id = InstanceId { service: service.clone(), instance: name.clone() };
         let server = self.observed.server(&id);
         if server.is_some_and(|server| !ids.is_ours(server.id)) {
-            return None; // Somebody else's, and in somebody else's file.
+            return None; // Not ours, and in no file of ours.
         }
         let target = target(self.view, &id);
         let is = self.standing(target.as_ref(), server)?;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use registry::name::ServiceName;
 
-use super::choose::Found;
 use super::error::FilesError;
+use super::ownership::Found;
 use super::template::MARK;
 use crate::plan::routes::Routes;
 use haproxy::answer::maps::ROUTES;
@@ -34,12 +34,12 @@ pub(super) struct Folder {
 }
 
 /// What is in it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
     /// Files with the name of a service's section.
     pub(super) sections: BTreeMap<ServiceName, Found>,
     /// All that HAProxy reads.
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 }
 
 impl Folder {
@@ -80,7 +80,7 @@ impl Folder {
         self.dir.join(ROUTES)
     }
 
-    /// Has the map of routes say these, unless it is somebody else's, which is false.
+    /// Writes the route map. Returns `false` without writing if lb-sync did not create the file.
     pub(super) fn write_routes_map(&self, routes: &Routes) -> io::Result<bool> {
         let path = self.routes_map();
         let before = match fs::read(&path) {

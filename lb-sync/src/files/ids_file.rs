@@ -13,7 +13,7 @@ use daemon::log_once::LogOnce;
 use registry::time::Tick;
 use tokio::sync::watch;
 
-use super::pace::Pace;
+use super::debounce::Debounce;
 use crate::plan::ids::{Ids, SavedIds, SavedIdsError};
 use haproxy::ServerId;
 
@@ -37,13 +37,13 @@ pub(super) struct IdsKeeper {
     asked: Option<u32>,
     /// Which state of the ids was handed over last.
     saved: u64,
-    pace: Pace,
+    debounce: Debounce,
 }
 
 impl IdsKeeper {
     /// Goes on from `ids`.
     pub(super) fn new(ids: &Ids) -> Self {
-        Self { written: ids.top(), asked: None, saved: ids.changes(), pace: Pace::new(WRITE_EVERY) }
+        Self { written: ids.top(), asked: None, saved: ids.changes(), debounce: Debounce::new(WRITE_EVERY) }
     }
 
     /// What to write before more ids are given out, where fewer than half a block are left.
@@ -64,14 +64,14 @@ impl IdsKeeper {
     /// Which instance has which id, if that has changed and it is time.
     pub(super) fn save(&mut self, now: Tick, ids: &Ids) -> Option<Arc<SavedIds>> {
         if ids.changes() != self.saved {
-            self.pace.note();
+            self.debounce.mark();
         }
-        (self.pace.take(now) || self.is_short(ids)).then(|| self.hand_over(ids))
+        (self.debounce.take(now) || self.is_short(ids)).then(|| self.hand_over(ids))
     }
 
     /// When [`Self::save`] has something to do.
     pub(super) fn wake_at(&self) -> Option<Tick> {
-        self.pace.due_at()
+        self.debounce.due_at()
     }
 
     fn is_short(&self, ids: &Ids) -> bool {

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::cold::Cold;
+use super::bulk_load::BulkLoad;
+use super::debounce::Debounce;
 use super::desired::Desired;
 use super::error::FilesError;
 use super::folder::Folder;
 use super::http_check::HttpCheck;
 use super::ids_file::{self, IdsKeeper};
-use super::pace::Pace;
+use super::machine::Report;
 use super::template::Templates;
 use super::verify::Verifier;
-use super::writer::{Out, Report, Writer};
+use super::writer::{Out, Writer};
 use super::{Dirty, Files, FilesLink, Sections, WRITE_EVERY, WriterRequests};
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
@@ -72,7 +73,7 @@ pub struct Started {
     pub files: Files,
     /// Between the balancer and the tasks.
     pub link: FilesLink,
-    /// What was kept: whom it knows keeps its id. `None` without a state directory.
+    /// What was kept: an instance that it knows keeps its id. `None` without a state directory.
     pub ids: Option<Ids>,
     /// Tasks, with their names.
     pub tasks: Tasks,
@@ -137,17 +138,17 @@ impl FilesConfig {
                 desired,
                 requests: WriterRequests::default(),
                 reloads: master_socket.is_some(),
-                cold: Cold::default(),
+                bulk_load: BulkLoad::default(),
                 replace: None,
                 policy,
-                pace: Pace::new(WRITE_EVERY),
+                debounce: Debounce::new(WRITE_EVERY),
                 dirty: Dirty::All,
             });
             link.sections = Some((hand_over, requests));
             let templates = Templates::new(template, httpchk);
             let verifier = Verifier::new(haproxy_binary, conf_base);
             let writer =
-                Writer::new(folder, templates, verifier, master_socket, Out { report, overriding: request });
+                Writer::new(folder, templates, verifier, master_socket, Out { report, requests: request });
             tasks.push((Box::pin(writer.run(handed_over)), "the writer of the files"));
         }
         Started { files, link, ids, tasks, report: reported }

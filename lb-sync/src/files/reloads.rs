@@ -7,9 +7,9 @@ use std::time::Duration;
 use registry::name::ServiceName;
 use registry::time::Tick;
 
-/// Wait after a reload before the next, doubling with each that was in vain.
-const AGAIN_FIRST: Duration = Duration::from_secs(5);
-const AGAIN_MAX: Duration = Duration::from_mins(5);
+/// Wait after a reload before the next, doubling with each that changed nothing.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_mins(5);
 /// How many reloads there may be in a row, and how long it takes to earn another: each leaves an old worker behind for
 /// as long as its connections live.
 const CREDIT_MAX: u32 = 10;
@@ -39,7 +39,7 @@ impl Reason {
 #[derive(Debug)]
 pub(super) struct Reloads {
     /// Reloads in a row after which something was still missing.
-    vain: u32,
+    fruitless: u32,
     not_before: Tick,
     credit: u32,
     credited_at: Tick,
@@ -52,8 +52,8 @@ pub(super) enum Step {
     Rest,
     /// Reload now.
     Reload {
-        /// How many before it were in vain.
-        vain: u32,
+        /// How many before it changed nothing.
+        fruitless: u32,
     },
     /// Too soon after the last.
     Wait(Tick),
@@ -64,7 +64,7 @@ pub(super) enum Step {
 impl Reloads {
     /// There were none yet.
     pub(super) fn new() -> Self {
-        Self { vain: 0, not_before: Tick::default(), credit: CREDIT_MAX, credited_at: Tick::default() }
+        Self { fruitless: 0, not_before: Tick::default(), credit: CREDIT_MAX, credited_at: Tick::default() }
     }
 
     /// `missing`: backends whose file is in place and that HAProxy has not. `by_hand`: those with servers of ours that are
@@ -76,7 +76,7 @@ impl Reloads {
         by_hand: &BTreeSet<ServiceName>,
     ) -> Step {
         if missing.is_empty() {
-            self.vain = 0;
+            self.fruitless = 0;
             return Step::Rest;
         }
         if !by_hand.is_empty() {
@@ -90,10 +90,10 @@ impl Reloads {
             return Step::Wait(self.credited_at.plus(CREDIT_EVERY));
         }
         self.credit -= 1;
-        let vain = self.vain;
-        self.vain = vain.saturating_add(1);
-        self.not_before = now.plus(AGAIN_FIRST.saturating_mul(1 << vain.min(10)).min(AGAIN_MAX));
-        Step::Reload { vain }
+        let fruitless = self.fruitless;
+        self.fruitless = fruitless.saturating_add(1);
+        self.not_before = now.plus(RETRY_FIRST.saturating_mul(1 << fruitless.min(10)).min(RETRY_MAX));
+        Step::Reload { fruitless }
     }
 
     fn earn(&mut self, now: Tick) {
@@ -120,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn one_in_vain_is_tried_again_ever_more_seldom_and_none_costs_a_member() {
+    fn a_fruitless_one_is_retried_with_growing_waits_and_none_costs_a_member() {
         let (none, api) = (set(&[]), set(&["api"]));
         let mut reloads = Reloads::new();
         assert_eq!(reloads.step(at(1), &none, &none), Step::Rest);
         assert_eq!(reloads.step(at(1), &api, &set(&["web"])), Step::Blocked);
-        assert_eq!(reloads.step(at(1), &api, &none), Step::Reload { vain: 0 });
+        assert_eq!(reloads.step(at(1), &api, &none), Step::Reload { fruitless: 0 });
         assert_eq!(reloads.step(at(2), &api, &none), Step::Wait(at(6)));
-        assert_eq!(reloads.step(at(6), &api, &none), Step::Reload { vain: 1 });
+        assert_eq!(reloads.step(at(6), &api, &none), Step::Reload { fruitless: 1 });
         assert_eq!(reloads.step(at(7), &api, &none), Step::Wait(at(16)));
         let mut reloaded = |s| matches!(reloads.step(at(s), &api, &none), Step::Reload { .. });
         assert!((16..3_616).filter(|s| reloaded(*s)).count() < 20);

@@ -6,7 +6,7 @@ use registry::name::{InstanceId, ServiceName};
 
 use super::super::dry_run::dry_run;
 use super::super::read::{Haproxy, Registry};
-use super::super::words::row;
+use super::super::text::row;
 use super::finding::Finding;
 use crate::balancer::PassError;
 use crate::config::RunConfig;

@@ -9,7 +9,7 @@ use registry::preflight::{self, Member, Written};
 use registry::record::{BalancerRecord, to_value};
 use registry::session::{EtcdError, EtcdOptions, Session};
 
-use super::super::{read, words};
+use super::super::{read, text};
 use super::finding::Finding;
 use crate::config::RunConfig;
 
@@ -48,17 +48,17 @@ pub(super) fn registry(registry: &read::Registry) -> Finding {
     const CHECK: &str = "registry";
     let ids = registry.view.instances().keys();
     let services: BTreeSet<&ServiceName> = ids.map(|id| &id.service).collect();
-    let instances = words::count(registry.view.instances().len(), "instance", "instances");
+    let instances = text::count(registry.view.instances().len(), "instance", "instances");
     let seen = format!(
         "{instances} of {} at revision {}",
-        words::count(services.len(), "service", "services"),
+        text::count(services.len(), "service", "services"),
         registry.revision
     );
     if registry.unreadable.is_empty() {
         return Finding::ok(CHECK, seen);
     }
     let bad = registry.unreadable.iter().map(|(key, why)| format!("{key} ({why})"));
-    let seen = format!("{seen}; ignored: {}", words::row(bad));
+    let seen = format!("{seen}; ignored: {}", text::row(bad));
     Finding::warning(
         CHECK,
         seen,
@@ -103,7 +103,7 @@ async fn try_rights(session: &Session, config: &RunConfig) -> Result<String, Etc
 /// Endpoints of two clusters: what is registered would depend on which one is in use.
 fn strangers(clusters: &BTreeSet<u64>) -> Option<Finding> {
     (clusters.len() > 1).then(|| {
-        let ids = words::row(clusters.iter().map(|id| format!("{id:x}")));
+        let ids = text::row(clusters.iter().map(|id| format!("{id:x}")));
         Finding::failed(
             "etcd",
             format!("the endpoints belong to different clusters: {ids}"),

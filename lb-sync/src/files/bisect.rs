@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-/// Most checks in one search; `haproxy -c` takes 5 ms, at 10,000 servers half a second.
+/// Most checks in one bisection; `haproxy -c` takes 5 ms, at 10,000 servers half a second.
 const CHECKS_MAX: u32 = 32;
 
-/// A search over changes named by `T`.
+/// A bisection of changes named by `T`.
 #[derive(Debug)]
-pub(super) struct Search<T> {
+pub(super) struct Bisect<T> {
     accepted: BTreeSet<T>,
     refused: BTreeSet<T>,
     /// To be tried, the last first.
@@ -20,7 +20,7 @@ pub(super) struct Search<T> {
     baseless: bool,
 }
 
-impl<T: Clone + Ord> Search<T> {
+impl<T: Clone + Ord> Bisect<T> {
     /// Begins with all `changes` at once.
     pub(super) fn new(changes: impl IntoIterator<Item = T>) -> Self {
         let all: Vec<T> = changes.into_iter().collect();
@@ -46,7 +46,7 @@ impl<T: Clone + Ord> Search<T> {
                 self.halve(whole);
             }
             true => self.accepted.extend(tried),
-            // Before anybody is blamed: is what is there taken, without any change of ours?
+            // Before a section is blamed: is what is there taken, without any change of ours?
             false if self.checks == 1 => self.stack.extend([tried, vec![]]),
             false if tried.is_empty() => {
                 self.baseless = true;
@@ -77,24 +77,24 @@ impl<T: Clone + Ord> Search<T> {
 mod tests {
     use super::*;
 
-    fn search(changes: u32, bad: &[u32]) -> (Vec<u32>, Vec<u32>, u32) {
-        let mut search = Search::new(0..changes);
-        while let Some(these) = search.next() {
-            search.verdict(!these.iter().any(|change| bad.contains(change)));
+    fn bisect(changes: u32, bad: &[u32]) -> (Vec<u32>, Vec<u32>, u32) {
+        let mut bisect = Bisect::new(0..changes);
+        while let Some(these) = bisect.next() {
+            bisect.verdict(!these.iter().any(|change| bad.contains(change)));
         }
-        let checks = search.checks;
-        let (accepted, refused, good) = search.outcome();
+        let checks = bisect.checks;
+        let (accepted, refused, good) = bisect.outcome();
         assert!(good);
         (accepted.into_iter().collect(), refused.into_iter().collect(), checks)
     }
 
     #[test]
     fn the_bad_ones_are_found_and_the_others_taken() {
-        assert_eq!(search(0, &[]), (vec![], vec![], 0));
-        assert_eq!(search(100, &[]).2, 1);
-        assert_eq!(search(1, &[0]), (vec![], vec![0], 2));
-        assert_eq!(search(4, &[2]), (vec![0, 1, 3], vec![2], 6));
-        let (accepted, refused, checks) = search(100, &[17, 80]);
+        assert_eq!(bisect(0, &[]), (vec![], vec![], 0));
+        assert_eq!(bisect(100, &[]).2, 1);
+        assert_eq!(bisect(1, &[0]), (vec![], vec![0], 2));
+        assert_eq!(bisect(4, &[2]), (vec![0, 1, 3], vec![2], 6));
+        let (accepted, refused, checks) = bisect(100, &[17, 80]);
         assert_eq!((accepted.len(), refused), (98, vec![17, 80]));
         assert!(checks < CHECKS_MAX, "{checks}");
     }
@@ -102,18 +102,18 @@ mod tests {
     #[test]
     fn checks_are_bounded_and_the_rest_is_left_open() {
         let all: Vec<u32> = (0..100).collect();
-        let (accepted, refused, checks) = search(100, &all);
+        let (accepted, refused, checks) = bisect(100, &all);
         assert_eq!((accepted.len(), checks), (0, CHECKS_MAX));
         assert!(refused.len() < 32);
     }
 
     #[test]
     fn no_section_is_blamed_for_what_is_wrong_without_it() {
-        let mut search = Search::new([1, 2]);
-        search.verdict(false);
-        assert_eq!(search.next(), Some(BTreeSet::new()));
-        search.verdict(false);
-        assert_eq!(search.next(), None);
-        assert_eq!(search.outcome(), (BTreeSet::new(), BTreeSet::new(), false));
+        let mut bisect = Bisect::new([1, 2]);
+        bisect.verdict(false);
+        assert_eq!(bisect.next(), Some(BTreeSet::new()));
+        bisect.verdict(false);
+        assert_eq!(bisect.next(), None);
+        assert_eq!(bisect.outcome(), (BTreeSet::new(), BTreeSet::new(), false));
     }
 }

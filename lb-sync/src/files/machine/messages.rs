@@ -1,38 +1,34 @@
-//! What the writer tells people, once for each different message.
-
-use std::collections::BTreeMap;
-use std::io;
+//! What the writer logs, once for each different message.
 
 use registry::name::ServiceName;
-use registry::time::Clock;
+use registry::time::Tick;
 
-use super::{AGAIN_AFTER, Services, Writer};
-use crate::files::choose::{Choice, Found};
+use super::{Machine, RETRY_AFTER, Reload, Services, Texts};
 use crate::files::folder::Scan;
-use crate::files::reloads::Reason;
+use crate::files::ownership::{Found, Ownership};
 use haproxy::master::ReloadError;
 
-impl Writer {
-    pub(super) fn failed(&mut self, error: &io::Error) {
+impl Machine {
+    pub(super) fn log_failed(&mut self, now: Tick, error: &str) {
         let dir = self.folder.path().display();
         self.log_once.error("disk", || {
             format!("cannot keep the files in {dir}: {error}\n  HAProxy would start on those before; see docs/files.md")
         });
-        self.wake_by(AGAIN_AFTER);
+        self.wake_by(now.plus(RETRY_AFTER));
     }
 
-    pub(super) fn base_refused(&mut self, said: &str) {
-        self.done.refused += 1;
+    pub(super) fn log_base_refused(&mut self, now: Tick, said: &str) {
+        self.report.refused += 1;
         self.log_once.error("base", || {
             format!(
                 "HAProxy takes neither your own files as they are nor what was to be written; nothing was: {said}\n  HAProxy \
                  would not start: mend them, and check --conf-base"
             )
         });
-        self.wake_by(AGAIN_AFTER);
+        self.wake_by(now.plus(RETRY_AFTER));
     }
 
-    pub(super) fn routes_are_ours(&mut self, ours: bool) {
+    pub(super) fn log_routes_map(&mut self, ours: bool) {
         if ours {
             return self.log_once.settled("routes");
         }
@@ -42,8 +38,8 @@ impl Writer {
         });
     }
 
-    pub(super) fn refused(&mut self, service: &ServiceName, said: &str) {
-        self.done.refused += 1;
+    pub(super) fn log_refused(&mut self, now: Tick, service: &ServiceName, said: &str) {
+        self.report.refused += 1;
         let file = self.folder.section(service);
         self.log_once.error(&topic(service), || {
             format!(
@@ -51,12 +47,12 @@ impl Writer {
                 file.display()
             )
         });
-        self.shunned.insert(service.clone(), Clock.now().plus(AGAIN_AFTER));
-        self.wake_by(AGAIN_AFTER);
+        self.retry_after.insert(service.clone(), now.plus(RETRY_AFTER));
+        self.wake_by(now.plus(RETRY_AFTER));
     }
 
-    /// Tells people what is theirs to do.
-    pub(super) fn complain(&mut self, scan: &Scan, choice: &Choice, failed: &BTreeMap<ServiceName, String>) {
+    /// Logs which files and templates need an operator.
+    pub(super) fn log_ownership(&mut self, scan: &Scan, ownership: &Ownership, failed: &Texts) {
         for (service, found) in &scan.sections {
             if *found == Found::Theirs {
                 let file = self.folder.section(service);
@@ -66,39 +62,39 @@ impl Writer {
             }
         }
         for (service, error) in failed {
-            self.done.refused += 1;
+            self.report.refused += 1;
             let file = self.folder.section(service);
             self.log_once.error(&topic(service), || {
                 format!("no section for {service}, and {} stays as it was: {error}", file.display())
             });
         }
-        if choice.too_many > 0 {
-            let (rest, kept) = (choice.too_many, choice.render.len());
+        if ownership.too_many > 0 {
+            let (rest, kept) = (ownership.too_many, ownership.render.len());
             self.log_once.error("room", || {
                 format!("{rest} services get no section: {kept} are kept already\n  remove files of services that are no more")
             });
         }
     }
 
-    pub(super) fn reloaded(&mut self, outcome: Result<(), ReloadError>, reason: Reason, services: &Services) {
-        let services = list(services);
+    pub(super) fn log_reloaded(&mut self, outcome: Result<(), ReloadError>, reload: &Reload) {
+        let (services, reason) = (list(&reload.services), reload.reason);
         match outcome {
             Ok(()) => {
-                *self.done.reloads.entry(reason).or_default() += 1;
+                *self.report.reloads.entry(reason).or_default() += 1;
                 tracing::info!(services, reason = reason.text(), "HAProxy reloaded");
                 self.log_once.settled("reload");
             }
             Err(error) => {
-                self.done.reloads_failed += 1;
+                self.report.reloads_failed += 1;
                 self.log_once.error("reload", || format!("{services} cannot be brought in: {error}"));
             }
         }
     }
 
-    /// A reload that worked and did not bring them in.
-    pub(super) fn in_vain(&mut self, missing: &Services) {
+    /// A reload worked and did not bring them in.
+    pub(super) fn log_fruitless(&mut self, missing: &Services) {
         let (services, dir) = (list(missing), self.folder.path().display());
-        self.log_once.error("vain", || {
+        self.log_once.error("fruitless", || {
             format!(
                 "HAProxy was reloaded and has no backend for {services} still; retried with growing waits\n  is it started \
                  with `-f {dir}`?"
@@ -106,7 +102,7 @@ impl Writer {
         });
     }
 
-    pub(super) fn without_master(&mut self, missing: &Services) {
+    pub(super) fn log_without_master(&mut self, missing: &Services) {
         if missing.is_empty() {
             return self.log_once.settled("reload");
         }
@@ -118,7 +114,12 @@ impl Writer {
         });
     }
 
-    pub(super) fn blocked(&mut self, missing: &Services, by_hand: &Services) {
+    pub(super) fn log_written(&mut self, service: &ServiceName) {
+        self.log_once.settled(&topic(service));
+        tracing::debug!(%service, "file written");
+    }
+
+    pub(super) fn log_blocked(&mut self, missing: &Services, by_hand: &Services) {
         let (services, theirs) = (list(missing), list(by_hand));
         self.log_once.warn("reload", || {
             format!(
@@ -129,7 +130,7 @@ impl Writer {
     }
 }
 
-pub(super) fn topic(service: &ServiceName) -> String {
+fn topic(service: &ServiceName) -> String {
     format!("service {service}")
 }
 

@@ -14,16 +14,16 @@ use haproxy::answer::info::Info;
 
 /// Servers that are worth a reload.
 const MISSING_MIN: usize = 1_000;
-/// How many times as many must be missing as are there: whoever is served already is not to be disturbed.
+/// How many times as many must be missing as are there: clients that are served already are not disturbed.
 const MISSING_TIMES: usize = 10;
 /// Longest that the pass waits for the reload before it does the work by commands.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-/// A reload that was in vain (a HAProxy that is not started on the files) is not tried again for this long.
-const AGAIN_AFTER: Duration = Duration::from_hours(1);
+/// A reload that changed nothing (a HAProxy that is not started on the files) is not tried again for this long.
+const RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// Whether the pass waits for a reload.
+/// Whether the balancer waits for a reload.
 #[derive(Debug, Default)]
-pub(super) struct Cold {
+pub(super) struct BulkLoad {
     held: Option<Held>,
     not_before: Tick,
 }
@@ -53,7 +53,7 @@ impl Counts {
     }
 }
 
-impl Cold {
+impl BulkLoad {
     /// The worker that is to be replaced by a reload; `None` if the pass may go on.
     pub(super) fn step(
         &mut self,
@@ -77,7 +77,7 @@ impl Cold {
         if missing < MISSING_MIN || missing < present.saturating_mul(MISSING_TIMES) {
             return None;
         }
-        self.not_before = now.plus(AGAIN_AFTER);
+        self.not_before = now.plus(RETRY_AFTER);
         self.held = Some(Held { worker: worker.pid, until: now.plus(HOLD_MAX) });
         Some(worker.pid)
     }
@@ -97,20 +97,20 @@ mod tests {
         let at = Tick::from_ms;
         let counts = |missing, present| move || Counts { missing, present };
         let old = worker("2.6.12", 7);
-        let mut cold = Cold::default();
-        assert_eq!(cold.step(at(0), &old, None, counts(999, 0)), None);
-        assert_eq!(cold.step(at(0), &old, None, counts(5_000, 501)), None);
-        assert_eq!(cold.step(at(0), &worker("3.2.1", 7), None, counts(9_000, 0)), None);
-        assert_eq!(cold.step(at(0), &old, None, counts(5_000, 500)), Some(7));
-        assert_eq!(cold.step(at(9_999), &old, Some(3), counts(0, 0)), Some(7));
+        let mut bulk = BulkLoad::default();
+        assert_eq!(bulk.step(at(0), &old, None, counts(999, 0)), None);
+        assert_eq!(bulk.step(at(0), &old, None, counts(5_000, 501)), None);
+        assert_eq!(bulk.step(at(0), &worker("3.2.1", 7), None, counts(9_000, 0)), None);
+        assert_eq!(bulk.step(at(0), &old, None, counts(5_000, 500)), Some(7));
+        assert_eq!(bulk.step(at(9_999), &old, Some(3), counts(0, 0)), Some(7));
         // The new worker lacks them as well: it is not started on the files.
-        assert_eq!(cold.step(at(9_999), &worker("2.6.12", 8), None, counts(5_000, 0)), None);
+        assert_eq!(bulk.step(at(9_999), &worker("2.6.12", 8), None, counts(5_000, 0)), None);
 
-        let mut cold = Cold::default();
-        assert_eq!(cold.step(at(0), &old, None, counts(5_000, 0)), Some(7));
-        assert_eq!(cold.step(at(10_000), &old, None, counts(5_000, 0)), None, "it took too long");
-        let mut cold = Cold::default();
-        assert_eq!(cold.step(at(0), &old, None, counts(5_000, 0)), Some(7));
-        assert_eq!(cold.step(at(1), &old, Some(7), counts(5_000, 0)), None, "it cannot be done");
+        let mut bulk = BulkLoad::default();
+        assert_eq!(bulk.step(at(0), &old, None, counts(5_000, 0)), Some(7));
+        assert_eq!(bulk.step(at(10_000), &old, None, counts(5_000, 0)), None, "it took too long");
+        let mut bulk = BulkLoad::default();
+        assert_eq!(bulk.step(at(0), &old, None, counts(5_000, 0)), Some(7));
+        assert_eq!(bulk.step(at(1), &old, Some(7), counts(5_000, 0)), None, "it cannot be done");
     }
 }

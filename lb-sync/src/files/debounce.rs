@@ -6,20 +6,20 @@ use registry::time::Tick;
 
 /// Done at once after a quiet time, at most once each `every` under churn, and always once more after the last change.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Debounce {
     every: Duration,
     done_at: Option<Tick>,
     dirty: bool,
 }
 
-impl Pace {
+impl Debounce {
     /// Nothing to do yet.
     pub(super) fn new(every: Duration) -> Self {
         Self { every, done_at: None, dirty: false }
     }
 
     /// Something has changed.
-    pub(super) fn note(&mut self) {
+    pub(super) fn mark(&mut self) {
         self.dirty = true;
     }
 
@@ -51,23 +51,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn churn_is_spaced_and_the_last_change_is_never_lost() {
+    fn churn_is_sdebounced_and_the_last_change_is_never_lost() {
         let at = Tick::from_ms;
-        let mut pace = Pace::new(Duration::from_secs(1));
-        assert!(!pace.take(at(5_000)) && pace.due_at().is_none());
-        pace.note();
-        assert!(pace.take(at(5_000)), "at once after a quiet time");
+        let mut debounce = Debounce::new(Duration::from_secs(1));
+        assert!(!debounce.take(at(5_000)) && debounce.due_at().is_none());
+        debounce.mark();
+        assert!(debounce.take(at(5_000)), "at once after a quiet time");
         let mut done = 0;
         for ms in 5_001..10_000 {
-            pace.note();
-            done += u32::from(pace.take(at(ms)));
+            debounce.mark();
+            done += u32::from(debounce.take(at(ms)));
         }
         assert_eq!(done, 4);
-        assert_eq!(pace.due_at(), Some(at(10_000)));
-        assert!(pace.take(at(10_000)) && !pace.take(at(20_000)));
-        pace.hurry();
-        assert!(pace.take(at(20_000)));
-        pace.hurry();
-        assert!(pace.take(at(20_000)));
+        assert_eq!(debounce.due_at(), Some(at(10_000)));
+        assert!(debounce.take(at(10_000)) && !debounce.take(at(20_000)));
+        debounce.hurry();
+        assert!(debounce.take(at(20_000)));
+        debounce.hurry();
+        assert!(debounce.take(at(20_000)));
     }
 }

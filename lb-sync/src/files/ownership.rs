@@ -15,13 +15,13 @@ const SECTIONS_MAX: usize = 4_096;
 pub(super) enum Found {
     /// Written by lb-sync, or empty, which hands the section over; with what is in it.
     Ours(String),
-    /// Written by somebody else.
+    /// Written by others.
     Theirs,
 }
 
 /// What to write, and what not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(super) struct Ownership {
     /// Sections to render.
     pub(super) render: BTreeMap<ServiceName, Arc<Section>>,
     /// Backends with servers of ours, written by hand: a reload would take their members away until the next pass.
@@ -30,34 +30,34 @@ pub(super) struct Choice {
     pub(super) too_many: usize,
 }
 
-/// Chooses: a section that is ours already stays ours; a service that HAProxy has no backend for gets one; a backend that
+/// A section that is ours already stays ours; a service that HAProxy has no backend for gets one; a backend that
 /// HAProxy has and that is in no file of ours was written by hand, and a second one of its name would break the whole
 /// configuration.
-pub(super) fn choose(desired: &Desired, found: &BTreeMap<ServiceName, Found>) -> Choice {
-    let mut choice = Choice::default();
+pub(super) fn ownership(desired: &Desired, found: &BTreeMap<ServiceName, Found>) -> Ownership {
+    let mut ownership = Ownership::default();
     let ours = |service: &ServiceName| matches!(found.get(service), Some(Found::Ours(_)));
     for service in found.keys().filter(|service| ours(service)) {
-        // A service that nobody has any more: an empty section, since a frontend may name it.
+        // A service that is gone: an empty section, since a frontend may name it.
         let section = desired.sections.get(service).cloned().unwrap_or_else(|| Arc::new(Section::empty()));
-        choice.render.insert(service.clone(), section);
+        ownership.render.insert(service.clone(), section);
     }
     for (service, section) in &desired.sections {
         match (found.get(service), section.presence) {
             (Some(Found::Ours(_)), _) => {}
             (_, Presence::Present { ours: true }) => {
-                choice.by_hand.insert(service.clone());
+                ownership.by_hand.insert(service.clone());
             }
             (None, Presence::Absent | Presence::Made) if section.serves() => {
-                if choice.render.len() < SECTIONS_MAX {
-                    choice.render.insert(service.clone(), Arc::clone(section));
+                if ownership.render.len() < SECTIONS_MAX {
+                    ownership.render.insert(service.clone(), Arc::clone(section));
                 } else {
-                    choice.too_many += 1;
+                    ownership.too_many += 1;
                 }
             }
             _ => {}
         }
     }
-    choice
+    ownership
 }
 
 impl Section {
@@ -66,7 +66,7 @@ impl Section {
         Self { lines: Vec::new(), presence: Presence::Unknown }
     }
 
-    /// Whether there is anybody to serve.
+    /// Whether a server of it takes traffic.
     pub(super) fn serves(&self) -> bool {
         self.lines.iter().any(|line| !line.disabled)
     }
@@ -112,8 +112,8 @@ mod tests {
             ("gone", Found::Ours(String::new())),
         ];
         let found = found.map(|(name, it)| (name.parse().unwrap(), it)).into();
-        let choice = choose(&Desired { complete: true, sections, ..Desired::default() }, &found);
-        assert_eq!(names(choice.render.keys()), ["gone", "kept", "new"]);
-        assert_eq!(names(choice.by_hand.iter()), ["by-hand"]);
+        let ownership = ownership(&Desired { complete: true, sections, ..Desired::default() }, &found);
+        assert_eq!(names(ownership.render.keys()), ["gone", "kept", "new"]);
+        assert_eq!(names(ownership.by_hand.iter()), ["by-hand"]);
     }
 }
