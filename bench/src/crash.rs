@@ -21,7 +21,7 @@ use crate::table::{self, Times};
 const SERVICE: &str = "web";
 /// Who dies.
 const VICTIM: &str = "victim";
-/// Instances that stay, so that there is somebody to go to.
+/// Instances that stay, so that requests have a server to go to.
 const STEADY: usize = 2;
 /// Longest that anything may take.
 const SEEN_MAX: Duration = Duration::from_mins(1);
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     /// How many apps are stopped in mid-air, registrars killed, and both at once: each takes seconds.
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(0..=100))]
     slow: u32,
-    /// Requests a second meanwhile.
+    /// Requests a second in the meantime.
     #[arg(long, default_value_t = 500, value_parser = value_parser!(u32).range(1..=5_000))]
     rate: u32,
 }
@@ -102,7 +102,7 @@ async fn measure(stack: &Stack, death: Death, rounds: u32, rate: u32) -> Result<
     )
 }
 
-/// From a death until HAProxy has nobody of that name in rotation.
+/// From a death until HAProxy has no server of that name in rotation.
 async fn round(stack: &Stack, death: Death) -> Result<Duration> {
     let victim = launch(stack, VICTIM).await?;
     let (registrar, apps) = (victim.registrar().process()?, victim.app_pids()?);

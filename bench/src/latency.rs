@@ -1,5 +1,5 @@
 //! From a put to the first request served, and from the end of its lease to the last one: Leasehold and the limit in
-//! turns, on the same etcd and the same HAProxy; and in some of the turns, a reload on each event, and whoever else is there.
+//! turns, on the same etcd and the same HAProxy; and in some of the turns, a reload on each event, and each peer that is installed.
 
 mod limit;
 pub(crate) mod measured;
@@ -59,7 +59,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let every = (WARM_UP + plan.rounds).checked_div(plan.reloads).map(|every| every.max(1));
     for round in 0..WARM_UP + plan.rounds {
         let counts = round >= WARM_UP;
-        // Whoever comes second finds warmer caches: they change places.
+        // The second finds warmer caches: they change places.
         let turns = if round % 2 == 0 { [&mut ours, &mut limit] } else { [&mut limit, &mut ours] };
         for measured in turns {
             measured.take(plan.leave, counts).await?;

@@ -115,7 +115,7 @@ async fn measure(plan: &Plan, instances: u32, together: u32) -> Result<Seen> {
     let mut keepers = Vec::new();
     for first in (0..instances).step_by(usize::try_from(together)?) {
         let members = first..instances.min(first + together);
-        keepers.push(keep(&etcd.endpoint(), plan.ttl, members).await?);
+        keepers.push(hold_leases(&etcd.endpoint(), plan.ttl, members).await?);
         if keepers.len().is_multiple_of(TOGETHER) {
             settled(&keepers).await?;
         }
@@ -146,7 +146,7 @@ async fn measure(plan: &Plan, instances: u32, together: u32) -> Result<Seen> {
 }
 
 /// One lease, with the keys of these instances.
-async fn keep(endpoint: &str, ttl_s: u64, members: std::ops::Range<u32>) -> Result<LeaseHandle> {
+async fn hold_leases(endpoint: &str, ttl_s: u64, members: std::ops::Range<u32>) -> Result<LeaseHandle> {
     let options = EtcdOptions {
         etcd_endpoints: vec![endpoint.to_owned()],
         etcd_cacert: None,

@@ -26,7 +26,7 @@ pub(crate) struct Question {
 
 /// What the requests have met.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Met {
+pub(crate) struct Sample {
     /// Answers from who is meant.
     pub(crate) served: u64,
     /// Everything else since the last of these, or since the beginning.
@@ -38,7 +38,7 @@ pub(crate) struct Met {
 /// A running poller; it ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Poller {
-    met: watch::Receiver<Met>,
+    sample: watch::Receiver<Sample>,
     task: JoinHandle<()>,
 }
 
@@ -63,27 +63,27 @@ impl Question {
 impl Poller {
     /// Starts to ask.
     pub(crate) fn start(question: Question) -> Self {
-        let (tell, met) = watch::channel(Met::default());
+        let (tell, sample) = watch::channel(Sample::default());
         let task = tokio::spawn(async move {
             let mut connection = None;
             loop {
                 let served = ask(&mut connection, &question).await.unwrap_or(false);
                 let at = Clock.now();
-                tell.send_modify(|met| met.take(served, at));
+                tell.send_modify(|sample| sample.take(served, at));
             }
         });
-        Self { met, task }
+        Self { sample, task }
     }
 
     /// Waits until `condition` holds.
-    pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Met) -> bool) -> Result<Met> {
-        let seen = tokio::time::timeout(SEEN_MAX, self.met.wait_for(condition)).await;
+    pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Sample) -> bool) -> Result<Sample> {
+        let seen = tokio::time::timeout(SEEN_MAX, self.sample.wait_for(condition)).await;
         let seen = seen.with_context(|| format!("not seen within {SEEN_MAX:?}: {what}"))?;
         Ok(*seen.context("the poller has ended")?)
     }
 }
 
-impl Met {
+impl Sample {
     fn take(&mut self, served: bool, at: Tick) {
         if served {
             self.served += 1;

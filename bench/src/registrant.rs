@@ -35,7 +35,7 @@ impl Registrant {
         self.service
     }
 
-    /// The same for whoever follows another prefix.
+    /// The same for a follower of another prefix.
     pub(crate) fn under(self, prefix: &'static str) -> Self {
         Self { prefix, ..self }
     }

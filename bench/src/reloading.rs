@@ -107,7 +107,7 @@ async fn follow(
 ) -> Result<()> {
     let mut etcd = Box::pin(Client::connect([endpoint], None)).await?;
     let mut changes = etcd.watch(PREFIX, Some(WatchOptions::new().with_prefix())).await?;
-    // The bench has ended if nobody waits.
+    // Without a receiver the bench has ended.
     let _ = ready.send(());
     let next = haproxy.config.with_extension("cfg.next");
     while let Some(answer) = changes.message().await? {
@@ -130,7 +130,7 @@ async fn follow(
     Ok(())
 }
 
-/// Returns once another worker answers. A signal that comes while the last reload is about to begin can be lost: whoever does
+/// Returns once another worker answers. A signal that comes while the last reload is about to begin can be lost: a script that does
 /// not look, as most do not, is left with the configuration before.
 async fn reload(haproxy: &Master, master: u32) -> Result<()> {
     let before = haproxy.worker().await?;

@@ -63,8 +63,8 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
         let mut alone = Box::pin(alone::measure(shape)).await?;
         let mut registered = Box::pin(registered::measure(shape)).await?;
         for _ in 1..plan.rounds {
-            alone.ready.push(Box::pin(alone::again(shape)).await?);
-            let (ready, cold) = Box::pin(registered::again(shape)).await?;
+            alone.ready.push(Box::pin(alone::run(shape)).await?);
+            let (ready, cold) = Box::pin(registered::run(shape)).await?;
             registered.ready.push(ready);
             registered.cold.push(cold);
         }

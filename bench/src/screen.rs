@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// One line (or a text of several) to standard output. Nobody reads it any more: nothing is lost.
+/// One line (or a text of several) to standard output. Without a reader nothing is lost.
 pub(crate) fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -93,8 +93,8 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
         }
     }
     let title = "put → first request served";
-    let (many, nobody) = (format!("{} watch, {}/s ask", plan.watchers, plan.rate), "nobody looks");
-    say(table::of(title, (&many, &busy), (nobody, &quiet)));
+    let (many, quiet_name) = (format!("{} watch, {}/s ask", plan.watchers, plan.rate), "no watcher");
+    say(table::of(title, (&many, &busy), (quiet_name, &quiet)));
     stack.end().await?;
     Ok(
         json!({ "on": machine::lines(&about), "instances": plan.instances, "watchers": plan.watchers, "rate": plan.rate,
@@ -192,7 +192,7 @@ async fn look_on(port: u16, plan: &Plan) -> Result<JoinSet<()>> {
             }
         });
     }
-    ensure!(lookers.try_join_next().is_none(), "somebody who looks on was sent away");
+    ensure!(lookers.try_join_next().is_none(), "a watcher was sent away");
     Ok(lookers)
 }
 

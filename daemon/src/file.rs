@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_file_of_an_earlier_life_is_in_nobody_s_way() {
+    fn a_temporary_file_of_an_earlier_life_is_in_no_one_s_way() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         fs::write(folder.path().join("a.new"), "half").unwrap();

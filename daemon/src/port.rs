@@ -1,5 +1,5 @@
 //! The one port of each binary: gRPC health and reflection, `/healthz` for those who speak HTTP only, and what the binary
-//! has [`Beside`] these.
+//! has [`PortServices`] these.
 
 mod listener;
 mod tls;
@@ -56,7 +56,7 @@ fn advice(cause: &io::Error) -> &'static str {
 
 /// What a binary serves beside health.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub struct PortServices {
     /// gRPC services.
     pub grpc: RoutesBuilder,
     /// Pages.
@@ -69,10 +69,10 @@ pub struct Beside {
 pub async fn serve(
     listener: TcpListener,
     statuses: watch::Receiver<Statuses>,
-    beside: Beside,
+    services: PortServices,
     shutdown: CancellationToken,
 ) {
-    let Beside { mut grpc, pages, tls } = beside;
+    let PortServices { mut grpc, pages, tls } = services;
     grpc.add_service(health::server(statuses.clone(), shutdown.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()

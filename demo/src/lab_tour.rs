@@ -222,7 +222,7 @@ impl Tour {
         let now = self.load.so_far();
         let (sent, failed) = (now.sent - before.sent, now.failed - before.failed);
         let moves = now.moves.get(before.moves.len()..).unwrap_or_default();
-        // Where each was at home when the step began: of those that had to go, wherever they went meanwhile.
+        // Where each was at home when the step began: of those that had to go, wherever they went in the meantime.
         let mut homes = BTreeMap::new();
         for moved in moves {
             homes.entry(moved.client).or_insert(&moved.from);

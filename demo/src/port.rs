@@ -1,4 +1,4 @@
-//! Ports that are taken, and by whom.
+//! Ports that are taken, and the processes that have them.
 
 use std::fs;
 use std::net::TcpListener;

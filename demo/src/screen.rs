@@ -1,4 +1,4 @@
-//! Output. With nobody left to read it the demo goes on: its end must not leave processes behind.
+//! Output. Without a reader the demo goes on: its end must not leave processes behind.
 
 use std::fmt::Display;
 use std::io::Write as _;

@@ -9,7 +9,7 @@ use crate::lab::{APPS, Lab, SERVICE, name_of};
 
 /// A free name and place for an app that is started by hand.
 const BY_HAND: &str = "by-hand";
-/// How long an app that was registered by hand stays, in seconds: nobody keeps its lease alive.
+/// How long an app that was registered by hand stays, in seconds: its lease is not kept alive.
 const BY_HAND_S: u32 = 60;
 
 /// The whole text.

@@ -1,4 +1,4 @@
-//! The tour: everything that happens to a node in the lab, under load, with nobody at the keyboard.
+//! The tour: everything that happens to a node in the lab, under load, unattended.
 
 use std::time::Duration;
 

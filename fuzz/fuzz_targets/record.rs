@@ -1,4 +1,4 @@
-//! Anybody with a login may write anything under `instances/` and `overrides/`. Whatever it is, nothing panics, and what
+//! Any user with a login may write anything under `instances/` and `overrides/`. Whatever it is, nothing panics, and what
 //! reaches HAProxy's socket is one of our commands for that very server, on one line.
 #![no_main]
 

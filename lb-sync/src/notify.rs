@@ -48,7 +48,7 @@ impl Manager {
     }
 
     /// To be called after each turn of the pass, which comes several times a second (its rhythm sees to that).
-    pub fn tell(&mut self, condition: &SyncCondition<'_>) {
+    pub fn notify_manager(&mut self, condition: &SyncCondition<'_>) {
         let standing = DaemonStatus {
             in_sync: condition.view.in_sync(),
             haproxy: condition.worker.map(|worker| worker.version.to_string()),

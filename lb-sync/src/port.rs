@@ -21,7 +21,7 @@ use axum::http::{StatusCode, header};
 use axum::response::sse::KeepAlive;
 use axum::response::{Html, IntoResponse, Response, Sse};
 use axum::routing::get;
-use daemon::port::Beside;
+use daemon::port::PortServices;
 use tokio_util::sync::CancellationToken;
 
 use live::Viewers;
@@ -32,17 +32,17 @@ pub use report::{HaproxyReport, InstanceReport, PassProgress, RegistryReport, Re
 pub use totals::{Effect, Metrics};
 
 /// What is served beside health.
-pub fn beside(hub: &StatusHandle, shutdown: &CancellationToken) -> Beside {
-    let mut beside = Beside::default();
-    beside.grpc.add_service(grpc::server(hub.clone(), shutdown.clone()));
-    beside.pages = Router::new()
+pub fn services(hub: &StatusHandle, shutdown: &CancellationToken) -> PortServices {
+    let mut services = PortServices::default();
+    services.grpc.add_service(grpc::server(hub.clone(), shutdown.clone()));
+    services.pages = Router::new()
         .route("/", get(status_page))
         .route("/metrics", get(scrape))
         .route("/events", get(events))
         .route("/live", get(live))
         .route("/live.js", get(script))
         .with_state((hub.clone(), Viewers::new(shutdown.clone())));
-    beside
+    services
 }
 
 type Asked = State<(StatusHandle, Viewers)>;

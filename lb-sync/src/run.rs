@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use daemon::port::{self, Beside, ListenError};
+use daemon::port::{self, ListenError, PortServices};
 use proto::health::Statuses;
 use registry::follow::follow;
 use registry::lease::lease_task;
@@ -75,7 +75,7 @@ pub async fn run(
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let (hub, status, auditing) =
         crate::port::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
-    let beside = Beside { tls, ..crate::port::beside(&hub, &end) };
+    let services = PortServices { tls, ..crate::port::services(&hub, &end) };
     let told = reachable(listening, session.endpoints()).await;
     let (snapshots, new_snapshots) = watch::channel(None);
     let outputs = Outputs { lease, health: tell_health, snapshots, files: files.link, status };
@@ -87,7 +87,7 @@ pub async fn run(
 
     let mut tasks = JoinSet::new();
     if let Some(dir) = config.state_dir {
-        let keeping = snapshot::keep(dir, new_snapshots);
+        let keeping = snapshot::save_each(dir, new_snapshots);
         tasks.spawn_on(async move { (keeping.await, "the snapshot").1 }, others);
     }
     if let Some(auditing) = auditing {
@@ -101,7 +101,7 @@ pub async fn run(
     tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });
     tasks.spawn(async move { (following_overrides.await, "the watch of the overrides").1 });
     tasks.spawn_on(
-        async move { (port::serve(listener, health, beside, stop).await, "the status port").1 },
+        async move { (port::serve(listener, health, services, stop).await, "the status port").1 },
         others,
     );
     let ended = tokio::select! {

@@ -125,7 +125,7 @@ fn read(path: &Path, prefix: &Prefix) -> Result<Snapshot, Refused> {
 }
 
 /// Writes each new snapshot to `dir`, the last one always, not more often than every 2 s. Ends when the sender does.
-pub async fn keep(dir: PathBuf, mut news: watch::Receiver<Option<Snapshot>>) {
+pub async fn save_each(dir: PathBuf, mut news: watch::Receiver<Option<Snapshot>>) {
     let mut log_once = LogOnce::default();
     while news.changed().await.is_ok() {
         let Some(snapshot) = news.borrow_and_update().clone() else { continue };

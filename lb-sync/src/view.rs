@@ -48,7 +48,7 @@ pub struct View {
     instances: BTreeMap<InstanceId, Registered>,
     overrides: BTreeMap<InstanceId, OverrideRecord>,
     /// Who claims an address, so that a change of one finds the others.
-    claims: BTreeMap<SocketAddr, Vec<InstanceId>>,
+    endpoint_owners: BTreeMap<SocketAddr, Vec<InstanceId>>,
     instances_synced: bool,
     overrides_synced: bool,
     /// The etcd that the instances were listed from.
@@ -96,7 +96,7 @@ impl View {
             prefix,
             instances: BTreeMap::new(),
             overrides: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            endpoint_owners: BTreeMap::new(),
             instances_synced: false,
             overrides_synced: false,
             source: None,
@@ -228,7 +228,7 @@ impl View {
     #[must_use]
     pub fn shadowed_by(&self, id: &InstanceId) -> Option<&InstanceId> {
         let ours = self.instances.get(id)?;
-        let rivals = self.claims.get(&ours.record.endpoint())?;
+        let rivals = self.endpoint_owners.get(&ours.record.endpoint())?;
         let (mut later, mut latest) = (None, (ours.create_revision, id));
         for rival in rivals.iter().filter(|rival| *rival != id) {
             let Some(theirs) = self.instances.get(rival) else { continue };
@@ -305,7 +305,7 @@ impl View {
 
     /// Takes in an event of the follower of `instances/`.
     pub fn fold_instances(&mut self, now: Tick, event: Event) -> Scope {
-        self.instances_synced = self.note(now, &event, self.instances_synced);
+        self.instances_synced = self.follower_in_sync(now, &event, self.instances_synced);
         let listed = match &event {
             Event::Listed { cluster, revision, .. } => {
                 Some(Source { cluster: *cluster, revision: *revision })
@@ -353,7 +353,7 @@ impl View {
 
     /// Takes in an event of the follower of `overrides/`.
     pub fn fold_overrides(&mut self, now: Tick, event: Event) -> Scope {
-        self.overrides_synced = self.note(now, &event, self.overrides_synced);
+        self.overrides_synced = self.follower_in_sync(now, &event, self.overrides_synced);
         let is_list = matches!(event, Event::Listed { .. });
         self.changes += u64::from(is_list || matches!(event, Event::Changed(_)));
         let pick = |key| if let Key::Override(id) = key { Some(id) } else { None };
@@ -373,7 +373,7 @@ impl View {
     }
 
     /// Whether the follower that told `event` is in sync after it.
-    fn note(&mut self, now: Tick, event: &Event, was: bool) -> bool {
+    fn follower_in_sync(&mut self, now: Tick, event: &Event, was: bool) -> bool {
         match event {
             // A list alone is not: what changed since is still on its way.
             Event::OutOfSync | Event::Listed { .. } => return false,
@@ -464,9 +464,9 @@ impl View {
         self.unclaim(&id, changed);
         // Nearly always one: there are as many of these as instances.
         let alone = || Vec::with_capacity(1);
-        let claimants = self.claims.entry(registered.record.endpoint()).or_insert_with(alone);
-        claimants.push(id.clone());
-        changed.extend(claimants.iter().cloned());
+        let owners = self.endpoint_owners.entry(registered.record.endpoint()).or_insert_with(alone);
+        owners.push(id.clone());
+        changed.extend(owners.iter().cloned());
         self.route_changes += u64::from(registered.record.labels.contains_key(ROUTE_LABEL));
         if !self.instances.contains_key(&id) {
             *self.services.entry(id.service.clone()).or_default() += 1;
@@ -504,11 +504,11 @@ impl View {
             return;
         };
         let endpoint = present.record.endpoint();
-        if let Some(claimants) = self.claims.get_mut(&endpoint) {
-            claimants.retain(|claimant| claimant != id);
-            changed.extend(claimants.iter().cloned());
-            if claimants.is_empty() {
-                self.claims.remove(&endpoint);
+        if let Some(owners) = self.endpoint_owners.get_mut(&endpoint) {
+            owners.retain(|owner_id| owner_id != id);
+            changed.extend(owners.iter().cloned());
+            if owners.is_empty() {
+                self.endpoint_owners.remove(&endpoint);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use testkit::blocking::Guard;
 
 #[test]
-fn told_to_stop_it_ends_without_etcd_without_haproxy_and_with_nobody_reading_its_log() {
+fn told_to_stop_it_ends_without_etcd_without_haproxy_and_without_a_reader_of_its_log() {
     let args = "run --listen 127.0.0.1:0 --balancer b --haproxy-socket /no/such.sock";
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb-sync"));
     command.args(args.split(' ')).args(["--etcd-endpoints", "http://127.0.0.1:1"]);
@@ -14,7 +14,7 @@ fn told_to_stop_it_ends_without_etcd_without_haproxy_and_with_nobody_reading_its
     let mut log = BufReader::new(running.child().stderr.take().unwrap());
     let mut line = String::new();
     log.read_line(&mut line).unwrap();
-    // Whoever read the log is gone: each further line meets a closed pipe.
+    // The reader of the log is gone: each further line meets a closed pipe.
     drop(log);
     assert_eq!(running.terminate(), Some(0));
 }

@@ -109,7 +109,7 @@ pub struct RunOptions {
     /// object a line with service, instance and process [default: inherit, and lines with processes beside the app].
     #[arg(long, env = "LEASEHOLD_APP_OUTPUT", value_enum, value_name = "FORM")]
     pub app_output: Option<LineFormat>,
-    /// A FIFO that gets a copy of it, for a log forwarder; made if nothing stands there. Nobody waits for who reads it:
+    /// A FIFO that gets a copy of it, for a log forwarder; made if nothing stands there. It never waits for its reader:
     /// lines that do not fit are dropped, and counted.
     #[arg(long, env = "LEASEHOLD_APP_OUTPUT_COPY", value_name = "FIFO")]
     pub app_output_copy: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The operator's commands: they speak to etcd alone, and end.
 //!
 //! [`read`] lists what stands in the registry, [`list`], [`show`] and [`explain`] tell it, [`operator_override`] writes overrides, [`wait`] follows
-//! until something is so, [`watch`] for as long as somebody reads. What they say is a [`CommandOutput`]: `main` prints it.
+//! until something is so, [`watch`] for as long as its output is read. What they say is a [`CommandOutput`]: `main` prints it.
 
 mod explain;
 mod list;

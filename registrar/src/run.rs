@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use daemon::port::{self, Beside, ListenError, Tls};
+use daemon::port::{self, ListenError, PortServices, Tls};
 use daemon::service_manager::{Message, Watchdog, notify};
 use leasehold::etcd_thread::EtcdThread;
 use leasehold::member::{self, MemberConfig};
@@ -128,8 +128,8 @@ fn serve_port(
     shutdown: &CancellationToken,
 ) -> watch::Sender<Statuses> {
     let (health, served) = watch::channel(health::statuses(&sources.statuses.borrow(), true));
-    let beside = Beside { pages: metrics::pages(sources), tls, ..Beside::default() };
-    parts.spawn(port::serve(listener, served, beside, shutdown.clone()));
+    let services = PortServices { pages: metrics::pages(sources), tls, ..PortServices::default() };
+    parts.spawn(port::serve(listener, served, services, shutdown.clone()));
     health
 }
 

@@ -45,7 +45,9 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 /// The process ids of our children, zombies included.
@@ -113,7 +115,7 @@ fn the_zombie_of_a_stranger_is_reaped() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pid");
     with_reaper(async |processes| {
-        // Its parent ends before it does, and it is in a group and session of its own: nobody knows it.
+        // Its parent ends before it does, and it is in a group and session of its own: it is not known.
         let script = format!("(setsid sh -c 'echo $$ > {}; exit 3' &); exec sleep 1000", file.display());
         let child = processes.spawn(sh(&script)).await.unwrap();
         until_no_process(pid_in(&file).await).await;

@@ -133,13 +133,13 @@ impl Etcd {
         Ok(())
     }
 
-    /// A new lease that nobody keeps alive.
+    /// A new lease that is not kept alive.
     pub async fn grant(&self) -> Result<i64> {
         let granted = self.call("get a lease", async |mut etcd| etcd.lease_grant(LEASE_TTL_S, None).await);
         Ok(granted.await?.id())
     }
 
-    /// Puts `key` under a new lease that nobody keeps alive.
+    /// Puts `key` under a new lease that is not kept alive.
     pub async fn register(&self, key: String, value: impl Into<Vec<u8>>) -> Result<Registration<'_>> {
         let lease = self.grant().await?;
         self.put(&key, value, lease).await?;

@@ -8,10 +8,7 @@ pub(crate) trait OrFail<T> {
 }
 
 impl<T> OrFail<T> for anyhow::Result<T> {
-    #[expect(
-        clippy::panic,
-        reason = "a scenario has nobody to hand an error to, and a panic is how a test fails"
-    )]
+    #[expect(clippy::panic, reason = "a scenario returns no error, and a panic is how a test fails")]
     fn or_fail(self) -> T {
         match self {
             Ok(value) => value,

@@ -94,7 +94,7 @@ impl HaProxy {
         let pid = self.daemon.process()?.pid();
         wait::until(START_MAX, "an answer of HAProxy", async || match self.daemon.surprise() {
             Some(surprise) => Err(anyhow::Error::msg(surprise)),
-            // A socket left behind by its predecessor answers nobody; one from before must not count.
+            // A socket left behind by its predecessor does not answer; one from before must not count.
             None => Ok(self.seen().await.ok().filter(|seen| seen.pid == pid)),
         })
         .await?;

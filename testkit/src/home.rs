@@ -14,7 +14,7 @@ use tempfile::TempDir;
 pub(crate) const MARK: &str = "STACK_HOME";
 /// How much of each log is printed when a test fails, in bytes.
 const TAIL_LEN_MAX: u64 = 12 * 1024;
-/// Waits until its standard input ends, which it does with this process, however that ends; then kills whoever
+/// Waits until its standard input ends, which it does with this process, however that ends; then kills every process that
 /// carries the mark and removes the folder.
 const SWEEPER: &str = r#"
 read -r _

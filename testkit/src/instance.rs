@@ -135,7 +135,7 @@ impl Instance {
         registrar.end(LEAVE_MAX).await
     }
 
-    /// `kill -9` to the registrar alone: the app goes on, and nobody answers for it.
+    /// `kill -9` to the registrar alone: the app goes on, and nothing answers for it.
     pub async fn kill_registrar(&self) -> Result<()> {
         self.registrar.process()?.kill().await
     }

@@ -1,7 +1,7 @@
 //! A steady load over HTTP that counts what its clients would have noticed.
 //!
 //! The rate is held whatever the answers do (an open loop), so that a stall is seen in full. The generator has a
-//! thread of its own: what a scenario does meanwhile does not slow it down.
+//! thread of its own: what a scenario does at the same time does not slow it down.
 
 mod client;
 mod report;
@@ -80,7 +80,7 @@ impl Load {
         let (its_log, its_stop) = (Arc::clone(&log), stop.clone());
         let run = move || {
             runtime.block_on(run(plan, its_log, its_stop));
-            // Nobody waits for it when the load was dropped.
+            // There is no receiver when the load was dropped.
             let _ = end.send(());
         };
         let thread = std::thread::Builder::new().name("load".into());

@@ -18,14 +18,14 @@ const BLOCKS: u16 = 30;
 /// A block of ports, ours until it is dropped.
 #[derive(Debug)]
 pub struct Ports {
-    /// Bound for as long as the block is ours; nobody is ever accepted.
+    /// Bound for as long as the block is ours; no connection is ever accepted.
     _claim: TcpListener,
     first: u16,
     used: AtomicU16,
 }
 
 impl Ports {
-    /// Takes a block that nobody has.
+    /// Takes a free block.
     pub fn claim() -> Result<Self> {
         // From a random block on: a port that has just been given back may still be knocked at by old clients.
         let start = fastrand::u16(..BLOCKS);
@@ -39,7 +39,7 @@ impl Ports {
         bail!("every block of ports from {FIRST} to {last} is taken")
     }
 
-    /// A port of the block on which nobody listens; the same one is never given twice.
+    /// A free port of the block; the same one is never given twice.
     pub fn free(&self) -> Result<u16> {
         loop {
             let n = self.used.fetch_add(1, Ordering::Relaxed);
@@ -47,7 +47,7 @@ impl Ports {
                 bail!("the stack has used up its {BLOCK_LEN} ports from {} on", self.first);
             }
             let port = self.first + n;
-            // Somebody who knows nothing of blocks may listen here.
+            // A process that knows nothing of blocks may listen here.
             if is_free(port) {
                 return Ok(port);
             }
@@ -55,7 +55,7 @@ impl Ports {
     }
 }
 
-/// Whether nobody listens on `port` of loopback at this moment.
+/// Whether `port` of loopback is free at this moment.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind(loopback(port)).is_ok()

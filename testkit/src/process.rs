@@ -187,7 +187,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only when nobody of the group is left.
+        // Fails only when no process of the group is left.
         let _ = killpg(raw(self.pid), Signal::SIGKILL);
         let _ = lock(&self.child).wait();
     }
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_that_nobody_asked_for_is_told_with_the_log() {
+    async fn an_unexpected_end_is_told_with_the_log() {
         let home = Arc::new(Home::new().unwrap());
         let daemon = shell(&home, "echo 'no such flag'; exit 3");
         let process = daemon.process().unwrap();

@@ -20,7 +20,7 @@ def say(text):
     print(text, flush=True)
 
 
-for asked in ["", service, "nobody"]:
+for asked in ["", service, "unknown"]:
     try:
         status = health.Check(health_pb2.HealthCheckRequest(service=asked), timeout=5).status
         say(f"check {asked!r}: {name(status)}")

@@ -35,14 +35,14 @@ async fn sticky_clients_follow_their_instance_to_another_port() {
     assert_eq!((report.failed, report.moves.len()), (0, 0), "{report} {:?}", report.moves);
 }
 
-/// Who was at `home` at first and asked while it was away is back there at the end, and nobody else has moved.
+/// Who was at `home` at first and asked while it was away is back there at the end, and no other client has moved.
 fn assert_returned(home: &str, report: &Report) {
     let mut last = BTreeMap::new();
     for it in &report.moves {
         let first = last.insert(it.client, it.to.as_str()).is_none();
         assert!(!first || it.from == home, "{it:?} had no need to move");
     }
-    assert!(!last.is_empty(), "nobody asked while it was away: {report}");
+    assert!(!last.is_empty(), "no client asked while it was away: {report}");
     assert!(last.values().all(|to| *to == home), "{:?}", report.moves);
     assert_eq!(report.failed, 0, "{report}");
 }

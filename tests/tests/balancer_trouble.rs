@@ -100,7 +100,7 @@ async fn an_edit_by_hand_is_put_right_and_a_hand_made_server_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_lb_sync_that_starts_while_etcd_is_away_serves_whom_it_knew() {
+async fn an_lb_sync_that_starts_while_etcd_is_away_serves_what_it_knew() {
     let stack = Stack::native().await;
     let web = stack.service("web").instances(3).serving().await;
     stack.lb_sync().until_saved(stack.home(), "web/web-3").await;

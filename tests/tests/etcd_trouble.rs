@@ -30,7 +30,7 @@ async fn a_restart_of_etcd_touches_no_server_and_loses_no_lease() {
 }
 
 #[tokio::test]
-async fn an_etcd_that_stalls_for_longer_than_every_ttl_removes_nobody() {
+async fn an_etcd_that_stalls_for_longer_than_every_ttl_removes_none() {
     let stack = Stack::native().await;
     let web = stack.service("web").instances(3).serving().await;
     let load = stack.load(300.per_second());

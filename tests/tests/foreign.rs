@@ -70,7 +70,7 @@ async fn grpcs_own_clients_check_list_watch_and_reflect() {
     let addr = format!("127.0.0.1:{}", stack.lb_sync().port());
     let python = Python::start("ask.py", &[&addr, "web"]);
     let said: Vec<String> = (0..8).map(|_| python.line()).collect();
-    assert_eq!(said[..3], ["check '': SERVING", "check 'web': SERVING", "check 'nobody': NOT_FOUND"]);
+    assert_eq!(said[..3], ["check '': SERVING", "check 'web': SERVING", "check 'unknown': NOT_FOUND"]);
     assert_eq!(said[3], "list: '' SERVING, 'registry' SERVING, 'web' SERVING");
     for said in &said[4..6] {
         let names = ["grpc.health.v1.Health", "grpc.reflection.v1", "leasehold.v1.Registry"];

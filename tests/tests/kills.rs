@@ -24,7 +24,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Somebody's changes to the registry: each call is one, and waits for nobody.
+/// An operator's changes to the registry: each call is one, and waits for nothing.
 struct Comings<'s> {
     stack: &'s Stack,
     apps: Vec<App>,
@@ -45,7 +45,7 @@ impl<'s> Comings<'s> {
     async fn change(&mut self, n: usize) {
         let key = format!("/leasehold/v1/instances/web/fickle-{n}");
         if self.present.remove(&n) {
-            // Its app goes on: whoever is sent there is served, and its lease lives, so that it is gone on purpose.
+            // Its app goes on: a client that is sent there is served, and its lease lives, so that it is gone on purpose.
             self.stack.etcd().delete(&key).await.unwrap();
         } else {
             let record = self.apps[n].record().to_string();
@@ -61,11 +61,11 @@ impl<'s> Comings<'s> {
 }
 
 #[tokio::test]
-async fn kills_at_random_moments_cost_no_request_that_somebody_could_have_served() {
+async fn kills_at_random_moments_cost_no_request_that_a_server_could_have_served() {
     println!("{}", kill_at_random(Stack::native().await, false).await);
 }
 
-/// HAProxy serves from its first request: nobody waits for lb-sync.
+/// HAProxy serves from its first request: no client waits for lb-sync.
 #[tokio::test]
 async fn kills_of_a_haproxy_on_files_cost_nothing_but_while_it_is_dead() {
     println!("{}", kill_at_random(Stack::native().with_files().await, true).await);
@@ -99,7 +99,7 @@ async fn kill_at_random(stack: Stack, on_files: bool) -> String {
                 comings.change(random.usize(..FICKLE)).await;
                 stack.haproxy().start().await;
                 if !on_files {
-                    // It starts with no servers: nobody can serve before they are back.
+                    // It starts with no servers: no request is served before they are back.
                     stack.until(|s| STEADY.iter().all(|name| s.up("web").contains(name))).await;
                 }
                 gaps.push((died, Clock.now()));

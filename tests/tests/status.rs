@@ -101,7 +101,7 @@ async fn a_watcher_sees_who_joins_changes_and_leaves() {
     let services = client.list_services(ListServicesRequest::default()).await.unwrap().into_inner().services;
     let counts: Vec<_> =
         services.iter().map(|service| (service.name.as_str(), service.instances, service.serving)).collect();
-    assert_eq!(counts, [("web", 2, 1)], "a backend that nobody ever registered for is no service");
+    assert_eq!(counts, [("web", 2, 1)], "a backend without a registration ever is no service");
 }
 
 #[tokio::test]

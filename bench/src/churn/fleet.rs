@@ -33,7 +33,7 @@ pub(super) enum Deed {
 pub(super) enum Farewell {
     /// By the balancer's ack.
     Acked,
-    /// By waiting, as people do where nobody tells: the key is deleted, and the app goes on for so long.
+    /// By waiting, as operators do without an ack: the key is deleted, and the app goes on for so long.
     Pause(Duration),
 }
 
@@ -173,7 +173,7 @@ impl Fleet {
         format!("owner-{}", next(&self.owners))
     }
 
-    /// A port that nobody had: a client that is still on its way to the last holder must not meet the next one.
+    /// A port that was never used before: a client that is still on its way to the last holder must not meet the next one.
     fn port(&self) -> Result<u16> {
         let mut blocks = lock(&self.ports);
         if let Some(port) = blocks.last().and_then(|block| block.free().ok()) {

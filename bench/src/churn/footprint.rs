@@ -48,7 +48,7 @@ impl Footprint {
     fn of(roots: &[Arc<Process>]) -> Self {
         let below = roots.iter().flat_map(|root| root.descendants());
         let pids: Vec<u32> = roots.iter().map(|root| root.pid()).chain(below).collect();
-        // One that has ended meanwhile has nothing.
+        // One that has ended in the meantime has nothing.
         let memory = pids.iter().filter_map(|pid| share_kb(*pid).ok());
         Self { processes: pids.len(), memory_kb: memory.sum() }
     }

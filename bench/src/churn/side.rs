@@ -30,7 +30,7 @@ const OVERTIME_MAX: Duration = Duration::from_mins(2);
 const SEEN_MAX: Duration = Duration::from_secs(20);
 /// So long no reload: it is over.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long an app goes on after its key was deleted, where nobody says that HAProxy has heard of it: ten reloads.
+/// How long an app goes on after its key was deleted, where nothing says that HAProxy has heard of it: ten reloads.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// One of the two.
@@ -163,7 +163,7 @@ impl Side for Theirs {
         if self.reloading.reloads() != reloads {
             return Ok(false);
         }
-        // Between two workers nobody may answer.
+        // Between two workers there may be no answer.
         let servers = self.reloading.servers().await.unwrap_or_default();
         Ok(servers == self.fleet.members().into_iter().collect())
     }

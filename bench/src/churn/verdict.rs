@@ -53,7 +53,7 @@ impl Loads {
 }
 
 impl Outcome {
-    /// Whether nobody noticed anything.
+    /// Whether no client noticed anything.
     pub(super) fn is_clean(&self) -> bool {
         self.calm.failed() == 0 && self.busy.failed() == 0 && self.lost.is_empty() && self.reloads == 0
     }

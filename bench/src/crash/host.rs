@@ -15,11 +15,11 @@ use tokio::task::JoinHandle;
 
 use super::{SEEN_MAX, SERVICE, TTL_S, VICTIM, until_deleted, until_out};
 
-/// Addresses of this end of the cable and of the other: of the block for benchmarks (RFC 2544), which nobody routes.
+/// Addresses of this end of the cable and of the other: of the block for benchmarks (RFC 2544), which are not routed.
 const HERE: &str = "198.18.77.1";
 const THERE: &str = "198.18.77.2";
 const PREFIX_LEN: u32 = 30;
-/// The app and its registrar's port; nobody else has any there.
+/// The app and its registrar's port; no other process has one there.
 const APP_PORT: u16 = 3000;
 const REGISTRAR_PORT: u16 = 9101;
 
@@ -99,7 +99,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Nothing goes through any more, and nobody is told.
+    /// Nothing goes through any more, and neither end gets an error.
     fn pull(&self) -> Result<()> {
         ip(&["-n", &self.name, "link", "set", "eth0", "down"])
     }

@@ -56,7 +56,7 @@ async fn follow(endpoint: String, socket: PathBuf, ready: oneshot::Sender<()>) -
     let mut etcd = Box::pin(Client::connect([endpoint], None)).await?;
     let mut changes = etcd.watch(PREFIX, Some(WatchOptions::new().with_prefix())).await?;
     let mut haproxy = Socket::connect(&socket).await?;
-    // The bench has ended if nobody waits.
+    // Without a receiver the bench has ended.
     let _ = ready.send(());
     while let Some(answer) = changes.message().await? {
         for event in answer.events() {

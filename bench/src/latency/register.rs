@@ -21,7 +21,7 @@ pub(crate) enum Leave {
 /// A register with room for one instance, `one`, on loopback.
 pub(crate) struct Register {
     book: Book,
-    form: Form,
+    format: Format,
 }
 
 enum Book {
@@ -32,7 +32,7 @@ enum Book {
 }
 
 /// What stands in the key.
-enum Form {
+enum Format {
     Record,
     Url,
 }
@@ -41,17 +41,17 @@ impl Register {
     /// A record of Leasehold's, which others read as well.
     pub(crate) async fn record(stack: &Stack, service: &str, prefix: &str) -> Result<Self> {
         let key = format!("{prefix}/instances/{service}/one");
-        Ok(Self { book: Book::etcd(stack, key).await?, form: Form::Record })
+        Ok(Self { book: Book::etcd(stack, key).await?, format: Format::Record })
     }
 
     /// A URL in this key.
     pub(crate) async fn url(stack: &Stack, key: &str) -> Result<Self> {
-        Ok(Self { book: Book::etcd(stack, key.into()).await?, form: Form::Url })
+        Ok(Self { book: Book::etcd(stack, key.into()).await?, format: Format::Url })
     }
 
     /// A service of the Consul agent at this port of loopback.
     pub(crate) fn service(agent: u16) -> Self {
-        Self { book: Book::Consul { agent }, form: Form::Record }
+        Self { book: Book::Consul { agent }, format: Format::Record }
     }
 
     /// What can be done before it counts.
@@ -64,9 +64,9 @@ impl Register {
 
     /// The instance of `service` at `port` is written down.
     pub(super) async fn join(&mut self, service: &str, port: u16) -> Result<()> {
-        let value = match self.form {
-            Form::Record => json!({ "address": "127.0.0.1", "port": port }).to_string(),
-            Form::Url => format!("http://127.0.0.1:{port}"),
+        let value = match self.format {
+            Format::Record => json!({ "address": "127.0.0.1", "port": port }).to_string(),
+            Format::Url => format!("http://127.0.0.1:{port}"),
         };
         match &mut self.book {
             Book::Etcd { etcd, key, lease } => {

@@ -50,19 +50,19 @@ impl<'s> Way<'s> {
     pub(crate) async fn round(&mut self, how: Leave, rest: Duration) -> Result<(Duration, Duration)> {
         let mut poller = Poller::start(Question::of(self.port, self.service));
         self.register.prepare().await?;
-        poller.until("nobody served", |met| met.refused >= SETTLED).await?;
+        poller.until("no server", |sample| sample.refused >= SETTLED).await?;
 
         Clock.until(Some(Clock.now().plus(rest))).await;
         let put = Clock.now();
         self.register.join(self.service, self.app.port()).await?;
-        let met = poller.until("a request served", |met| met.first_served.is_some()).await?;
-        let join = met.first_served.context("no request served")?.since(put);
-        poller.until("requests served", |met| met.served >= SETTLED).await?;
+        let sample = poller.until("a request served", |sample| sample.first_served.is_some()).await?;
+        let join = sample.first_served.context("no request served")?.since(put);
+        poller.until("requests served", |sample| sample.served >= SETTLED).await?;
 
         Clock.until(Some(Clock.now().plus(rest))).await;
         let ended = Clock.now();
         self.register.leave(how).await?;
-        poller.until("nobody served any more", |met| met.refused >= SETTLED).await?;
+        poller.until("no server any more", |sample| sample.refused >= SETTLED).await?;
         if self.deletes {
             self.until_deleted().await?;
         }

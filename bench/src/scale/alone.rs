@@ -19,7 +19,7 @@ use crate::table::Times;
 
 /// Commands in one write, as many as lb-sync sends under traffic.
 const TOGETHER: usize = 10;
-/// What lb-sync gives a server besides, and where it is checked.
+/// What lb-sync gives a server as well, and where it is checked.
 const OPTIONS: &str = "pool-purge-delay 5s pool-max-conn -1";
 const CHECK: &str = "check inter 2s rise 1 fall 2";
 /// Ids as lb-sync's.
@@ -77,7 +77,7 @@ pub(super) async fn measure(shape: Shape) -> Result<Alone> {
 }
 
 /// The first of it once more, with everything new.
-pub(super) async fn again(shape: Shape) -> Result<Duration> {
+pub(super) async fn run(shape: Shape) -> Result<Duration> {
     let filled = Filled::start(shape).await?;
     filled.load.stop().await;
     Ok(filled.ready)

@@ -13,7 +13,7 @@ use crate::table::Times;
 
 /// How often each change is made.
 const ROUNDS: u32 = 20;
-/// Answers in a row after which nobody is taken to be there.
+/// Answers in a row after which no server is taken to be there.
 const SETTLED: u64 = 5;
 /// Longest that a change may take to be seen.
 const SEEN_MAX: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ pub(super) struct Changes {
 pub(super) trait Hand {
     /// It joins.
     async fn join(&mut self) -> Result<()>;
-    /// Everything that follows by itself from what was done has come to rest; the next change is to find nobody busy.
+    /// Everything that follows by itself from what was done has come to rest; the next change is to find every process idle.
     async fn rested(&mut self) -> Result<()>;
     /// Its weight becomes [`WEIGHT`].
     async fn weigh(&mut self) -> Result<()>;
@@ -49,11 +49,11 @@ impl Changes {
         let mut changes = Self::default();
         for _ in 0..ROUNDS {
             let mut poller = Poller::start(Question::of_instance(port, SERVICE, EXTRA));
-            poller.until("somebody else serving", |met| met.refused >= SETTLED).await?;
+            poller.until("another server", |sample| sample.refused >= SETTLED).await?;
             let start = Clock.now();
             hand.join().await?;
-            let met = poller.until("a request served", |met| met.first_served.is_some()).await?;
-            changes.join.push(met.first_served.context("no request served")?.since(start));
+            let sample = poller.until("a request served", |sample| sample.first_served.is_some()).await?;
+            changes.join.push(sample.first_served.context("no request served")?.since(start));
             drop(poller);
             hand.rested().await?;
 

@@ -95,7 +95,7 @@ pub(super) async fn measure(shape: Shape) -> Result<Registered> {
 
 /// The first of it once more, with everything new: until all were in rotation, from the first put on, and from the start of
 /// lb-sync.
-pub(super) async fn again(shape: Shape) -> Result<(Duration, Duration)> {
+pub(super) async fn run(shape: Shape) -> Result<(Duration, Duration)> {
     let filled = Filled::start(shape).await?;
     Ok((filled.ready, filled.end().await?.1))
 }
@@ -113,7 +113,7 @@ impl Filled {
         let mut haproxy = Socket::connect(stack.haproxy().socket()).await?;
         let lease = registrant.lease().await?;
 
-        // One is there from the beginning: there has to be somebody to serve the load.
+        // One is there from the beginning: there has to be a server for the load.
         registrant.put(&Crowd::name(0), &crowd.record(0), lease).await?;
         stack.wait_until(SEEN_MAX, "the first instance up", |seen| !seen.up(SERVICE).is_empty()).await?;
         let load = stack.start_load(SERVICE, rate(), 0)?;

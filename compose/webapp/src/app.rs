@@ -81,7 +81,7 @@ async fn hello(
         sessions.visit(known, SessionId::random())
     };
     if app.log_requests {
-        // Output that nobody reads any more is nothing to fail a request for.
+        // Output without a reader does not fail a request.
         let _ = writeln!(io::stdout(), "GET / 200 session={} views={}", visit.id, visit.views);
     }
     let set_cookie = visit.is_new.then(|| (header::SET_COOKIE, visit.id.set_cookie()));

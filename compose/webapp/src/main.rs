@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
         }
         Err(error) => (format!("error: {error:#}"), ExitCode::FAILURE),
     };
-    // With standard error closed there is nobody left to tell; the exit code says it too.
+    // With standard error closed there is no reader; the exit code says it too.
     let _ = writeln!(io::stderr(), "{text}");
     code
 }
@@ -56,7 +56,7 @@ async fn start(args: Args) -> Result<Ended> {
     let shutdown = shutdown()?;
     let listener = serve::listen(args.listen).await?;
     let addr = listener.local_addr().context("the listening socket has no address")?;
-    // As above: an app that nobody listens to still serves.
+    // As above: an app without a reader of its output still serves.
     let _ = writeln!(io::stdout(), "webapp listens on {addr}");
     serve::run(listener, app::router(host::name(), args.tag, args.log_requests), shutdown, FINISH_MAX).await
 }

@@ -77,7 +77,7 @@ pub(crate) async fn run(
     let app = app.into_make_service_with_connect_info::<LocalIp>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         shutdown.await;
-        // Nobody hears it only when the server has ended already.
+        // The receiver is gone only when the server has ended already.
         let _ = stopping.send(());
     });
     let patience = async move {

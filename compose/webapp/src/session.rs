@@ -75,7 +75,7 @@ impl Sessions {
     }
 
     /// Counts a visit of the session `known`, or of a new one under the id `fresh`: an id that we do not know is not taken
-    /// over, so that nobody can choose another's.
+    /// over, so that no client can choose another's.
     pub(crate) fn visit(&mut self, known: Option<SessionId>, fresh: SessionId) -> Visit {
         self.visits += 1;
         if let Some(id) = known

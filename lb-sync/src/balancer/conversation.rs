@@ -381,7 +381,7 @@ impl Balancer {
         self.routes.invalidate();
         let retries = self.backends.retry_refused();
         let changed = if audit { self.observed.news_since(&before) } else { Scope::All };
-        self.planner.learn(now, &self.observed, &changed);
+        self.planner.read_state(now, &self.observed, &changed);
         self.log_once.settled(HAPROXY);
         self.schedule.read_all(now);
         self.dirty.extend(if retries { Scope::All } else { changed });

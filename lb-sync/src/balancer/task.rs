@@ -38,7 +38,7 @@ pub struct Outputs {
     pub lease: LeaseHandle,
     /// Health, by name.
     pub health: watch::Sender<Statuses>,
-    /// Copies of the view, each time it has changed, for [`snapshot::keep`](crate::snapshot::keep).
+    /// Copies of the view, each time it has changed, for [`snapshot::keep`](crate::snapshot::save_each).
     pub snapshots: watch::Sender<Option<Snapshot>>,
     /// The tasks that write files.
     pub files: FilesLink,
@@ -176,7 +176,7 @@ impl BalancerTask {
                     for action in self.balancer.step(Clock.now(), inputs) {
                         self.perform(action).await;
                     }
-                    self.manager.tell(&self.balancer.condition(Clock.now()));
+                    self.manager.notify_manager(&self.balancer.condition(Clock.now()));
                 }
             }
         }
@@ -205,7 +205,7 @@ impl BalancerTask {
             Action::SaveSnapshot(snapshot) => drop(snapshots.send_replace(Some(snapshot))),
             Action::SaveIds(ids) => files.save_ids(ids),
             Action::WriteFiles(desired) => files.write_sections(desired),
-            Action::Record(event) => status.journal.note(event),
+            Action::Record(event) => status.journal.record(event),
             Action::StatusChanged => status.changed(),
         }
     }

@@ -50,7 +50,7 @@ pub(super) async fn dry_run(
     planner.start_anew(&haproxy.info.version);
     // One moment for all: what is read after it is not too old for a decision, however many are read.
     let now = Clock.now();
-    planner.learn(now, &haproxy.observed, &Scope::All);
+    planner.read_state(now, &haproxy.observed, &Scope::All);
     let first = planner.plan(now, view, &haproxy.observed, scope);
     let mut reading = Reading::default();
     reading.add_sessions(&haproxy.observed, &first.reads);

@@ -30,7 +30,7 @@ pub async fn plan(options: LookOptions, host: &str) -> Result<CommandOutput, Com
     })
 }
 
-/// `unasked`: why the running lb-sync could not be asked whom it keeps as suspects.
+/// `unasked`: why the running lb-sync could not be asked for its suspects.
 fn text(foreseen: &Foreseen, unasked: Option<&str>) -> String {
     let mut text = String::new();
     for step in &foreseen.steps {
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_line_for_each_step_says_who_why_and_what() {
-        let text = text(&foreseen(), Some("nobody answers"));
+        let text = text(&foreseen(), Some("nothing answers"));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -127,11 +127,11 @@ mod tests {
         );
         assert!(lines[1].starts_with("web/web-2: on its way out"), "{text}");
         assert!(lines[2].starts_with("web/old: not served"), "{text}");
-        assert!(!text.contains("nobody answers"), "nobody is gone: {text}");
+        assert!(!text.contains("nothing answers"), "no instance is gone: {text}");
         assert_eq!(super::text(&Foreseen::default(), None), "nothing to do\n");
         let mut gone = foreseen();
         gone.steps[0].why = Cause::Status(Reason::NotRegistered);
-        assert!(super::text(&gone, Some("nobody answers")).contains("note: nobody answers: if a running"));
+        assert!(super::text(&gone, Some("nothing answers")).contains("note: nothing answers: if a running"));
     }
 
     #[test]

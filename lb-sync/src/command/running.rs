@@ -1,4 +1,4 @@
-//! What only the running lb-sync knows: whom it keeps as suspects. Asked on its status port (`--listen`).
+//! What only the running lb-sync knows: its suspects. Asked on its status port (`--listen`).
 
 use std::time::Duration;
 

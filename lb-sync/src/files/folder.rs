@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_of_routes_is_kept_unless_it_is_somebody_elses() {
+    fn the_map_of_routes_is_kept_unless_another_wrote_it() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
         let read = || fs::read_to_string(folder.routes_map()).unwrap();

@@ -2,7 +2,7 @@
 //! each. It does no I/O: the task ([`super::writer`]) performs one deed at a time and returns what came of it.
 //!
 //! A round is: look at directory and templates ([`Deed::Draw`]), have HAProxy check what differs ([`Deed::Check`], by
-//! halves where it refuses: [`super::bisect`]), put in place what it takes ([`Deed::Place`]), and reload where a backend
+//! halves where it refuses: [`super::bisect`]), put in place what it takes ([`Deed::PutInPlace`]), and reload where a backend
 //! is missing ([`Deed::CheckFolder`], then [`Deed::Reload`]).
 
 mod messages;
@@ -74,7 +74,7 @@ pub(super) enum Deed {
     /// Show HAProxy the directory as it would be with these.
     Check(Arc<Scan>, Texts),
     /// Rename these into place.
-    Place(Texts),
+    PutInPlace(Texts),
     /// Have HAProxy check the directory as it is.
     CheckFolder,
     /// Reload HAProxy through its master socket.
@@ -351,7 +351,7 @@ impl Machine {
         }
         let texts = only(&changes, &accepted);
         self.state = State::Placing { files, accepted, purpose };
-        Deed::Place(texts)
+        Deed::PutInPlace(texts)
     }
 
     fn checked(

@@ -58,7 +58,7 @@ impl Verifier {
             Some(0) => Ok(Ok(())),
             // Sections alone, without the administrator's frontends: as far as they go, they are good.
             Some(2) if said.contains("no listener") => Ok(Ok(())),
-            Some(_) => Ok(Err(Refused(told(&said, dir)))),
+            Some(_) => Ok(Err(Refused(summary_of(&said, dir)))),
             None => Err(io::Error::other(format!("`haproxy -c` ended with {status}"))),
         }
     }
@@ -94,7 +94,7 @@ fn said(log: &Path) -> io::Result<String> {
 }
 
 /// HAProxy's errors, in short: without its process id, which changes, and with the paths that people know.
-fn told(said: &str, dir: &Path) -> String {
+fn summary_of(said: &str, dir: &Path) -> String {
     let candidate = format!("{}/", dir.display());
     let lines = said.lines().filter_map(|line| line.strip_prefix("[ALERT]"));
     let lines = lines.map(|line| line.trim_start().split_once(") : ").map_or(line, |(_, text)| text));

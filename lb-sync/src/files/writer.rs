@@ -84,7 +84,7 @@ impl Writer {
                     Err(error) => Err(error),
                 }
             }
-            Deed::Place(texts) => {
+            Deed::PutInPlace(texts) => {
                 let folder = self.folder.clone();
                 blocking(move || folder.place(&borrowed(&texts))).await.map(|()| Input::Placed)
             }

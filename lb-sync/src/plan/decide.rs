@@ -32,7 +32,7 @@ const SHUT_EVERY: Duration = Duration::from_secs(1);
 /// How long requests in flight may take on a server of which no record was ever seen.
 const INFLIGHT_DEFAULT: Duration = Duration::from_secs(30);
 
-/// What the registry is to be told of an instance.
+/// What is published of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
     /// What it was told stays.

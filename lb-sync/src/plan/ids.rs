@@ -137,7 +137,7 @@ impl Ids {
 
     /// Learns what HAProxy has, as far as that is news: an id in use is never given out again, and an instance keeps the one
     /// it has.
-    pub fn learn(&mut self, observed: &Observed, news: &Scope) {
+    pub fn read_state(&mut self, observed: &Observed, news: &Scope) {
         match news {
             Scope::All => {
                 for (service, backend) in &observed.backends {

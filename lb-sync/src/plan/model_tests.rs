@@ -101,7 +101,7 @@ impl World {
     /// Plans everything once; `None` when there is nothing to do.
     fn plan(&mut self) -> Plan {
         let mut observed = self.model.observe();
-        self.planner.learn(self.now, &observed, &Scope::All);
+        self.planner.read_state(self.now, &observed, &Scope::All);
         let mut plan = self.planner.plan(self.now, &self.view, &observed, &Scope::All);
         if !plan.reads.is_empty() {
             for id in &plan.reads {
@@ -451,7 +451,7 @@ fn out_of_sync_a_restarted_haproxy_is_filled_and_nothing_is_taken_away() {
 }
 
 #[test]
-fn what_is_known_from_the_disk_only_is_added_and_changes_nobody() {
+fn what_is_known_from_the_disk_only_is_added_and_nothing_is_changed() {
     let mut world = World::new();
     world.put("web/web-1", &up(3000));
     world.put("web/web-2", &up(3001));

@@ -54,9 +54,9 @@ impl Planner {
 
     /// Learns what HAProxy knows from an earlier lb-sync: the ids in use, and who is away. To be called after everything
     /// was read anew, with what is news of it.
-    pub fn learn(&mut self, now: Tick, observed: &Observed, news: &Scope) {
-        self.ids.learn(observed, news);
-        self.restarting.learn(now, observed);
+    pub fn read_state(&mut self, now: Tick, observed: &Observed, news: &Scope) {
+        self.ids.read_state(observed, news);
+        self.restarting.read_state(now, observed);
     }
 
     /// Which instance has which id.

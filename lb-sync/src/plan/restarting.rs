@@ -31,7 +31,7 @@ pub enum AffinityPhase {
 /// Who is away.
 #[derive(Debug)]
 pub struct Restarting {
-    /// How long an instance may be away; zero for never listing anybody.
+    /// How long an instance may be away; zero for an empty list at all times.
     gap: Duration,
     away: BTreeMap<InstanceId, Tick>,
 }
@@ -44,7 +44,7 @@ impl Restarting {
     }
 
     /// A name that stands in a map and is not known (an earlier lb-sync listed it) gets a whole gap.
-    pub fn learn(&mut self, now: Tick, observed: &Observed) {
+    pub fn read_state(&mut self, now: Tick, observed: &Observed) {
         for (service, map) in &observed.restarting {
             for instance in &map.names {
                 let id = InstanceId { service: service.clone(), instance: instance.clone() };
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_ends_it_and_without_a_gap_nobody_is_listed() {
+    fn an_order_ends_it_and_without_a_gap_none_is_listed() {
         let mut restarting = Restarting::new(GAP);
         restarting.step(at(0), &id(), AffinityPhase::Goes, false);
         assert!(!restarting.step(at(1), &id(), AffinityPhase::Ended, true));

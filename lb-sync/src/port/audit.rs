@@ -16,7 +16,7 @@ pub(super) const WAITING_MAX: usize = 10_000;
 const TOGETHER_MAX: usize = 1_000;
 
 /// Appends to `file` whatever comes, until nothing can come any more.
-pub(super) async fn keep(file: PathBuf, mut news: mpsc::Receiver<Arc<JournalEvent>>) {
+pub(super) async fn append_events(file: PathBuf, mut news: mpsc::Receiver<Arc<JournalEvent>>) {
     let mut log_once = LogOnce::default();
     loop {
         let mut some = Vec::new();
@@ -59,7 +59,7 @@ mod tests {
             send.send(Arc::new(one)).await.unwrap();
         }
         drop(send);
-        keep(path.clone(), news).await;
+        append_events(path.clone(), news).await;
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

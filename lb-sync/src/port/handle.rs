@@ -51,7 +51,7 @@ pub fn open(
     let (file, writing) = match audit_file {
         Some(path) => {
             let (send, news) = mpsc::channel(audit::WAITING_MAX);
-            let writing: files::Task = Box::pin(audit::keep(path, news));
+            let writing: files::Task = Box::pin(audit::append_events(path, news));
             (Some(send), Some(writing))
         }
         None => (None, None),

@@ -46,25 +46,25 @@ impl Journal {
     }
 
     /// Remembers it, with the time of now.
-    pub fn note(&self, mut happening: JournalEvent) {
-        happening.at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
-        // Whoever panicked with the lock held left the ring whole: an element is pushed or not.
+    pub fn record(&self, mut event: JournalEvent) {
+        event.at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
+        // A panic with the lock held leaves the ring whole: an element is pushed or not.
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.len() >= HAPPENINGS_MAX {
             ring.pop_front();
         }
-        let happening = Arc::new(happening);
+        let event = Arc::new(event);
         if let Some(file) = &self.file
-            && file.try_send(Arc::clone(&happening)).is_err()
+            && file.try_send(Arc::clone(&event)).is_err()
         {
-            tracing::error!(what = happening.what, "not in the audit file: the disk does not keep up");
+            tracing::error!(what = event.what, "not in the audit file: the disk does not keep up");
         }
-        ring.push_back(happening);
+        ring.push_back(event);
     }
 
     /// Something that concerns all.
-    pub fn say(&self, what: impl Into<String>, why: impl Into<String>) {
-        self.note(JournalEvent { what: what.into(), why: why.into(), ..JournalEvent::default() });
+    pub fn record_all(&self, what: impl Into<String>, why: impl Into<String>) {
+        self.record(JournalEvent { what: what.into(), why: why.into(), ..JournalEvent::default() });
     }
 
     /// All that is remembered, the latest first.
@@ -82,7 +82,7 @@ mod tests {
     fn the_latest_are_kept() {
         let journal = Journal::default();
         for n in 0..2 * HAPPENINGS_MAX {
-            journal.say(n.to_string(), "");
+            journal.record_all(n.to_string(), "");
         }
         let latest = journal.latest();
         assert_eq!(latest.len(), HAPPENINGS_MAX);

@@ -18,12 +18,12 @@ use crate::status::Phase;
 /// What stays, and what changes within it.
 const FRAME: &str = include_str!("page.html.j2");
 const CONTENT: &str = include_str!("content.html.j2");
-/// Instances on the page; whoever has more asks by gRPC.
+/// Instances on the page; a larger registry is read by gRPC.
 const INSTANCES_MAX: usize = 2_000;
 /// Happenings on the page.
 const HAPPENINGS_MAX: usize = 100;
 
-/// Nothing is loaded from elsewhere, nothing inline runs, nobody frames it, and it is never old.
+/// Nothing is loaded from elsewhere, nothing inline runs, no page frames it, and it is never old.
 pub(super) const HEADERS: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,

@@ -1,4 +1,4 @@
-//! How everything stands at one moment, drawn up when somebody asks.
+//! How everything stands at one moment, drawn up on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct Report {
     pub balancer: BalancerName,
     /// The view.
     pub registry: RegistryReport,
-    /// Who answers as HAProxy; `None` while nobody does.
+    /// The HAProxy that answers; `None` while none does.
     pub haproxy: Option<HaproxyReport>,
     /// How long ago the last pass was; `None` before the first.
     pub passed: Option<Duration>,

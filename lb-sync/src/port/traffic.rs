@@ -1,4 +1,4 @@
-//! HAProxy's counters, read as often as somebody looks and at most once a second, over a session of its own: a look costs
+//! HAProxy's counters, read as often as a page is open and at most once a second, over a session of its own: a look costs
 //! the pass nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,7 +19,7 @@ use haproxy::{Command, Dialogue};
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// Longest that HAProxy may take; it answers 10,000 rows in 50 ms.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Samples that are remembered of each service: two minutes while somebody looks.
+/// Samples that are remembered of each service: two minutes while a page is open.
 pub(super) const HISTORY_MAX: usize = 120;
 
 /// What the instances have to do.

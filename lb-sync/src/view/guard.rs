@@ -42,7 +42,7 @@ impl Default for GuardPolicy {
 pub(super) struct Guard {
     policy: GuardPolicy,
     recent: BTreeMap<ServiceName, VecDeque<Expired>>,
-    /// Until when no expiry at all is believed: etcd has just been away, and leases ran out that nobody could keep.
+    /// Until when no expiry at all is believed: etcd has just been away, and leases ran out that could not be kept.
     doubt_until: Option<Tick>,
     suspects: BTreeMap<InstanceId, Tick>,
     /// How many have become suspects so far.
@@ -74,7 +74,7 @@ impl Guard {
     }
 
     /// `expired` of `service` have expired together, `left` are still registered. Returns who is suspect: all of them,
-    /// and those that expired shortly before and were believed to be gone; or nobody.
+    /// and those that expired shortly before and were believed to be gone; or none.
     pub(super) fn judge(
         &mut self,
         now: Tick,
@@ -117,7 +117,7 @@ impl Guard {
         }
     }
 
-    /// Somebody else keeps `id` as a suspect until then.
+    /// Another lb-sync keeps `id` as a suspect until then.
     pub(super) fn adopt(&mut self, id: InstanceId, until: Tick) {
         self.suspects.insert(id, until);
     }

@@ -245,7 +245,7 @@ fn an_expiry_just_after_etcd_was_away_is_not_believed() {
     view.fold_instances(at(1_000), Event::OutOfSync);
     view.fold_instances(at(9_000), Event::InSync);
     expire_all(&mut view, at(9_100), 0..1);
-    assert!(view.is_suspect(&id("web/i-0")), "its beat may just have found nobody");
+    assert!(view.is_suspect(&id("web/i-0")), "its keepalive may just have found no etcd");
     expire_all(&mut view, at(60_000), 1..2);
     assert!(!view.instances().contains_key(&id("web/i-1")), "etcd has long been well again");
     let mut brief = many(10);

@@ -60,7 +60,7 @@ fn an_instance_is_explained_whatever_its_state() {
     fixture
         .say("explain", &["web/broken"])
         .is(0, &["What stands at its key is ignored", "missing field `address`"]);
-    fixture.say("explain", &["web/nobody"]).is(1, &["web/nobody is not known"]);
+    fixture.say("explain", &["web/unknown"]).is(1, &["web/unknown is not known"]);
 
     let said = fixture.say("explain", &["web/out", "--output", "json"]);
     let json: serde_json::Value = serde_json::from_str(&said.is(0, &[]).out).unwrap();

@@ -29,8 +29,8 @@ fn the_service_manager_hears_that_it_is_ready_that_it_lives_and_that_it_stops() 
     heard(&manager, &["STOPPING=1\n"]);
 
     // With neither etcd nor HAProxy a start is not held up for long, and the pass goes on.
-    let nobody = ["--etcd-endpoints", "http://127.0.0.1:1", "--haproxy-socket", "/no/such.sock"];
-    let _running = fixture.run(&nobody, &env);
+    let unreachable = ["--etcd-endpoints", "http://127.0.0.1:1", "--haproxy-socket", "/no/such.sock"];
+    let _running = fixture.run(&unreachable, &env);
     heard(&manager, &["STATUS=HAProxy does not answer; out of sync with etcd"]);
     heard(&manager, &["READY=1\n"]);
     heard(&manager, &["WATCHDOG=1\n"]);

@@ -7,7 +7,7 @@ fn a_plan_says_what_would_be_done_does_not_do_it_and_is_empty_once_it_is_done() 
     fixture.say("plan", &[]).is(0, &["nothing to do"]);
     let (_app, port) = app();
     fixture.etcd.put_instance("web/web-1", port, "");
-    fixture.put("nobody/serves-this", r#"{"address":"127.0.0.1","port":1}"#);
+    fixture.put("unserved/unserved-1", r#"{"address":"127.0.0.1","port":1}"#);
     let adds = format!(
         "web/web-1: it is registered and up: add server web/web-1 127.0.0.1:{port} id 10000 weight 100"
     );

@@ -52,7 +52,7 @@ fn suspects_are_told_by_explain_plan_metrics_page_and_events() {
     let events = get(port, "/events");
     assert!(events.contains("\"what\":\"added\"") && events.contains("add server web/web-1"), "{events}");
 
-    // Who asks another one, or nobody, is told so.
+    // It is said when another one answers, or none.
     let elsewhere = format!("127.0.0.1:{}", free_port());
     fixture.say("plan", &["--listen", &elsewhere]).is(2, &["not registered", "note: no lb-sync answers at"]);
     fixture

@@ -22,7 +22,7 @@ fn certificates(folder: &Path) {
 }
 
 #[test]
-fn the_port_speaks_tls_and_takes_whom_it_should() {
+fn the_port_speaks_tls_and_takes_the_clients_that_it_should() {
     let fixture = Fixture::start("");
     certificates(fixture.folder());
     let file = |name: &str| fixture.folder().join(name).to_str().unwrap().to_owned();

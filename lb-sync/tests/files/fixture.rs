@@ -87,7 +87,7 @@ impl Fixture {
     pub(crate) fn kill_haproxy(&mut self) {
         self.haproxy = None;
         // The worker may outlive its master by a moment.
-        until("nobody takes connections", || TcpStream::connect(("127.0.0.1", self.traffic)).err());
+        until("no worker takes connections", || TcpStream::connect(("127.0.0.1", self.traffic)).err());
     }
 
     /// Starts `lb-sync run` with these options beside the usual ones.

@@ -109,7 +109,7 @@ fn an_instance_that_leaves_or_is_down_gets_nothing_after_a_restart() {
 }
 
 #[test]
-fn a_new_service_is_brought_in_by_one_reload_and_nobody_loses_a_server() {
+fn a_new_service_is_brought_in_by_one_reload_and_no_service_loses_a_server() {
     let mut fixture = Fixture::start("");
     fixture.start_lb_sync(&["--master-socket", "master.sock"]);
     let first = fixture.pid();

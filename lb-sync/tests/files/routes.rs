@@ -57,7 +57,7 @@ fn routes_follow_the_labels_without_a_reload_and_stand_in_the_file() {
 }
 
 #[test]
-fn a_new_service_with_a_route_is_reachable_and_nobody_edited_haproxy() {
+fn a_new_service_with_a_route_is_reachable_without_an_edit_of_haproxy() {
     let mut fixture = Fixture::routed(FRONTEND);
     fixture.start_lb_sync(&["--master-socket", "master.sock", "--backend-defaults", "plain"]);
     let worker = fixture.pid();

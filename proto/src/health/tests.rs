@@ -193,7 +193,7 @@ async fn probe_answers_as_grpc_health_probe_does() {
 }
 
 #[tokio::test]
-async fn probe_tells_nobody_there_from_nobody_answering() {
+async fn probe_tells_no_listener_from_no_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = silent.local_addr().unwrap().to_string();
 

@@ -14,7 +14,7 @@ use super::list::{acked, plain, value};
 use super::read::{Registered, Registry};
 use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output};
 
-/// Balancers that are asked; the others are told of by their acks.
+/// Balancers that are asked; the others are reported by their acks.
 const ASKED_MAX: usize = 100;
 /// Events below a balancer.
 const EVENTS_SHOWN: usize = 3;

@@ -45,7 +45,7 @@ fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
     table(&rows)
 }
 
-/// What anybody may have written, without what would move the cursor.
+/// What any writer may have put there, without what would move the cursor.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -91,7 +91,7 @@ pub struct SidecarTable {
     /// Time it has to end after TERM.
     #[serde(default, deserialize_with = "time")]
     pub stop_grace: Option<Duration>,
-    /// What it finds in its environment besides ours.
+    /// What it finds in its environment beside ours.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
 }

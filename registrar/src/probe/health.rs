@@ -245,7 +245,7 @@ mod tests {
             let (mut up, mut since, mut falls) = (false, 0, 0_u32);
             for (n, passed) in outcomes.iter().enumerate() {
                 let verdict = health.step(NOW, if *passed { Ok(()) } else { fail() });
-                // 80 checks are too few to forget more than a fall or two: whoever was steady is left out.
+                // 80 checks are too few to forget more than a fall or two: an app that was steady is left out.
                 prop_assume!(!(up && n - since >= STEADY as usize));
                 let times = (1 << falls.saturating_sub(1).min(10)).min(DAMPING_MAX);
                 let needed = if up { fall } else { rise * times } as usize;

@@ -164,8 +164,9 @@ async fn over_tls_the_certificate_counts_only_where_there_is_a_ca() {
     let addr = listener.local_addr().unwrap();
     let well = [(String::new(), proto::health::Status::from(true))];
     let (_tell, served) = watch::channel(std::sync::Arc::new(std::collections::BTreeMap::from(well)));
-    let beside = daemon::port::Beside { tls: tls.checked().unwrap(), ..daemon::port::Beside::default() };
-    tokio::spawn(daemon::port::serve(listener, served, beside, tokio_util::sync::CancellationToken::new()));
+    let services =
+        daemon::port::PortServices { tls: tls.checked().unwrap(), ..daemon::port::PortServices::default() };
+    tokio::spawn(daemon::port::serve(listener, served, services, tokio_util::sync::CancellationToken::new()));
 
     let checked = async |check: &str, ca: Option<&str>| {
         let ca = ca.map(|name| dir.path().join(name));
@@ -194,7 +195,7 @@ async fn grpc_health_passes_only_where_it_says_serving() {
     tokio::spawn(daemon::port::serve(
         listener,
         served,
-        daemon::port::Beside::default(),
+        daemon::port::PortServices::default(),
         tokio_util::sync::CancellationToken::new(),
     ));
     for check in ["grpc", "grpc:app.v1.App"] {
@@ -202,7 +203,7 @@ async fn grpc_health_passes_only_where_it_says_serving() {
     }
     let error = over_network(&config("grpc:other", PATIENCE), None, addr).await.unwrap_err();
     assert!(error.contains("NOT_SERVING"), "{error}");
-    let error = over_network(&config("grpc:nobody", PATIENCE), None, addr).await.unwrap_err();
+    let error = over_network(&config("grpc:unknown", PATIENCE), None, addr).await.unwrap_err();
     assert!(error.contains("NotFound"), "{error}");
     let silent = server(None).await;
     let error = over_network(&config("grpc", Duration::from_millis(100)), None, silent).await.unwrap_err();

@@ -22,7 +22,7 @@ pub struct ProgramConfig {
     pub program: OsString,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// What it finds in its environment besides ours.
+    /// What it finds in its environment beside ours.
     pub env: Vec<(String, String)>,
     /// When it is started again, and how it is stopped.
     pub policy: Policy,
@@ -81,7 +81,7 @@ impl Children {
         self.exits.spawn(async move {
             match child.exit.await {
                 Ok(exit) => (number, exit),
-                // A reaper that ended without an answer is told of by its own task; the end is then unknown.
+                // A reaper that ended without an answer is reported by its own task; the end is then unknown.
                 Err(_) => std::future::pending().await,
             }
         });

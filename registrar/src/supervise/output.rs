@@ -2,7 +2,7 @@
 //! forwarder.
 //!
 //! Each line is written by a thread of its own: who reads our output slowly holds up the programs, as without us, and
-//! not the registration. The copy holds up nobody: what does not fit is dropped and counted.
+//! not the registration. The copy holds nothing up: what does not fit is dropped and counted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -129,7 +129,7 @@ impl Output {
         self.lines = None;
         let Some(writer) = self.writer.take() else { return };
         let joined = tokio::task::spawn_blocking(move || writer.join());
-        // Late: whoever reads our output does not, or somebody who is not ours holds a program's.
+        // Late: our output is not read, or a process that is not ours holds a program's.
         let _ = tokio::time::timeout(max, joined).await;
     }
 }
@@ -169,7 +169,7 @@ fn write(
     while let Some(line) = queue.blocking_recv() {
         let mut bytes = if format == LineFormat::Json { as_json(&line, origin.names()) } else { line.text };
         bytes.push(b'\n');
-        // With our output closed there is nobody left to tell; the program goes on.
+        // With our output closed there is no reader; the program goes on.
         let _ = match line.stream {
             Stream::Out => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
             Stream::Err => io::stderr().write_all(&bytes),
@@ -218,7 +218,7 @@ impl FifoTee {
 
     fn put(&mut self, line: &[u8]) {
         if self.fifo.is_none() {
-            // Refused as long as nobody reads.
+            // Refused as long as there is no reader.
             let options = OFlag::O_NONBLOCK.bits();
             self.fifo = OpenOptions::new().write(true).custom_flags(options).open(&self.path).ok();
             self.rest.clear();
@@ -235,14 +235,14 @@ impl FifoTee {
             Some(taken) => {
                 self.rest = line.get(taken..).unwrap_or_default().to_vec();
                 if self.dropped > 0 {
-                    tracing::warn!(lines = self.dropped, fifo = %self.path.display(), "dropped from the copy of the output: nobody read it, or too slowly");
+                    tracing::warn!(lines = self.dropped, fifo = %self.path.display(), "dropped from the copy of the output: it was not read, or too slowly");
                     self.dropped = 0;
                 }
             }
         }
     }
 
-    /// How much of `bytes` was taken; `None` if nobody reads any more.
+    /// How much of `bytes` was taken; `None` without a reader.
     fn write(&mut self, bytes: &[u8]) -> Option<usize> {
         let fifo = self.fifo.as_mut()?;
         if bytes.is_empty() {
@@ -278,12 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_holds_up_nobody_and_is_whole_lines() {
+    fn a_copy_holds_nothing_up_and_is_whole_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         make_fifo(&path).unwrap();
         let mut tee = FifoTee::new(path.clone());
-        tee.put(b"nobody reads this\n");
+        tee.put(b"without a reader\n");
         assert_eq!(tee.dropped, 1);
 
         let mut fifo = reader(&path);

@@ -1,4 +1,4 @@
-//! Owns every child process: starts them, waits for them, signals them. Nobody else may wait for any.
+//! Owns every child process: starts them, waits for them, signals them. No other code may wait for any.
 //!
 //! One task, because `waitpid(-1)` beside anyone else's wait takes away what the other waits for (seen: in 7 of 25
 //! runs `tokio::process` got ECHILD), and without `waitpid(-1)` the zombies of strangers stay when we are process 1.
@@ -144,7 +144,7 @@ impl Reaper {
     fn perform(&mut self, request: Request) {
         match request {
             Request::Spawn { command, reply } => {
-                // Nobody waits for the answer any more: the child is started all the same, and reaped.
+                // The caller is gone: the child is started anyway, and reaped.
                 let _ = reply.send(self.spawn(command));
             }
             Request::Signal { leader, signal } => {
@@ -202,7 +202,7 @@ impl Reaper {
                 return;
             }
             if let Some(waiting) = ours {
-                // Nobody waits any more: it is reaped, that is all there was to do.
+                // The caller is gone: it is reaped, that is all there was to do.
                 let _ = waiting.send(exit(status));
             } else {
                 tracing::debug!(pid = pid.as_raw(), "reaped an orphan");

@@ -99,11 +99,7 @@ fn those_beside_the_app_are_stopped_in_reverse_and_after_it() {
     assert_eq!(supervisor.step(NOW, Input::Left), [Action::Term(2)]);
     assert_eq!(supervisor.step(NOW, Input::Exited(2, Exit::Signal(15))), [Action::Term(1)]);
     let actions = supervisor.step(NOW, Input::Exited(1, Exit::Code(0)));
-    assert_eq!(
-        actions,
-        [Action::Term(0), Action::Release],
-        "nobody waits for a forwarder to be out of rotation"
-    );
+    assert_eq!(actions, [Action::Term(0), Action::Release], "a forwarder is in no rotation to wait for");
     assert_eq!(supervisor.step(NOW, Input::Released), []);
     assert_eq!(
         supervisor.step(NOW, Input::Exited(0, Exit::Code(9))),

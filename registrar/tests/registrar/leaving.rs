@@ -75,7 +75,7 @@ fn the_record_then_the_acks_then_the_app_then_the_lease() {
 }
 
 #[test]
-fn without_a_balancer_nobody_is_waited_for() {
+fn without_a_balancer_none_is_waited_for() {
     let mut stage = Stage::set(&[("lb-3", &["api"])], &[]);
     stage.tell("go");
     stage.registrar.signal(Signal::SIGTERM);
@@ -134,7 +134,7 @@ fn an_app_that_ends_is_out_at_once() {
 }
 
 #[test]
-fn an_app_that_ends_while_it_drains_waits_for_nobody() {
+fn an_app_that_ends_while_it_drains_waits_for_none() {
     let mut stage = Stage::set(&[("lb-1", &["web"])], &[]);
     stage.registrar.signal(Signal::SIGTERM);
     stage.registrar.until_logged("waiting for lb-1 to drain");

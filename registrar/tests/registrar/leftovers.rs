@@ -61,7 +61,7 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Processes with our mark, and those whose parent is `parent` and that nobody reaps.
+/// Processes with our mark, and those whose parent is `parent` and that are not reaped.
 fn marked(dir: &Path) -> Vec<u32> {
     let mark = format!("{MARK}={}", dir.display());
     let pids =

@@ -59,7 +59,7 @@ async fn a_place_stands_while_the_app_is_well_and_is_left_in_order() {
     in_time(leaving).await.unwrap();
 }
 
-/// The runtime of the app does nothing but compute, for three ttls: the lease is kept all the same.
+/// The runtime of the app does nothing but compute, for three ttls: the lease is kept anyway.
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "a runtime that is kept busy is what is tested")]
 async fn a_busy_runtime_costs_no_lease() {

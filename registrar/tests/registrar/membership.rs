@@ -31,7 +31,7 @@ fn an_app_is_registered_once_its_check_passes_and_not_before() {
     assert_eq!(record["drain"], json!({"sticky_s": 3, "inflight_s": 30}));
     assert!(record["owner"].as_str().unwrap().len() >= 16);
     registrar.until_probe("registry", 0);
-    assert_eq!([registrar.probe(""), registrar.probe("web"), registrar.probe("nobody")], [0, 0, 3]);
+    assert_eq!([registrar.probe(""), registrar.probe("web"), registrar.probe("unknown")], [0, 0, 3]);
 
     drop(listener);
     etcd.until_state(KEY, "down");

@@ -15,8 +15,8 @@ use tokio::sync::Mutex;
 
 pub use error::{Class, EtcdError};
 pub use options::{EtcdConfig, EtcdOptions, OptionsError};
+pub use rotation::Epoch;
 use rotation::Rotation;
-pub use rotation::Turn;
 
 /// Longest a call may take. Above an etcd's disk hiccup, below the shortest useful ttl.
 pub const CALL_MAX: Duration = Duration::from_secs(3);
@@ -61,12 +61,12 @@ struct Now {
     client: Option<Client>,
 }
 
-/// A client for the endpoint in use, and the turn to name when it fails.
+/// A client for the endpoint in use, and the epoch to name when it fails.
 pub struct Connected {
     /// The client. Its answers are bounded, its calls are not: use [`Session::call`] or a deadline.
     pub client: Client,
-    /// Which turn of the rotation it belongs to.
-    pub turn: Turn,
+    /// Which epoch of the rotation it belongs to.
+    pub epoch: Epoch,
     /// The endpoint it talks to, for errors and logs.
     pub endpoint: String,
 }
@@ -95,10 +95,10 @@ impl Session {
     /// read anew each time, so that rotated files are taken up without a restart.
     pub async fn connected(&self) -> Result<Connected, EtcdError> {
         let mut now = self.shared.now.lock().await;
-        let turn = now.rotation.turn();
+        let epoch = now.rotation.epoch();
         let endpoint = self.shared.config.endpoints[now.rotation.index()].clone();
         if let Some(client) = &now.client {
-            return Ok(Connected { client: client.clone(), turn, endpoint });
+            return Ok(Connected { client: client.clone(), epoch, endpoint });
         }
         let made = async {
             let options = self.connect_options()?;
@@ -108,21 +108,21 @@ impl Session {
         match made.await {
             Ok(client) => {
                 now.client = Some(client.clone());
-                Ok(Connected { client, turn, endpoint })
+                Ok(Connected { client, epoch, endpoint })
             }
             Err(error) => {
-                now.rotation.failed(turn);
+                now.rotation.failed(epoch);
                 self.tell(&error);
                 Err(error)
             }
         }
     }
 
-    /// Says that the client of `turn` failed: the next endpoint is tried, with a new client. Several tasks
-    /// may report the same turn; it moves on once.
-    pub async fn failed(&self, turn: Turn) {
+    /// Says that the client of `epoch` failed: the next endpoint is tried, with a new client. Several tasks
+    /// may report the same epoch; it moves on once.
+    pub async fn failed(&self, epoch: Epoch) {
         let mut now = self.shared.now.lock().await;
-        if now.rotation.failed(turn) {
+        if now.rotation.failed(epoch) {
             now.client = None;
         }
     }
@@ -134,20 +134,20 @@ impl Session {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let Connected { client, turn, endpoint } = self.connected().await?;
+        let Connected { client, epoch, endpoint } = self.connected().await?;
         let answer = within(CALL_MAX, what, &endpoint, call(client)).await;
         match &answer {
             Ok(_) => self.answered(&endpoint),
-            Err(error) if error.class == Class::Unreachable => self.gave_up(turn, error).await,
+            Err(error) if error.class == Class::Unreachable => self.gave_up(epoch, error).await,
             Err(error) => self.tell(error),
         }
         answer
     }
 
-    /// A stream of `turn` could not be opened, or broke, with `error`: its endpoint is left for the next one.
-    pub(crate) async fn gave_up(&self, turn: Turn, error: &EtcdError) {
+    /// A stream of `epoch` could not be opened, or broke, with `error`: its endpoint is left for the next one.
+    pub(crate) async fn gave_up(&self, epoch: Epoch, error: &EtcdError) {
         self.tell(error);
-        self.failed(turn).await;
+        self.failed(epoch).await;
     }
 
     /// etcd answered at `endpoint`.

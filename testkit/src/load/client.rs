@@ -23,7 +23,7 @@ const ANSWER_LEN_MAX: usize = 64 * 1024;
 const STICKY: &str = "LBI";
 
 /// One of the clients that take turns.
-pub(super) type Turn = Option<usize>;
+pub(super) type Asker = Option<usize>;
 
 /// Clients behind one pool of connections.
 #[derive(Debug)]
@@ -55,18 +55,18 @@ impl Client {
     }
 
     /// Whose turn request `n` is.
-    pub(super) fn turn_of(&self, n: u64) -> Turn {
+    pub(super) fn turn_of(&self, n: u64) -> Asker {
         let clients = self.cookies.len() as u64;
         n.checked_rem(clients).and_then(|who| usize::try_from(who).ok())
     }
 
     /// Asks once. Who served it, or what the client would say went wrong.
-    pub(super) async fn ask(&self, who: Turn) -> Result<String, String> {
+    pub(super) async fn ask(&self, who: Asker) -> Result<String, String> {
         let answer = tokio::time::timeout(PATIENCE, self.exchange(who)).await;
         answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
     }
 
-    async fn exchange(&self, who: Turn) -> Result<String, String> {
+    async fn exchange(&self, who: Asker) -> Result<String, String> {
         let mut request = Request::get(self.uri.clone()).header(HOST, &self.service);
         if let Some(cookie) = self.cookie(who) {
             request = request.header(COOKIE, cookie);
@@ -84,12 +84,12 @@ impl Client {
         Ok(by)
     }
 
-    fn cookie(&self, who: Turn) -> Option<String> {
+    fn cookie(&self, who: Asker) -> Option<String> {
         let cookie = self.cookies.get(who?)?;
         cookie.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn keep_cookie(&self, who: Turn, headers: &HeaderMap) {
+    fn keep_cookie(&self, who: Asker, headers: &HeaderMap) {
         let Some(kept) = who.and_then(|who| self.cookies.get(who)) else {
             return;
         };

@@ -128,7 +128,7 @@ impl Log {
     fn seen_at(&mut self, client: usize, instance: usize, due: Tick, at: Tick) {
         match self.homes[client] {
             Some((home, _)) if home == instance => return,
-            // Asked before the client was told of its present home: a late answer, which moves nobody.
+            // Asked before the client was told of its present home: a late answer, which moves no client.
             Some((_, since)) if due < since => return,
             Some((home, _)) if self.moves.len() < MOVES_MAX => {
                 let name = |instance: usize| self.instances[instance].0.clone();

@@ -68,7 +68,7 @@ async fn one_member_of_three_may_be_lost_and_with_two_everything_serves_on() {
     let Some(scene) = Containers::start(Plan { etcds: 3, balancers: 1 }).await else { return };
     start(&scene, 3).await;
     let load = load(&scene);
-    // Whoever leads is among them.
+    // The leader is among them.
     for member in 0..3 {
         scene.etcd_member_hangs(member, true).await;
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -67,7 +67,7 @@ pub(crate) async fn every_instance_is_replaced_one_after_the_other(scene: &impl 
     assert_eq!(report.failed, 0, "{report}");
 }
 
-/// It keeps its connections and answers none: whoever was with it has to wait, and nobody else.
+/// It keeps its connections and answers none: only its clients have to wait.
 pub(crate) async fn an_instance_that_hangs_is_passed_over_and_returns(scene: &impl Scene) {
     start(scene, 3).await;
     let load = load(scene);

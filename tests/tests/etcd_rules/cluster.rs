@@ -163,7 +163,7 @@ impl Cluster {
     }
 
     pub(crate) async fn value(&self, key: &str) -> Option<String> {
-        // In the middle of an election etcd answers nobody, which says nothing about the key.
+        // In the middle of an election etcd answers no call, which says nothing about the key.
         let answer = wait::until(START_MAX, "an answer of etcd", async || {
             match self.client().await.get(key, None).await {
                 Err(Error::GRpcStatus(status)) if status.code() == Code::Unavailable => Ok(None),

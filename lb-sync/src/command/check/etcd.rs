@@ -79,7 +79,7 @@ async fn rights(check: &str, session: &Session, config: &RunConfig) -> Finding {
     }
 }
 
-/// Reads and writes as `run` does. What is written says that this balancer serves nothing, so that nobody waits for it.
+/// Reads and writes as `run` does. What is written says that this balancer serves nothing, so that no leave waits for it.
 async fn try_rights(session: &Session, config: &RunConfig) -> Result<String, EtcdError> {
     let prefix = &config.pass.prefix;
     preflight::read(session, &prefix.instances()).await?;

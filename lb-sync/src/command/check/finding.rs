@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Ok,
-    /// It runs, but somebody should know.
+    /// It runs, but an operator should know.
     Warning,
     /// It does not run like this.
     Failed,

@@ -10,10 +10,10 @@ use proto::health::{ProbeOutcome, ProbeTlsOptions, probe};
 use super::finding::Finding;
 
 const CHECK: &str = "status port";
-/// Longest that whoever has the port may take to say who it is.
+/// Longest wait for the answer of the process that has the port.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// Free, taken by somebody who answers for health as lb-sync does, or not to be had.
+/// Free, taken by a process that answers for health as lb-sync does, or not to be had.
 pub(super) async fn status(listen: SocketAddr, tls: &PortTlsOptions) -> Finding {
     let secured = match tls.checked() {
         Ok(tls) => tls.is_some(),

@@ -47,7 +47,7 @@ pub(super) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// Whether anybody has heard of it.
+    /// Whether registry or HAProxy has anything of it.
     pub(super) fn is_known(&self) -> bool {
         let in_registry = self.registered.is_some() || self.unreadable.is_some();
         in_registry || self.overriding.is_some() || self.unreadable_wish.is_some() || self.server.is_some()

@@ -68,7 +68,7 @@ fn policy() -> Policy {
 fn lines(view: &View, observed: &Observed, connected: bool) -> Vec<String> {
     let policy = policy();
     let mut ids = Ids::new(policy.id_base);
-    ids.learn(observed, &crate::scope::Scope::All);
+    ids.read_state(observed, &crate::scope::Scope::All);
     let known = Known { view, observed, connected, made: &BTreeSet::new(), policy: &policy };
     let section = known.section(&"web".parse().unwrap(), &mut ids).unwrap();
     let options = " check inter 2000ms rise 1 fall 2 pool-purge-delay 5s pool-max-conn -1";
@@ -76,7 +76,7 @@ fn lines(view: &View, observed: &Observed, connected: bool) -> Vec<String> {
 }
 
 #[test]
-fn a_restart_brings_back_the_members_and_nobody_who_was_leaving() {
+fn a_restart_brings_back_the_members_and_none_that_was_leaving() {
     let leaving = r#"{"address":"10.0.0.1","port":4,"state":"draining","drain":{"sticky_s":60}}"#;
     let view = view(&[
         ("web/down", r#"{"address":"10.0.0.1","port":2,"state":"down"}"#),
@@ -108,7 +108,7 @@ fn a_restart_brings_back_the_members_and_nobody_who_was_leaving() {
     assert_eq!(
         while_away.len(),
         4,
-        "what HAProxy served and nobody registers is not brought back: {while_away:?}"
+        "what HAProxy served and the registry lacks is not brought back: {while_away:?}"
     );
 }
 
@@ -124,13 +124,13 @@ fn a_service_is_told_by_whether_haproxy_has_it() {
     assert_eq!(presence(&observed(&[]), false), Presence::Unknown);
     assert_eq!(presence(&observed(&[("web/a", 5, 0, 1)]), true), Presence::Present { ours: false });
     assert_eq!(presence(&observed(&[("web/web-1", 10_000, 0, 1)]), true), Presence::Present { ours: true });
-    let nobody = Known {
+    let unregistered = Known {
         view: &view,
         observed: &Observed::default(),
         connected: true,
         made: &BTreeSet::new(),
         policy: &policy,
     };
-    assert!(nobody.section(&"api".parse().unwrap(), &mut Ids::new(policy.id_base)).is_none());
-    assert_eq!(nobody.services().count(), 1);
+    assert!(unregistered.section(&"api".parse().unwrap(), &mut Ids::new(policy.id_base)).is_none());
+    assert_eq!(unregistered.services().count(), 1);
 }

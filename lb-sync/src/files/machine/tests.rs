@@ -93,7 +93,7 @@ impl World {
                 }
                 Input::Verdict(if refused { Err(Refused("unknown keyword".into())) } else { Ok(()) })
             }
-            Deed::Place(texts) => {
+            Deed::PutInPlace(texts) => {
                 for (service, text) in texts {
                     assert_eq!(self.taken.get(&service), Some(&text), "{service} was not checked");
                     self.disk.insert(service, Found::Ours(text));

@@ -42,7 +42,7 @@ pub(super) fn follow(
             ended = tell(hub, filter, &stream) => ended,
         };
         if let Err(status) = ended {
-            // There is a place for it, or nobody who would read it.
+            // There is a place for it, or no reader.
             let _ = stream.try_send(Err(status));
         }
         drop(permit);

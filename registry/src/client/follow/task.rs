@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::machine::{Action, Input, Machine};
 use super::page::{after_all, entry, list};
 use super::{Change, Event};
-use crate::session::{CALL_MAX, Class, Connected, EtcdError, Session, Turn, within};
+use crate::session::{CALL_MAX, Class, Connected, Epoch, EtcdError, Session, within};
 use crate::time::Clock;
 
 /// Events that wait for a busy follower; a full queue holds the stream back, which etcd bears.
@@ -21,7 +21,7 @@ pub type Following = mpsc::Receiver<Event>;
 /// A stream that is open, or nothing.
 struct Stream {
     watch: WatchStream,
-    turn: Turn,
+    epoch: Epoch,
     endpoint: String,
 }
 
@@ -67,9 +67,9 @@ async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
                 Action::AskProgress => ask_progress(stream.as_mut()).await,
                 Action::Close => stream = None,
                 Action::LeaveEndpoint => {
-                    if let Some(Stream { turn, endpoint, .. }) = stream.take() {
+                    if let Some(Stream { epoch, endpoint, .. }) = stream.take() {
                         tracing::info!(prefix, endpoint, "the watch broke; it is resumed");
-                        session.failed(turn).await;
+                        session.failed(epoch).await;
                     }
                 }
                 Action::Tell(event) => {
@@ -92,7 +92,7 @@ async fn listed(session: &Session, prefix: &str) -> Input {
 }
 
 async fn open(session: &Session, prefix: &str, from: i64) -> Result<Stream, EtcdError> {
-    let Connected { client, turn, endpoint } = session.connected().await?;
+    let Connected { client, epoch, endpoint } = session.connected().await?;
     let opening = async {
         // An expired token ends a new watch with "invalid auth token", and nothing refreshes it by itself.
         client.refresh_token().await?;
@@ -103,10 +103,10 @@ async fn open(session: &Session, prefix: &str, from: i64) -> Result<Stream, Etcd
     match within(CALL_MAX, "watch the registry in", &endpoint, opening).await {
         Ok(watch) => {
             session.answered(&endpoint);
-            Ok(Stream { watch, turn, endpoint })
+            Ok(Stream { watch, epoch, endpoint })
         }
         Err(error) => {
-            session.gave_up(turn, &error).await;
+            session.gave_up(epoch, &error).await;
             Err(error)
         }
     }

@@ -16,7 +16,7 @@ use super::ledger::{self, Fence, Found};
 use super::machine::{Action, Input, LeaseStatus, Machine};
 use super::metrics::LeaseMetrics;
 use super::{LeaseId, TTL_S_MAX};
-use crate::session::{CALL_MAX, Class, Connected, EtcdError, Session, Turn, within};
+use crate::session::{CALL_MAX, Class, Connected, Epoch, EtcdError, Session, within};
 use crate::time::{Clock, Tick};
 
 /// Commands that wait for the task; a caller beyond that waits itself.
@@ -81,7 +81,7 @@ struct KeepAliveStream {
     lease: LeaseId,
     sender: LeaseKeeper,
     answers: LeaseKeepAliveStream,
-    turn: Turn,
+    epoch: Epoch,
     endpoint: String,
 }
 
@@ -261,7 +261,7 @@ const KEEP_ALIVE: &str = "keep the lease in";
 
 /// Opening the stream is a keepalive: the client sends one and waits for its answer.
 async fn open_stream(session: &Session, lease: LeaseId, max: Duration) -> Result<KeepAliveStream, EtcdError> {
-    let Connected { client, turn, endpoint } = session.connected().await?;
+    let Connected { client, epoch, endpoint } = session.connected().await?;
     let opening = async {
         client.refresh_token().await?;
         client.lease_client().keep_alive(lease).await
@@ -269,11 +269,11 @@ async fn open_stream(session: &Session, lease: LeaseId, max: Duration) -> Result
     match within(max, KEEP_ALIVE, &endpoint, opening).await {
         Ok((sender, answers)) => {
             session.answered(&endpoint);
-            Ok(KeepAliveStream { lease, sender, answers, turn, endpoint })
+            Ok(KeepAliveStream { lease, sender, answers, epoch, endpoint })
         }
         Err(error) => {
             if error.class != Class::NotFound {
-                session.gave_up(turn, &error).await;
+                session.gave_up(epoch, &error).await;
             }
             Err(error)
         }
@@ -301,7 +301,7 @@ async fn keep_alive_on(
         }
         Err(error) => error,
     };
-    session.gave_up(stream.turn, &error).await;
+    session.gave_up(stream.epoch, &error).await;
     Err(error)
 }
 

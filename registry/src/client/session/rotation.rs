@@ -3,22 +3,22 @@
 //! Our own, because the client's balancer spreads calls over endpoints whether they are alive or not
 //! (seen: two endpoints, one dead, a third of the calls failed).
 
-/// One stay at an endpoint. A failure names the turn it happened in, so that several tasks which see the same
+/// One stay at an endpoint. A failure names the epoch it happened in, so that several tasks which see the same
 /// failure move on once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn(u64);
+pub struct Epoch(u64);
 
 /// The rotation over `count` endpoints.
 #[derive(Debug)]
 pub(crate) struct Rotation {
     count: usize,
     index: usize,
-    turn: u64,
+    epoch: u64,
 }
 
 impl Rotation {
     pub(crate) fn new(count: usize) -> Self {
-        Self { count: count.max(1), index: 0, turn: 0 }
+        Self { count: count.max(1), index: 0, epoch: 0 }
     }
 
     /// The endpoint in use.
@@ -26,17 +26,17 @@ impl Rotation {
         self.index
     }
 
-    pub(crate) fn turn(&self) -> Turn {
-        Turn(self.turn)
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch)
     }
 
-    /// The endpoint of `turn` failed. True if that moved the rotation, false if it had already moved on.
-    pub(crate) fn failed(&mut self, turn: Turn) -> bool {
-        if turn != self.turn() {
+    /// The endpoint of `epoch` failed. True if that moved the rotation, false if it had already moved on.
+    pub(crate) fn failed(&mut self, epoch: Epoch) -> bool {
+        if epoch != self.epoch() {
             return false;
         }
         self.index = (self.index + 1) % self.count;
-        self.turn += 1;
+        self.epoch += 1;
         true
     }
 }
@@ -48,20 +48,20 @@ mod tests {
     #[test]
     fn it_stays_until_a_failure_and_moves_once_for_each() {
         let mut rotation = Rotation::new(3);
-        let first = rotation.turn();
+        let first = rotation.epoch();
         assert_eq!(rotation.index(), 0);
         assert!(rotation.failed(first));
         assert!(!rotation.failed(first), "a second report of the same failure does not skip an endpoint");
         assert_eq!(rotation.index(), 1);
-        assert!(rotation.failed(rotation.turn()));
-        assert!(rotation.failed(rotation.turn()));
+        assert!(rotation.failed(rotation.epoch()));
+        assert!(rotation.failed(rotation.epoch()));
         assert_eq!(rotation.index(), 0, "it comes round");
     }
 
     #[test]
     fn a_single_endpoint_is_tried_again_with_a_new_client() {
         let mut rotation = Rotation::new(1);
-        assert!(rotation.failed(rotation.turn()));
+        assert!(rotation.failed(rotation.epoch()));
         assert_eq!(rotation.index(), 0);
     }
 }

@@ -27,7 +27,7 @@ async fn a_dead_endpoint_is_told_at_the_first_call_and_left_for_the_next() {
     assert_eq!(error.class, Class::Unreachable, "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
     assert_eq!(session.connected().await.unwrap().endpoint, "http://127.0.0.1:1");
-    session.failed(first.turn).await;
+    session.failed(first.epoch).await;
     assert_eq!(
         session.connected().await.unwrap().endpoint,
         "http://127.0.0.1:1",

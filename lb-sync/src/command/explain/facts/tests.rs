@@ -152,10 +152,10 @@ fn what_comes_next_is_named_with_its_commands() {
 }
 
 #[test]
-fn one_that_nobody_knows_and_one_that_cannot_be_read() {
-    let nobody = Case::new(None, None);
-    assert!(!nobody.facts().is_known());
-    nobody.says(&["web/web-1 is not known"]);
+fn an_unknown_one_and_one_that_cannot_be_read() {
+    let unknown = Case::new(None, None);
+    assert!(!unknown.facts().is_known());
+    unknown.says(&["web/web-1 is not known"]);
 
     let case = Case::new(None, None);
     let facts = Facts { unreadable: Some("missing field `port`"), ..case.facts() };
@@ -179,7 +179,7 @@ fn a_suspect_is_told_as_one_and_not_as_gone() {
     assert!(!text.contains("still, though"), "{text}");
 
     let gone = Case::new(None, Some(server(0, OpState::Running)));
-    let facts = Facts { unasked: Some("nobody answers at 127.0.0.1:7100"), ..gone.facts() };
+    let facts = Facts { unasked: Some("nothing answers at 127.0.0.1:7100"), ..gone.facts() };
     let text = facts.paragraph();
-    assert!(text.contains("as a suspect is not known: nobody answers at 127.0.0.1:7100."), "{text}");
+    assert!(text.contains("as a suspect is not known: nothing answers at 127.0.0.1:7100."), "{text}");
 }
