@@ -67,12 +67,15 @@ fn inodes(table: &str, port: u16) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use testkit::port::Ports;
+
     use super::*;
 
     #[test]
     fn who_has_a_port_is_named_with_the_flag_that_changes_it() {
-        let listener = TcpListener::bind(loopback(0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let ports = Ports::claim().unwrap();
+        let port = ports.free().unwrap();
+        let listener = TcpListener::bind(loopback(port)).unwrap();
         let error = must_be_free(port, "traffic", "--traffic-port").unwrap_err().to_string();
         let us = std::process::id();
         assert!(error.contains(&format!("port {port} (traffic) is taken by")), "{error}");

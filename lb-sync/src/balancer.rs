@@ -31,7 +31,7 @@ use registry::follow::Event;
 use registry::key::Prefix;
 use registry::lease::LeaseId;
 use registry::name::{BalancerName, InstanceId};
-use registry::record::{AckState, BalancerRecord};
+use registry::record::BalancerRecord;
 use registry::time::Tick;
 
 pub(crate) use backends::can_add_backends;
@@ -43,7 +43,7 @@ use crate::files::{Desired, Files, FilesAction, WriterRequests};
 use crate::plan::ids::{Ids, SavedIds};
 use crate::plan::observed::Observed;
 use crate::plan::pending::PendingPlan;
-use crate::plan::{Planner, Policy};
+use crate::plan::{AckValue, Planner, Policy};
 use crate::port::{JournalEvent, Metrics, PassProgress, Report};
 use crate::scope::Scope;
 use crate::snapshot::{self, Snapshot};
@@ -59,6 +59,9 @@ use schedule::Schedule;
 /// Commands in one request. Each `add server` stops all of HAProxy's threads for a moment; HAProxy takes up traffic
 /// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
 const COMMANDS_MAX: usize = 10;
+
+/// How long etcd may take to answer before what is known from the disk is acted on.
+const DISK_AFTER: Duration = Duration::from_millis(1_500);
 
 /// Longest that the files wait for the end of what is under way.
 const FILES_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -113,16 +116,11 @@ pub enum Action {
     /// Send these commands in one request: [`Input::Answers`] or [`Input::Lost`] follows. At most one is under way.
     Ask(Vec<Command>),
     /// Write an ack.
-    PutAck {
-        /// Of this instance.
-        id: InstanceId,
-        /// The owner that it answers.
-        owner: String,
-        /// How it stands.
-        state: AckState,
-    },
+    PutAck(InstanceId, AckValue),
     /// Take an ack back.
     RemoveAck(InstanceId),
+    /// Acks and presence may not stand any more, since etcd has another history: write them again.
+    DoubtKeys,
     /// Write the presence record.
     PutPresence(BalancerRecord),
     /// Publish health, by name.
@@ -178,6 +176,8 @@ pub struct Balancer {
     rested_at: Tick,
     /// Until when the next commands wait for HAProxy ids to be reserved on disk.
     ids_wait_until: Option<Tick>,
+    /// From when on what is known from the disk may be acted on.
+    disk_from: Tick,
     /// The last failure, so that each is logged once.
     log_once: LogOnce,
     actions: Vec<Action>,
@@ -228,6 +228,7 @@ impl Balancer {
             read_at: Tick::default(),
             rested_at: now,
             ids_wait_until: None,
+            disk_from: now.plus(DISK_AFTER),
             log_once: LogOnce::default(),
             actions: Vec::new(),
         }
@@ -235,8 +236,16 @@ impl Balancer {
 
     /// Takes in what has happened until `now`, all of it, and returns what to do, in this order.
     pub fn step(&mut self, now: Tick, inputs: impl IntoIterator<Item = Input>) -> Vec<Action> {
+        let was_in_sync = self.view.in_sync();
+        self.view.set_now(now);
+        if was_in_sync != self.view.in_sync() {
+            self.sync_changed();
+        }
         for input in inputs {
             self.handle(now, input);
+        }
+        if self.view.take_history_broke() {
+            self.actions.push(Action::DoubtKeys);
         }
         let queries = self.view.take_lease_queries();
         if !queries.is_empty() {
@@ -257,7 +266,10 @@ impl Balancer {
     pub fn wake_at(&self) -> Option<Tick> {
         let planned = self.planner.wake_at().filter(|_| self.is_waiting() && self.is_connected());
         let due = self.is_waiting().then(|| self.schedule.wake_at());
-        let waits = [planned, due, self.ids_wait_until, self.view.wake_at(), self.files.wake_at()];
+        let waits_for_disk = self.view.is_from_disk() && !self.dirty.is_empty() && !self.has_own_servers();
+        let is_idle = self.is_waiting() && self.is_connected();
+        let disk = (waits_for_disk && is_idle).then_some(self.disk_from);
+        let waits = [disk, planned, due, self.ids_wait_until, self.view.wake_at(), self.files.wake_at()];
         waits.into_iter().flatten().min()
     }
 
@@ -342,6 +354,8 @@ impl Balancer {
                 instances,
                 "out of sync with etcd: all stay served, nothing is drained or deleted"
             );
+            // A restart in the meantime begins with what is known now, not with what was up to two seconds ago.
+            self.flush_view();
         }
     }
 
@@ -373,6 +387,20 @@ impl Balancer {
             self.copied = (self.view.changes(), now);
             self.actions.extend(self.view.snapshot().map(Action::SaveSnapshot));
         }
+    }
+
+    /// Copies the view for the disk, if it has changed since the last copy.
+    fn flush_view(&mut self) {
+        if self.saves_snapshots && self.copied.0 != self.view.changes() {
+            self.copied.0 = self.view.changes();
+            self.actions.extend(self.view.snapshot().map(Action::SaveSnapshot));
+        }
+    }
+
+    /// What a next life begins with; `None` where nothing is kept on disk, or etcd was never heard.
+    #[must_use]
+    pub fn last_view(&self) -> Option<Snapshot> {
+        self.view.snapshot().filter(|_| self.saves_snapshots && !self.view.is_from_disk())
     }
 
     /// Says what the files should say: after a round, so that it is not in the way of commands. A registry that never rests

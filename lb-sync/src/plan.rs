@@ -21,7 +21,7 @@ pub mod target;
 pub use decide::Ack;
 pub use planner::Planner;
 pub use policy::{FirstCheck, Policy};
-pub use step::{Cause, Order, Plan, Step};
+pub use step::{AckValue, Cause, Order, Plan, Step};
 
 #[cfg(test)]
 pub(crate) mod model;

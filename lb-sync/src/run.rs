@@ -67,7 +67,6 @@ pub async fn run(
         socket = %config.pass.socket.display(),
         "lb-sync {}", env!("CARGO_PKG_VERSION")
     );
-    // The followers and the lease outlive `shutdown` for a moment: the pass releases the lease.
     let end = CancellationToken::new();
     let (tell_health, health) = watch::channel(Statuses::default());
     let (lease, holding) = lease_task(session.clone(), config.ttl, end.clone());
@@ -86,6 +85,7 @@ pub async fn run(
     let balancing = BalancerTask::new(balancer, (name, prefix), socket, session, outputs);
 
     let mut tasks = JoinSet::new();
+    let state_dir = config.state_dir.clone();
     if let Some(dir) = config.state_dir {
         let keeping = snapshot::save_each(dir, new_snapshots);
         tasks.spawn_on(async move { (keeping.await, "the snapshot").1 }, others);
@@ -105,8 +105,12 @@ pub async fn run(
         others,
     );
     let ended = tokio::select! {
-        // Ends by `shutdown`, after it has released the lease.
-        () = balancing.run(instances, overrides, shutdown.clone()) => "the balancer",
+        last_view = balancing.run(instances, overrides, shutdown.clone()) => {
+            if let Some((dir, view)) = state_dir.zip(last_view) {
+                snapshot::save_last(dir, view).await;
+            }
+            "the balancer"
+        }
         ended = tasks.join_next() => ended.and_then(Result::ok).unwrap_or("a task"),
     };
     end.cancel();

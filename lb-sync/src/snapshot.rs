@@ -144,6 +144,18 @@ pub async fn save_each(dir: PathBuf, mut news: watch::Receiver<Option<Snapshot>>
     }
 }
 
+/// Writes the snapshot that a next life begins with.
+pub async fn save_last(dir: PathBuf, snapshot: Snapshot) {
+    let to = dir.clone();
+    let saved = tokio::task::spawn_blocking(move || snapshot.save(&to)).await;
+    if let Err(error) = saved.map_err(io::Error::other).and_then(|saved| saved) {
+        tracing::error!(
+            "cannot write the snapshot to {}: {error}\n  the next start begins with an older one; check --state-dir",
+            dir.display()
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use registry::follow::{Change, Entry, Event, Update, updates};
 use registry::key::{Key, Prefix};
 use registry::lease::LeaseId;
 use registry::name::{InstanceId, ServiceName};
-use registry::record::{self, InstanceRecord, Intent, OverrideRecord, ROUTE_LABEL};
+use registry::record::{self, InstanceRecord, Intent, OverrideRecord, ROUTE_LABEL, RecordError};
 use registry::time::Tick;
 
 use crate::scope::Scope;
@@ -21,6 +21,12 @@ use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
 
+/// A view that was not heard of for so long is not current, whatever its followers last said: this process may have been
+/// paused or suspended. They say so themselves after 8 s (`registry::follow::machine`).
+const AGE_MAX: Duration = Duration::from_secs(10);
+/// How long a record of an earlier owner, that a restored backup has brought back, waits for the later owner to write again:
+/// a beat of the default ttl, and the rest of it.
+const OLDER_AFTER: Duration = Duration::from_secs(12);
 /// Silence of etcd after which leases may have run out for want of it: half the shortest ttl that it grants.
 const AWAY_MIN: Duration = Duration::from_secs(1);
 /// Rejected values whose revision is remembered, so that each is logged once.
@@ -51,22 +57,46 @@ pub struct View {
     endpoint_owners: BTreeMap<SocketAddr, Vec<InstanceId>>,
     instances_synced: bool,
     overrides_synced: bool,
+    /// The moment of the present step.
+    now: Tick,
+    /// When each follower was last heard.
+    instances_heard: Option<Tick>,
+    overrides_heard: Option<Tick>,
+    /// The etcd that the overrides were listed from, and overrides that another history of it lacks: an operator's order
+    /// does not end by a restored backup.
+    overrides_source: Option<Source>,
+    kept_overrides: BTreeMap<InstanceId, Tick>,
     /// The etcd that the instances were listed from.
     source: Option<Source>,
     guard: Guard,
     /// Suspects whose lease may live on, which would mean that their key was deleted on purpose.
     questions: Vec<(InstanceId, LeaseId)>,
-    heard: Option<Tick>,
     rejected: BTreeMap<Vec<u8>, i64>,
     rejected_count: u64,
-    /// All this is from the disk: etcd has not been heard since the start.
-    from_disk: bool,
+    origin: Origin,
+    /// Records of earlier owners that another history of etcd has in place of the one that is known, which is kept as a
+    /// suspect. Each is taken at that moment if it still stands: by then the owner of the known one would have written again,
+    /// and a restored lease that no process keeps alive would have ended.
+    older: BTreeMap<InstanceId, (Tick, Registered)>,
     /// How many instances each service has.
     services: BTreeMap<ServiceName, usize>,
     /// Counts changes of instances with routes.
     route_changes: u64,
     /// Counts changes, so that who keeps a copy knows when it is out of date.
     changes: u64,
+    /// etcd has another history than before, which was not taken note of yet.
+    history_broke: bool,
+}
+
+/// Where what is known comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// From etcd.
+    Etcd,
+    /// From the disk: etcd has not been heard since the start.
+    Disk,
+    /// From etcd, after it began with the disk: etcd may have been away in the meantime.
+    DiskThenEtcd,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,35 +129,47 @@ impl View {
             endpoint_owners: BTreeMap::new(),
             instances_synced: false,
             overrides_synced: false,
+            now: Tick::default(),
+            instances_heard: None,
+            overrides_heard: None,
+            overrides_source: None,
+            kept_overrides: BTreeMap::new(),
             source: None,
             guard: Guard::new(guard),
             questions: Vec::new(),
-            heard: None,
             rejected: BTreeMap::new(),
             rejected_count: 0,
-            from_disk: false,
+            origin: Origin::Etcd,
+            older: BTreeMap::new(),
             services: BTreeMap::new(),
             route_changes: 0,
             changes: 0,
+            history_broke: false,
         }
     }
 
     /// Whether this is what etcd has at this moment. While it is not, nothing may be drained or deleted.
     #[must_use]
     pub fn in_sync(&self) -> bool {
-        self.instances_synced && self.overrides_synced
+        let is_fresh = self.heard().is_some_and(|heard| self.now.since(heard) <= AGE_MAX);
+        self.instances_synced && self.overrides_synced && is_fresh
+    }
+
+    /// It is `now`: a view that was heard too long ago is not current any more.
+    pub fn set_now(&mut self, now: Tick) {
+        self.now = now;
     }
 
     /// Whether etcd has said all that there is, since the start; it may have changed by now.
     #[must_use]
     pub fn is_listed(&self) -> bool {
-        self.source.is_some() && !self.from_disk
+        self.source.is_some() && !self.is_from_disk()
     }
 
-    /// When etcd was last heard of.
+    /// When etcd was last heard of, by the follower that has heard less lately.
     #[must_use]
     pub fn heard(&self) -> Option<Tick> {
-        self.heard
+        self.instances_heard.min(self.overrides_heard)
     }
 
     /// Values that were not records, since the start.
@@ -159,7 +201,7 @@ impl View {
     /// and no server that is there is changed.
     #[must_use]
     pub fn is_from_disk(&self) -> bool {
-        self.from_disk
+        self.origin == Origin::Disk
     }
 
     /// Whether `id` has expired and that is not believed: it stays while HAProxy's own check passes.
@@ -204,6 +246,11 @@ impl View {
         std::mem::take(&mut self.questions)
     }
 
+    /// Whether etcd was wiped or restored since this was last asked: what we wrote may not stand any more.
+    pub fn take_history_broke(&mut self) -> bool {
+        std::mem::take(&mut self.history_broke)
+    }
+
     /// HAProxy's own check of a suspect has failed: it is gone.
     pub fn check_failed(&mut self, id: &InstanceId) -> Scope {
         let mut changed = BTreeSet::new();
@@ -224,16 +271,18 @@ impl View {
         Scope::Only(changed)
     }
 
-    /// The instance that is served in `id`'s stead: created later, at the same address, by another owner.
+    /// The instance that is served in `id`'s stead: at the same address, by another owner, and created later. A suspect may
+    /// be gone: it displaces no living instance, whatever its revision says (it may be of another history).
     #[must_use]
     pub fn shadowed_by(&self, id: &InstanceId) -> Option<&InstanceId> {
         let ours = self.instances.get(id)?;
         let rivals = self.endpoint_owners.get(&ours.record.endpoint())?;
-        let (mut later, mut latest) = (None, (ours.create_revision, id));
+        let rank = |registered: &Registered, id| (!self.is_suspect(id), registered.create_revision);
+        let (mut later, mut latest) = (None, (rank(ours, id), id));
         for rival in rivals.iter().filter(|rival| *rival != id) {
             let Some(theirs) = self.instances.get(rival) else { continue };
-            if theirs.owner != ours.owner && (theirs.create_revision, rival) > latest {
-                (later, latest) = (Some(rival), (theirs.create_revision, rival));
+            if theirs.owner != ours.owner && (rank(theirs, rival), rival) > latest {
+                (later, latest) = (Some(rival), (rank(theirs, rival), rival));
             }
         }
         later
@@ -275,7 +324,7 @@ impl View {
     /// Starts from what was known before. It is not in sync, and whatever etcd says replaces it.
     pub fn restore(&mut self, snapshot: Snapshot) -> Scope {
         let mut changed = BTreeSet::new();
-        self.from_disk = true;
+        self.origin = Origin::Disk;
         self.source = Some(Source { cluster: snapshot.cluster, revision: snapshot.revision });
         for (id, saved) in snapshot.instances {
             let Ok(id) = id.parse::<InstanceId>() else { continue };
@@ -290,22 +339,48 @@ impl View {
     /// When [`Self::expire`] has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        self.guard.wake_at()
+        let older = self.older.values().map(|(at, _)| *at);
+        let wake_at =
+            self.guard.wake_at().into_iter().chain(self.kept_overrides.values().copied()).chain(older).min();
+        wake_at.filter(|_| self.in_sync())
     }
 
-    /// Lets go of suspects that have not returned within their bound.
+    /// Lets go of suspects that have not returned within their bound, and of overrides that another history of etcd lacks.
+    /// Not on a view that is not current: time that passed unheard is no evidence.
     pub fn expire(&mut self, now: Tick) -> Scope {
         let mut changed = BTreeSet::new();
+        if !self.in_sync() {
+            return Scope::Only(changed);
+        }
         for id in self.guard.expired(now) {
             tracing::warn!(instance = %id, "has not returned: no longer kept as a suspect");
             self.remove(&id, &mut changed);
+        }
+        let due = self.older.iter().filter(|(_, (at, _))| now >= *at).map(|(id, _)| id.clone());
+        for id in due.collect::<Vec<_>>() {
+            // Taking the known one out puts the other in its place.
+            self.remove(&id, &mut changed);
+        }
+        let ended: Vec<InstanceId> = self
+            .kept_overrides
+            .iter()
+            .filter(|(_, until)| now >= **until)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in ended {
+            tracing::warn!(instance = %id, "its override is gone with etcd's history: no longer kept");
+            self.kept_overrides.remove(&id);
+            self.overrides.remove(&id);
+            changed.insert(id);
         }
         Scope::Only(changed)
     }
 
     /// Takes in an event of the follower of `instances/`.
     pub fn fold_instances(&mut self, now: Tick, event: Event) -> Scope {
-        self.instances_synced = self.follower_in_sync(now, &event, self.instances_synced);
+        self.now = self.now.max(now);
+        let (was, heard) = (self.instances_synced, self.instances_heard);
+        (self.instances_synced, self.instances_heard) = self.follower_in_sync(now, &event, was, heard);
         let listed = match &event {
             Event::Listed { cluster, revision, .. } => {
                 Some(Source { cluster: *cluster, revision: *revision })
@@ -319,14 +394,24 @@ impl View {
         };
         let pick = |key| if let Key::Instance(id) = key { Some(id) } else { None };
         let updates = updates(&self.prefix, pick, event, || self.instances.keys().cloned().collect());
+        let is_doubtful = listed.zip(self.source).is_some_and(|(new, old)| new.is_another_history_than(old));
         let (mut concerned, mut gone) = (BTreeSet::new(), BTreeSet::new());
         for update in updates {
             match update {
+                Update::Put(id, entry) if is_doubtful && self.is_older_owner_s(&id, &entry) => {
+                    if let Ok(registered) = registered(&id, &entry) {
+                        self.older.insert(id.clone(), (now.plus(OLDER_AFTER), registered));
+                    }
+                    gone.insert(id);
+                }
                 Update::Put(id, entry) => {
                     gone.remove(&id);
                     self.put_instance(id, &entry, &mut concerned);
                 }
-                Update::Gone(id) => drop(gone.insert(id)),
+                Update::Gone(id) => {
+                    self.older.remove(&id);
+                    gone.insert(id);
+                }
                 Update::Illegal(entry, error) => self.reject(&entry, &error),
             }
         }
@@ -335,9 +420,11 @@ impl View {
             return Scope::Only(concerned);
         };
         self.changes += 1;
-        self.from_disk = false;
-        let before = self.source.replace(source);
-        let is_doubtful = before.is_some_and(|before| source.is_another_history_than(before));
+        if self.origin == Origin::Disk {
+            self.origin = Origin::DiskThenEtcd;
+        }
+        self.source = Some(source);
+        self.history_broke |= is_doubtful;
         if is_doubtful && !gone.is_empty() {
             let missing_count = gone.len();
             tracing::error!(
@@ -353,16 +440,44 @@ impl View {
 
     /// Takes in an event of the follower of `overrides/`.
     pub fn fold_overrides(&mut self, now: Tick, event: Event) -> Scope {
-        self.overrides_synced = self.follower_in_sync(now, &event, self.overrides_synced);
+        self.now = self.now.max(now);
+        let (was, heard) = (self.overrides_synced, self.overrides_heard);
+        (self.overrides_synced, self.overrides_heard) = self.follower_in_sync(now, &event, was, heard);
         let is_list = matches!(event, Event::Listed { .. });
         self.changes += u64::from(is_list || matches!(event, Event::Changed(_)));
         let pick = |key| if let Key::Override(id) = key { Some(id) } else { None };
+        let listed = match &event {
+            Event::Listed { cluster, revision, .. } => {
+                Some(Source { cluster: *cluster, revision: *revision })
+            }
+            _ => None,
+        };
+        let is_doubtful =
+            listed.zip(self.overrides_source).is_some_and(|(new, old)| new.is_another_history_than(old));
+        match (&event, listed) {
+            (_, Some(listed)) => self.overrides_source = Some(listed),
+            (Event::Changed(changes), None) => {
+                let revision = changes.iter().map(Change::mod_revision).max().unwrap_or(0);
+                self.overrides_source
+                    .iter_mut()
+                    .for_each(|source| source.revision = source.revision.max(revision));
+            }
+            _ => {}
+        }
+        let kept_until = now.plus(self.guard.suspect_max());
         let updates = updates(&self.prefix, pick, event, || self.overrides.keys().cloned().collect());
         let mut concerned = BTreeSet::new();
         for update in updates {
             match update {
-                Update::Put(id, entry) => self.put_override(id, &entry, &mut concerned),
+                Update::Put(id, entry) => {
+                    self.kept_overrides.remove(&id);
+                    self.put_override(id, &entry, &mut concerned);
+                }
+                Update::Gone(id) if is_doubtful || (is_list && self.kept_overrides.contains_key(&id)) => {
+                    self.kept_overrides.entry(id).or_insert(kept_until);
+                }
                 Update::Gone(id) => {
+                    self.kept_overrides.remove(&id);
                     self.overrides.remove(&id);
                     concerned.insert(id);
                 }
@@ -372,19 +487,25 @@ impl View {
         if is_list { Scope::All } else { Scope::Only(concerned) }
     }
 
-    /// Whether the follower that told `event` is in sync after it.
-    fn follower_in_sync(&mut self, now: Tick, event: &Event, was: bool) -> bool {
+    /// Whether the follower that told `event` is in sync after it, and when it was last heard.
+    fn follower_in_sync(
+        &mut self,
+        now: Tick,
+        event: &Event,
+        was: bool,
+        heard: Option<Tick>,
+    ) -> (bool, Option<Tick>) {
         match event {
             // A list alone is not: what changed since is still on its way.
-            Event::OutOfSync | Event::Listed { .. } => return false,
+            Event::OutOfSync | Event::Listed { .. } => return (false, heard),
             Event::InSync | Event::Changed(_) => {
-                if !was && self.heard.is_some_and(|heard| now.since(heard) >= AWAY_MIN) {
+                let away = heard.map_or(self.origin != Origin::Etcd, |heard| now.since(heard) >= AWAY_MIN);
+                if !was && away {
                     self.guard.doubt(now);
                 }
-                self.heard = Some(now);
             }
         }
-        was || *event == Event::InSync
+        (was || *event == Event::InSync, Some(now))
     }
 
     /// These keys are gone. What was to go is removed; what stood under a lease and wanted traffic may have expired, and is
@@ -445,12 +566,11 @@ impl View {
 
     /// Takes a record in; one that does not parse leaves what was known.
     fn put_instance(&mut self, id: InstanceId, entry: &Entry, changed: &mut BTreeSet<InstanceId>) {
-        match record::parse::<InstanceRecord>(&entry.value) {
-            Ok(record) => {
-                let owner = record.owner_under(&id, entry.lease);
-                let Entry { create_revision, mod_revision, lease, .. } = *entry;
+        match registered(&id, entry) {
+            Ok(registered) => {
                 self.guard.clear(&id);
-                self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, changed);
+                self.older.remove(&id);
+                self.insert(id, registered, changed);
             }
             Err(error) => self.reject(entry, &error),
         }
@@ -481,6 +601,17 @@ impl View {
     fn remove(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
         self.unregister(id, changed);
         self.guard.clear(id);
+        if let Some((_, older)) = self.older.remove(id) {
+            self.insert(id.clone(), older, changed);
+        }
+    }
+
+    /// Another history of etcd has a record of an earlier owner than the one that is known.
+    fn is_older_owner_s(&self, id: &InstanceId, entry: &Entry) -> bool {
+        let Some(known) = self.instances.get(id) else { return false };
+        self.intent_of(id) == Some(Intent::Serve)
+            && known.mod_revision > entry.mod_revision
+            && registered(id, entry).is_ok_and(|registered| registered.owner != known.owner)
     }
 
     fn unregister(&mut self, id: &InstanceId, changed: &mut BTreeSet<InstanceId>) {
@@ -540,6 +671,14 @@ impl View {
             tracing::warn!(key, revision, "ignored, the last good record stays in force: {error}");
         }
     }
+}
+
+/// The record of `id` that stands in `entry`.
+fn registered(id: &InstanceId, entry: &Entry) -> Result<Registered, RecordError> {
+    let record = record::parse::<InstanceRecord>(&entry.value)?;
+    let owner = record.owner_under(id, entry.lease);
+    let Entry { create_revision, mod_revision, lease, .. } = *entry;
+    Ok(Registered { record, owner, create_revision, mod_revision, lease })
 }
 
 #[cfg(test)]

@@ -83,6 +83,8 @@ pub struct MemberConfig {
     pub address: AddressChoice,
     /// Longest wait for balancers when leaving.
     pub leave_max: Duration,
+    /// How long a balancer that has vanished is still waited for.
+    pub linger: Duration,
 }
 
 /// How a member is.

@@ -150,7 +150,8 @@ impl RegistrationBuilder {
         // Read back as a balancer will.
         let record = parse(&to_value(&record))?;
         let (service, address, leave_max) = (self.service, self.address, self.leave_max);
-        Ok(MemberConfig { service, naming, record, address, leave_max })
+        let linger = self.ttl * 3 / 2;
+        Ok(MemberConfig { service, naming, record, address, leave_max, linger })
     }
 }
 
@@ -230,7 +231,7 @@ impl Driver {
                     Input::Located(at)
                 }
                 said = next_said(&mut self.app) => Input::App(said),
-                () = clock.until(self.machine.wake_at()) => Input::Members(members::Input::Woke),
+                () = clock.until(self.machine.wake_at(clock.now())) => Input::Members(members::Input::Woke),
             };
             let mut inputs = VecDeque::from([input]);
             while let Some(input) = inputs.pop_front() {

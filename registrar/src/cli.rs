@@ -95,6 +95,10 @@ pub struct RunOptions {
     /// When leaving: longest wait for the balancers to say that they are done; then the app is stopped anyway.
     #[arg(long, env = "LEASEHOLD_LEAVE_TIMEOUT", default_value = "60s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub leave_timeout: Duration,
+    /// When leaving: how long a balancer is still waited for that was present and is not (its lb-sync is being upgraded, or is
+    /// cut off): its HAProxy may serve on. One and a half ttl unless told otherwise.
+    #[arg(long, env = "LEASEHOLD_LINGER", value_name = "TIME", value_parser = daemon::duration::parse)]
+    pub linger: Option<Duration>,
     /// Time the app has to end after TERM, before it is killed.
     #[arg(long, env = "LEASEHOLD_STOP_GRACE", default_value = "10s", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub stop_grace: Duration,

@@ -81,6 +81,8 @@ impl Config {
         {
             within(flag, given, Duration::ZERO, WAIT_MAX)?;
         }
+        let linger = options.linger.unwrap_or(options.ttl * 3 / 2);
+        within("--linger", linger, Duration::ZERO, WAIT_MAX)?;
         whole_seconds("--ttl", options.ttl)?;
         within("--ttl", options.ttl, Duration::from_secs(TTL_S_MIN), Duration::from_secs(TTL_S_MAX))?;
         let (programs, app) = programs::programs(options, file.sidecars)?;
@@ -96,7 +98,9 @@ impl Config {
         let services: Vec<_> = flags.into_iter().chain(tables).collect();
         let services = services
             .into_iter()
-            .map(|(name, port, of)| service::service(name, port, &of, options.leave_timeout, &host_name))
+            .map(|(name, port, of)| {
+                service::service(name, port, &of, (options.leave_timeout, linger), &host_name)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         once_each(&services)?;
         if services.is_empty() && programs.is_empty() {

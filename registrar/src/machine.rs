@@ -94,11 +94,11 @@ impl Registrar {
         self.members.statuses()
     }
 
-    /// When [`Input::Woke`] is due.
+    /// When [`Input::Woke`] is due, after `now`.
     #[must_use]
-    pub fn wake_at(&self) -> Option<Tick> {
+    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
         let probers = self.probers.iter().filter_map(Prober::wake_at);
-        probers.chain(self.supervisor.wake_at()).chain(self.members.wake_at()).min()
+        probers.chain(self.supervisor.wake_at()).chain(self.members.wake_at(now)).min()
     }
 
     /// The next actions.

@@ -79,7 +79,7 @@ async fn a_watcher_sees_who_joins_changes_and_leaves() {
     stack.put_override("web", "web-2", r#"{"mode":"maintenance","by":"kim","reason":"disk"}"#).await;
     watcher.until(|set| set.get("web/web-2") == Some(&ServerState::Maint)).await;
     let events = stack.lb_sync().page("/events").await.unwrap();
-    assert!(events.contains("taken out by an operator (kim: disk)"), "{events}");
+    assert!(events.contains("kim took it out: disk"), "{events}");
     stack.service("web").instance(1).terminate().await;
     watcher.until(|set| !set.contains_key("web/web-1")).await;
 

@@ -10,7 +10,7 @@ use super::reading::Reading;
 use super::round::{NewerWaits, Round};
 use super::schedule::Due;
 use super::{Action, Balancer, COMMANDS_MAX, PassError, events};
-use crate::plan::observed::Observed;
+use crate::plan::observed::{Observed, Server};
 use crate::plan::pending::PendingPlan;
 use crate::plan::{Plan, Step, backends};
 use crate::scope::Scope;
@@ -27,6 +27,9 @@ const IDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The topic of the log's lines about the session.
 const HAPROXY: &str = "haproxy";
+
+/// A HAProxy that has run for longer, in seconds, has no old worker with requests that are waited for (by default 30 s).
+const YOUNG_S_MAX: u64 = 60;
 
 /// Whether HAProxy can be asked.
 #[derive(Debug)]
@@ -214,7 +217,7 @@ impl Balancer {
         let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
         scope.extend(self.planner.due(now));
         self.files.mark_dirty(&scope);
-        if scope == Scope::All && self.waits_for_cold_start(now) {
+        if scope == Scope::All && (self.waits_for_cold_start(now) || self.waits_for_etcd(now)) {
             self.dirty = scope;
             return false;
         }
@@ -261,6 +264,19 @@ impl Balancer {
     fn waits_for_cold_start(&mut self, now: Tick) -> bool {
         let Some(worker) = &self.worker else { return false };
         self.files.cold_start(now, &self.view, &self.observed, worker, self.planner.ids_mut())
+    }
+
+    /// Whether what is known from the disk is not acted on: etcd may answer in a moment; and a HAProxy that has servers of ours
+    /// is younger news than the disk.
+    fn waits_for_etcd(&self, now: Tick) -> bool {
+        self.view.is_from_disk() && (now < self.disk_from || self.has_own_servers())
+    }
+
+    /// Whether HAProxy has any server of ours, as last read.
+    pub(super) fn has_own_servers(&self) -> bool {
+        let ours = |server: &Server| self.planner.ids().is_ours(server.id);
+        let mut servers = self.observed.backends.values().flat_map(|backend| backend.servers.values());
+        servers.any(ours)
     }
 
     /// Whether every id that was given out is reserved on disk, or has been waited for long enough.
@@ -371,6 +387,11 @@ impl Balancer {
             let backends = self.observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
             self.record("HAProxy answers", format!("{}, process {}", info.version, info.pid));
+            // The first HAProxy of this life: its servers are an earlier life's, and so may be an old worker.
+            let is_young = info.uptime_s < YOUNG_S_MAX;
+            if self.worker.is_none() && is_young && self.has_own_servers() {
+                self.planner.record_reload(now);
+            }
             self.planner.start_anew(&info.version);
             self.backends.forget_process();
         }
@@ -408,6 +429,9 @@ impl Balancer {
             self.actions.push(Action::StatusChanged);
             self.record("HAProxy is lost", error.to_string());
             self.actions.push(Action::Disconnect);
+        }
+        if matches!(error, PassError::Replaced) {
+            self.planner.record_reload(now);
         }
         self.talk = Talk::Away;
         // Planned for what is there no more; all is planned anew once it is read.

@@ -8,6 +8,7 @@ use registry::record::{AckState, BalancerRecord};
 
 use super::{Action, health};
 use crate::condition::SyncCondition;
+use crate::plan::AckValue;
 use crate::view::View;
 
 /// Most services whose health is published.
@@ -29,7 +30,7 @@ pub(super) struct Publisher {
     /// `ADDR:PORT` of the status port, for the presence record.
     status: String,
     health: BTreeMap<String, Status>,
-    acks: BTreeMap<InstanceId, (String, AckState)>,
+    acks: BTreeMap<InstanceId, AckValue>,
     presence: Option<BalancerRecord>,
     /// What presence and health were last published on.
     basis: Option<Basis>,
@@ -67,17 +68,25 @@ impl Publisher {
     /// Publishes the acks that differ from what stands: on transitions only, so that no registrar wakes for nothing.
     pub(super) fn publish_acks(
         &mut self,
-        acks: &[(InstanceId, Option<(String, AckState)>)],
+        acks: &[(InstanceId, Option<AckValue>)],
         actions: &mut Vec<Action>,
     ) {
         for (id, ack) in acks {
-            if self.acks.get(id) == ack.as_ref() {
+            let same = |one: &AckValue, other: &AckValue| {
+                // A leave waits for an answer to the record that says so; of one that serves no later record asks anything.
+                let answers = one.revision == other.revision || other.state == AckState::Serving;
+                one.owner == other.owner && one.state == other.state && answers
+            };
+            if match (self.acks.get(id), ack) {
+                (Some(known), Some(ack)) => same(known, ack),
+                (known, ack) => known.is_none() && ack.is_none(),
+            } {
                 continue;
             }
             let id = id.clone();
-            if let Some((owner, state)) = ack {
-                self.acks.insert(id.clone(), (owner.clone(), *state));
-                actions.push(Action::PutAck { id, owner: owner.clone(), state: *state });
+            if let Some(ack) = ack {
+                self.acks.insert(id.clone(), ack.clone());
+                actions.push(Action::PutAck(id, ack.clone()));
             } else {
                 self.acks.remove(&id);
                 actions.push(Action::RemoveAck(id));

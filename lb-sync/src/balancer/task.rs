@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Action, Balancer, Input};
 use crate::files::FilesLink;
 use crate::notify::Manager;
+use crate::plan::AckValue;
 use crate::port::{Report, StatusPublisher};
 use crate::snapshot::Snapshot;
 use haproxy::{Command, Dialogue, DialogueError};
@@ -131,13 +132,15 @@ impl BalancerTask {
         Self { balancer, name, prefix, socket, line, outputs, session, lease_checks, manager }
     }
 
-    /// Runs until `shutdown`, or until a follower ends. HAProxy is left as it is.
+    /// Runs until `shutdown`, or until a follower ends. HAProxy is left as it is, and so are presence and acks: HAProxy serves
+    /// on, and a leave must not take it for gone. They end with the lease, or the next life takes them over. Returns what that
+    /// life is to begin with.
     pub async fn run(
         mut self,
         mut instances: Following,
         mut overrides: Following,
         shutdown: CancellationToken,
-    ) {
+    ) -> Option<Snapshot> {
         loop {
             let wake_at = self.balancer.wake_at();
             let input = |event: Option<_>, input: fn(_) -> Input| match event {
@@ -160,7 +163,7 @@ impl BalancerTask {
             match event {
                 Event::Shutdown => {
                     notify(&[Message::Stopping]);
-                    return self.release().await;
+                    return self.balancer.last_view();
                 }
                 Event::Asked(asker) => {
                     let report = self.balancer.report(Clock.now(), self.outputs.status.generation());
@@ -188,10 +191,16 @@ impl BalancerTask {
             Action::Connect => self.line.connect(self.socket.clone()),
             Action::Disconnect => self.line = Line::None,
             Action::Ask(commands) => self.line.ask(commands),
-            Action::PutAck { id, owner, state } => {
+            Action::PutAck(id, AckValue { owner, revision, state }) => {
                 let at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
                 let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
-                lease.put(key, to_value(&AckRecord { owner, state, at }), Fence::None).await;
+                lease
+                    .put(
+                        key,
+                        to_value(&AckRecord { owner, revision: Some(revision), state, at }),
+                        Fence::None,
+                    )
+                    .await;
             }
             Action::RemoveAck(id) => {
                 lease.remove(self.prefix.text(&Key::Ack(id, self.name.clone()))).await;
@@ -200,6 +209,7 @@ impl BalancerTask {
                 let key = self.prefix.text(&Key::Balancer(self.name.clone()));
                 lease.put(key, to_value(&record), Fence::None).await;
             }
+            Action::DoubtKeys => drop(lease.doubt().await),
             Action::PutHealth(statuses) => drop(health.send_replace(statuses.into())),
             Action::CheckLeases(queries) => self.check_leases(queries),
             Action::SaveSnapshot(snapshot) => drop(snapshots.send_replace(Some(snapshot))),
@@ -223,13 +233,5 @@ impl BalancerTask {
             }
             alive
         });
-    }
-
-    /// Takes presence and acks out of the registry, so that no leave waits for this balancer.
-    async fn release(mut self) {
-        self.outputs.lease.release().await;
-        let mut status = self.outputs.lease.status();
-        // Bounded by the lease task: it gives up revoking after three tries.
-        let _ = status.wait_for(|status| status.released).await;
     }
 }

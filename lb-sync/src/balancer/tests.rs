@@ -8,6 +8,8 @@ use registry::follow::{Change, Entry};
 use registry::key::Key;
 
 use super::fake::FakeHaproxy;
+use registry::record::AckState;
+
 use super::*;
 use crate::plan::FirstCheck;
 
@@ -79,7 +81,7 @@ impl World {
                     assert_eq!(commands.first(), Some(&Command::ShowInfo), "every answer says who gave it");
                     self.asked = Some(commands);
                 }
-                Action::PutAck { id, state, .. } => drop(self.acks.insert(id, state)),
+                Action::PutAck(id, ack) => drop(self.acks.insert(id, ack.state)),
                 Action::RemoveAck(id) => drop(self.acks.remove(&id)),
                 Action::Record(event) => self.events.push(event.what),
                 _ => {}
@@ -157,6 +159,14 @@ fn no_ack_rests_on_the_answer_of_a_worker_that_was_replaced() {
     assert_eq!(world.ack("web/web-1"), Some(AckState::Serving), "the old worker has no say");
 
     world.haproxy.restart(8);
+    world.settle();
+    assert_eq!(
+        world.ack("web/web-1"),
+        Some(AckState::Draining),
+        "the old worker may have requests in flight"
+    );
+    world.now = world.now.plus(Duration::from_secs(30));
+    world.step([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]);
     world.settle();
     assert_eq!(world.ack("web/web-1"), Some(AckState::Drained), "the new worker has no server of it");
     assert!(world.events.iter().any(|what| what == "HAProxy is lost"), "{:?}", world.events);

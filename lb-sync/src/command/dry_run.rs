@@ -9,7 +9,7 @@ use crate::balancer::reading::Reading;
 use crate::balancer::{PassError, can_add_backends};
 use crate::config::RunConfig;
 use crate::files::peek_ids;
-use crate::plan::{Planner, Step, backends, routes};
+use crate::plan::{AckValue, Planner, Step, backends, routes};
 use crate::scope::Scope;
 use crate::view::View;
 use haproxy::Command;
@@ -57,8 +57,8 @@ pub(super) async fn dry_run(
     haproxy.read(reading).await?;
     let read = Scope::Only(first.reads.into_iter().collect());
     let then = planner.plan(now, view, &haproxy.observed, &read);
-    let waits = |(id, ack): (InstanceId, Option<(String, AckState)>)| {
-        ack.is_some_and(|(_, state)| state == AckState::Draining).then_some(id)
+    let waits = |(id, ack): (InstanceId, Option<AckValue>)| {
+        ack.is_some_and(|ack| ack.state == AckState::Draining).then_some(id)
     };
     Ok(Foreseen {
         steps: first.steps.into_iter().chain(then.steps).collect(),

@@ -62,10 +62,20 @@ pub struct Case<'a> {
     pub ours: bool,
     /// The id it has or would be made with.
     pub id: ServerId,
+    /// When HAProxy was last seen to have been reloaded: its old worker may still have requests in flight, which this one
+    /// does not count.
+    pub reloaded_at: Option<Tick>,
     /// What is remembered of it.
     pub memory: &'a Memory,
     /// How servers are made.
     pub policy: &'a Policy,
+}
+
+impl Case<'_> {
+    /// Until when an old worker may have a request in flight that is let finish, if it may now.
+    fn old_worker_until(&self, inflight: Duration) -> Option<Tick> {
+        self.reloaded_at.map(|at| at.plus(inflight)).filter(|until| self.now < *until)
+    }
 }
 
 /// What to do about one instance.
@@ -114,7 +124,11 @@ pub fn decide(case: &Case<'_>) -> Decision {
         (_, Some(_)) if case.from_disk => Decision::settled(REGISTERED, Ack::Keep),
         (Some(target), None) if target.intent == Intent::Serve => add(case, target),
         (Some(target), None) => {
-            Decision::settled(Cause::wanted(target.intent), Ack::Tell(Some(AckState::Drained)))
+            let why = Cause::wanted(target.intent);
+            match case.old_worker_until(target.inflight) {
+                Some(until) => Decision::wait(why, Ack::Tell(Some(AckState::Draining)), until),
+                None => Decision::settled(why, Ack::Tell(Some(AckState::Drained))),
+            }
         }
         (Some(target), Some(server)) => match target.intent {
             Intent::Serve if target.suspect => suspect(case, target, server),
@@ -276,7 +290,10 @@ fn finish(case: &Case<'_>, is: &Server, why: Cause, then: impl FnOnce(&Case<'_>)
         return Decision { read_sessions: true, ..Decision::settled(why, Ack::Keep) };
     };
     if sessions.is_idle() {
-        return then(case);
+        return match case.old_worker_until(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT)) {
+            Some(until) => Decision::wait(why, Ack::Tell(Some(AckState::Draining)), until),
+            None => then(case),
+        };
     }
     let draining = if case.memory.shut_at.is_some() { AckState::Drained } else { AckState::Draining };
     let ack = Ack::Tell(Some(draining));

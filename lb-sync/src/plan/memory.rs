@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use registry::record::Intent;
 use registry::time::Tick;
 
 use super::observed::Server;
@@ -11,6 +12,9 @@ use haproxy::answer::flags::{AdminState, OpState};
 /// Waits after a refused command, doubling: a reference or a wrong balance algorithm is put right by people.
 const REFUSED_FIRST: Duration = Duration::from_millis(10);
 const REFUSED_MAX: Duration = Duration::from_secs(30);
+
+/// What is wanted of an instance: nothing, or this of it.
+type Wanted = Option<(Intent, bool)>;
 
 /// Of one server.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,8 @@ pub struct Memory {
     pub inflight: Option<Duration>,
     /// When its streams were last shut down.
     pub shut_at: Option<Tick>,
+    /// What was wanted of it when a command was last refused: a refusal says nothing about another wish.
+    wanted: Option<Wanted>,
     /// Commands for it that HAProxy refused in a row, and until when it is left alone.
     pub refused: u32,
     pub(super) refused_until: Option<Tick>,
@@ -41,7 +47,12 @@ impl Memory {
         if let Some(target) = target {
             self.inflight = Some(target.inflight);
         }
-        if server.is_some_and(|server| server.op == OpState::Stopped) {
+        let wanted = target.map(|target| (target.intent, target.suspect));
+        if self.wanted.replace(wanted) != Some(wanted) {
+            self.refused_until = None;
+        }
+        // In MAINT no check runs, and HAProxy says "stopped": that is no failed check.
+        if server.is_some_and(|server| server.op == OpState::Stopped && !server.admin.is_maint()) {
             self.down_since.get_or_insert(now);
         } else {
             self.down_since = None;

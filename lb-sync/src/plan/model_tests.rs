@@ -45,7 +45,7 @@ struct World {
     model: Model,
     planner: Planner,
     policy: Policy,
-    acks: BTreeMap<InstanceId, (String, AckState)>,
+    acks: BTreeMap<InstanceId, AckValue>,
 }
 
 impl World {
@@ -89,6 +89,12 @@ impl World {
             mod_revision: self.revision,
         };
         self.view.fold_instances(self.now, Event::Changed(vec![Change::Put(entry)]));
+    }
+
+    /// Its key is deleted, and its lease lives: on purpose.
+    fn remove(&mut self, name: &str) {
+        self.delete(name);
+        self.view.lease_lives(&id(name), 7);
     }
 
     fn delete(&mut self, name: &str) {
@@ -220,7 +226,7 @@ fn a_registered_instance_is_added_checked_and_made_ready() {
     );
     world.apply(&plan, usize::MAX);
     assert!(world.plan().is_empty());
-    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Serving);
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Serving);
 }
 
 #[test]
@@ -261,10 +267,10 @@ fn a_leave_is_maint_then_drained_then_deleted_with_its_key() {
     assert_eq!(lines(&plan), ["set server web/web-1 state maint"]);
     world.apply(&plan, usize::MAX);
     assert!(world.plan().steps.is_empty());
-    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Draining);
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Draining);
     world.model.servers.get_mut(&id("web/web-1")).unwrap().sessions = 0;
     world.settle();
-    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Drained);
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Drained);
     world.delete("web/web-1");
     assert_eq!(lines(&world.plan()), ["del server web/web-1"]);
     world.settle();
@@ -277,7 +283,7 @@ fn an_instance_that_goes_is_listed_first_and_struck_off_once_it_is_back() {
     world.model.maps.insert("web".into(), BTreeSet::new());
     world.put("web/web-1", &up(3000));
     world.settle();
-    world.delete("web/web-1");
+    world.remove("web/web-1");
     let plan = world.plan();
     assert_eq!(lines(&plan), ["add map #0 web-1 1", "set server web/web-1 state maint"]);
     world.apply(&plan, usize::MAX);
@@ -365,7 +371,7 @@ fn sticky_clients_stay_their_time_and_a_stuck_request_ends_with_its_own() {
         ]
     );
     assert!(world.now.since(start) >= Duration::from_secs(8), "{:?}", world.now.since(start));
-    assert_eq!(world.acks[&id("web/web-1")].1, AckState::Drained);
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Drained);
 }
 
 #[test]
@@ -395,7 +401,7 @@ fn an_idle_connection_that_holds_a_server_is_dropped_by_moving_it_nowhere() {
     world.put("web/web-1", &up(3000));
     world.settle();
     world.model.servers.get_mut(&id("web/web-1")).unwrap().pooled = true;
-    world.delete("web/web-1");
+    world.remove("web/web-1");
     world.model.lines.clear();
     world.settle();
     assert_eq!(

@@ -13,7 +13,7 @@ use super::names::server_path;
 use super::observed::{Observed, Server};
 use super::policy::Policy;
 use super::restarting::{AffinityPhase, Restarting};
-use super::step::{Cause, Plan, Step};
+use super::step::{AckValue, Cause, Plan, Step};
 use super::target::{Target, target};
 use crate::scope::Scope;
 use crate::status::Reason;
@@ -29,6 +29,8 @@ pub struct Planner {
     ids: Ids,
     memories: BTreeMap<InstanceId, Memory>,
     restarting: Restarting,
+    /// When HAProxy was last seen to have been reloaded.
+    reloaded_at: Option<Tick>,
     /// When each instance that is waited for is to be decided again.
     agenda: BTreeSet<(Tick, InstanceId)>,
 }
@@ -42,6 +44,7 @@ impl Planner {
             ids: Ids::new(policy.id_base),
             memories: BTreeMap::new(),
             restarting: Restarting::new(policy.restart_gap),
+            reloaded_at: None,
             agenda: BTreeSet::new(),
         }
     }
@@ -50,6 +53,11 @@ impl Planner {
     pub fn start_anew(&mut self, version: &Version) {
         self.policy.init_state = version.at_least(3, 1);
         self.memories.clear();
+    }
+
+    /// HAProxy has been reloaded: its old worker may have requests in flight for as long as they may take.
+    pub fn record_reload(&mut self, now: Tick) {
+        self.reloaded_at = Some(now);
     }
 
     /// Learns what HAProxy knows from an earlier lb-sync: the ids in use, and who is away. To be called after everything
@@ -182,6 +190,7 @@ impl Planner {
             server,
             ours,
             id: wanted,
+            reloaded_at: self.reloaded_at,
             memory,
             policy: &self.policy,
         };
@@ -196,8 +205,12 @@ impl Planner {
         if let Ack::Tell(state) = ack
             && view.in_sync()
         {
-            let owner = target.as_ref().map(|target| target.owner.clone());
-            plan.acks.push((id.clone(), owner.zip(state)));
+            let ack = target.as_ref().zip(state).map(|(target, state)| AckValue {
+                owner: target.owner.clone(),
+                revision: target.revision,
+                state,
+            });
+            plan.acks.push((id.clone(), ack));
         }
         let stand = match server {
             Some(_) if !ours => AffinityPhase::Ended,

@@ -92,6 +92,17 @@ impl Step {
     }
 }
 
+/// What the registry is to be told of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckValue {
+    /// The owner of the record that it answers.
+    pub owner: String,
+    /// etcd's revision of that record.
+    pub revision: i64,
+    /// How far this balancer is with it.
+    pub state: AckState,
+}
+
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -104,7 +115,7 @@ pub struct Plan {
     /// Suspects whose check has failed: the view is to be told.
     pub failed: Vec<InstanceId>,
     /// What to tell the registry, where that is settled.
-    pub acks: Vec<(InstanceId, Option<(String, AckState)>)>,
+    pub acks: Vec<(InstanceId, Option<AckValue>)>,
 }
 
 impl Plan {

@@ -23,8 +23,10 @@ pub struct Target {
     pub suspect: bool,
     /// How long sticky clients may stay when it leaves.
     pub sticky: Duration,
-    /// Who registered it: acks name it.
+    /// Who registered it, and etcd's revision of the record: acks name both.
     pub owner: String,
+    /// See `owner`.
+    pub revision: i64,
     /// How long requests in flight may take once it gets no more, whatever the reason.
     pub inflight: Duration,
 }
@@ -56,6 +58,7 @@ pub fn target(view: &View, id: &InstanceId) -> Option<Target> {
         suspect: view.is_suspect(id),
         sticky: record.drain.sticky(),
         owner: registered.owner.clone(),
+        revision: registered.mod_revision,
         inflight: record.drain.inflight(),
     })
 }

@@ -91,7 +91,9 @@ impl Guard {
         let share_max = u64::from(self.policy.share_percent) * u64::try_from(all).unwrap_or(u64::MAX);
         let too_many = u64::try_from(gone).unwrap_or(u64::MAX).saturating_mul(100) > share_max;
         let in_doubt = self.doubt_until.is_some_and(|until| now < until);
-        if !in_doubt && (all < self.policy.instances_min || !too_many) {
+        // No expiry takes a service's last instance: HAProxy's own check says whether it is gone.
+        let is_last = left == 0 && self.policy.share_percent < 100;
+        if !in_doubt && !is_last && (all < self.policy.instances_min || !too_many) {
             return BTreeMap::new();
         }
         let until = now.plus(self.policy.suspect_max);
@@ -104,6 +106,11 @@ impl Guard {
             }
         }
         suspects
+    }
+
+    /// Longest that a suspect stays.
+    pub(super) fn suspect_max(&self) -> Duration {
+        self.policy.suspect_max
     }
 
     /// `ids` are suspect from now on.

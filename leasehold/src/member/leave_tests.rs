@@ -1,5 +1,7 @@
 //! Who is waited for.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use registry::follow::{Change, Entry};
 use registry::key::Prefix;
@@ -23,7 +25,7 @@ fn presence(balancer: &str, services: &[&str]) -> Entry {
 }
 
 fn ack(balancer: &str, owner: &str, state: AckState) -> Entry {
-    let record = AckRecord { owner: owner.into(), state, at: String::new() };
+    let record = AckRecord { owner: owner.into(), revision: Some(REVISION), state, at: String::new() };
     put(&format!("acks/web/web-1/{balancer}"), to_value(&record))
 }
 
@@ -39,9 +41,41 @@ fn gone(key: &str) -> Event {
     Event::Changed(vec![Change::Delete { key: format!("/leasehold/v1/{key}").into(), mod_revision: 2 }])
 }
 
+const NOW: Tick = Tick::from_ms(1_000);
+const LINGER: Duration = Duration::from_secs(15);
+/// Of our record as it says `draining`.
+const REVISION: i64 = 7;
+
+/// What a leaving instance sees.
+struct Seen {
+    now: Tick,
+    balancers: Balancers,
+    view: View,
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        let Identity { id, prefix, .. } = identity();
+        let balancers = Balancers::new(prefix, id.service, LINGER);
+        Self { now: NOW, balancers, view: View::new(identity()) }
+    }
+
+    fn presence(&mut self, event: Event) {
+        self.balancers.fold(self.now, event);
+    }
+
+    fn acks(&mut self, event: Event) {
+        self.view.acks(event);
+    }
+
+    fn awaited(&self) -> Option<BTreeSet<BalancerName>> {
+        self.view.awaited(self.now, &self.balancers, Some(REVISION))
+    }
+}
+
 /// A whole view of these balancers and acks.
-fn view(balancers: Vec<Entry>, acks: Vec<Entry>) -> View {
-    let mut view = View::new(identity());
+fn view(balancers: Vec<Entry>, acks: Vec<Entry>) -> Seen {
+    let mut view = Seen::nothing();
     for event in [listed(balancers), Event::InSync] {
         view.presence(event);
     }
@@ -51,19 +85,19 @@ fn view(balancers: Vec<Entry>, acks: Vec<Entry>) -> View {
     view
 }
 
-fn names(view: &View) -> Vec<String> {
+fn names(view: &Seen) -> Vec<String> {
     view.awaited().expect("the view is whole").iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn nothing_is_concluded_before_both_are_listed_and_in_sync() {
-    let events: [fn(&mut View); 4] = [
+    let events: [fn(&mut Seen); 4] = [
         |view| view.presence(listed(vec![])),
         |view| view.presence(Event::InSync),
         |view| view.acks(listed(vec![])),
         |view| view.acks(Event::InSync),
     ];
-    let mut view = View::new(identity());
+    let mut view = Seen::nothing();
     for event in events {
         assert_eq!(view.awaited(), None);
         event(&mut view);
@@ -93,14 +127,44 @@ fn who_serves_the_service_is_awaited_until_it_says_drained_of_us() {
 }
 
 #[test]
-fn a_balancer_that_vanishes_is_not_awaited_and_one_that_comes_is() {
+fn a_balancer_that_vanishes_is_awaited_for_a_time_and_one_that_comes_at_once() {
     let mut view = view(vec![presence("lb-1", &["web"])], vec![]);
     view.presence(changed(presence("lb-2", &["web"])));
     assert_eq!(names(&view), ["lb-1", "lb-2"]);
+    // Its lb-sync was stopped, or is cut off: its HAProxy may serve on.
     view.presence(gone("balancers/lb-1"));
+    assert_eq!(names(&view), ["lb-1", "lb-2"]);
+    assert_eq!(view.balancers.wake_at(view.now), Some(NOW.plus(LINGER)));
+    view.now = NOW.plus(LINGER);
     assert_eq!(names(&view), ["lb-2"]);
-    view.presence(changed(presence("lb-2", &[])));
+    view.presence(changed(presence("lb-1", &["web"])));
+    view.acks(changed(ack("lb-1", "me", AckState::Drained)));
+    assert_eq!(names(&view), ["lb-2"], "it is back, and says so");
+}
+
+/// A wiped etcd lists no balancer: that is no news of any.
+#[test]
+fn a_list_that_lacks_a_balancer_does_not_end_the_wait_for_it() {
+    let mut view = view(vec![presence("lb-1", &["web"])], vec![]);
+    view.presence(Event::OutOfSync);
+    view.presence(listed(vec![]));
+    view.presence(Event::InSync);
+    assert_eq!(names(&view), ["lb-1"]);
+}
+
+/// `drained` may have been said of an earlier record: of one that was unhealthy, or drained by an operator.
+#[test]
+fn an_ack_of_an_earlier_record_does_not_count() {
+    let mut view = view(vec![presence("lb-1", &["web"])], vec![ack("lb-1", "me", AckState::Drained)]);
     assert_eq!(names(&view), [""; 0]);
+    let of = |revision| {
+        let (owner, state, at) = ("me".into(), AckState::Drained, String::new());
+        changed(put("acks/web/web-1/lb-1", to_value(&AckRecord { owner, revision, state, at })))
+    };
+    view.acks(of(Some(REVISION - 1)));
+    assert_eq!(names(&view), ["lb-1"]);
+    view.acks(of(None));
+    assert_eq!(names(&view), [""; 0], "an lb-sync of 0.1.0 names no revision");
 }
 
 #[test]
@@ -112,7 +176,12 @@ fn a_record_that_does_not_parse_changes_nothing() {
     assert_eq!(names(&view), ["lb-1"], "the last good one still says it serves us");
     view.acks(changed(put(
         "acks/web/web-10/lb-1",
-        to_value(&AckRecord { owner: "me".into(), state: AckState::Drained, at: String::new() }),
+        to_value(&AckRecord {
+            owner: "me".into(),
+            revision: Some(REVISION),
+            state: AckState::Drained,
+            at: String::new(),
+        }),
     )));
     assert_eq!(names(&view), ["lb-1"], "an ack for another instance");
 }

@@ -13,7 +13,7 @@ use registry::record::{InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
 use super::claim::{self, NameSearch};
-use super::leave::View;
+use super::leave::{Balancers, View};
 use super::{AppHealth, Claim, Identity, Naming, Registrant, Report, Status};
 
 /// What is known of the record in etcd.
@@ -25,6 +25,8 @@ pub struct RecordStatus {
     pub settled: bool,
     /// A newer owner has the key.
     pub superseded: bool,
+    /// etcd's revision of our last write of it.
+    pub revision: Option<i64>,
 }
 
 impl RecordStatus {
@@ -37,6 +39,7 @@ impl RecordStatus {
             held: lease.lease.is_some(),
             settled: current && lease.settled,
             superseded: current && key.is_some_and(|key| lease.superseded.contains(key)),
+            revision: key.and_then(|key| lease.revisions.get(key)).copied().filter(|_| current),
         }
     }
 }
@@ -87,7 +90,12 @@ pub enum Action {
         /// The key of the record.
         key: String,
     },
-    /// Follow the presence of balancers, and their acks of this instance.
+    /// Follow the presence of balancers: one that vanishes may serve on when this instance leaves.
+    FollowPresence {
+        /// The prefix of the presence keys.
+        presence: String,
+    },
+    /// Follow the presence of balancers anew, and their acks of this instance.
     FollowBalancers {
         /// The prefix of the presence keys.
         presence: String,
@@ -115,8 +123,20 @@ enum State {
     },
     /// The instance has left. The record stands until the lease is revoked.
     Left,
-    /// A newer registrar has the name. There is no way back: the two would fight.
-    StoodDown { left: bool },
+    /// A newer registrar has the name, until it ends. Traffic has moved to that one: requests in flight here have until
+    /// `until`.
+    StoodDown { at: Option<SocketAddr>, until: Tick, leaving: bool, left: bool },
+}
+
+/// Bounds of a membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Longest wait for balancers when leaving.
+    pub leave_max: Duration,
+    /// How long a balancer that has vanished is still waited for.
+    pub linger: Duration,
+    /// How long requests in flight may take once another one has our name.
+    pub inflight: Duration,
 }
 
 /// The membership machine.
@@ -125,7 +145,8 @@ pub struct Machine {
     registrant: Registrant,
     /// `None` before a name is claimed.
     identity: Option<Identity>,
-    leave_max: Duration,
+    bounds: Bounds,
+    balancers: Balancers,
     /// Seeds of name searches.
     rng: Rng,
     state: State,
@@ -138,9 +159,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts without a record. Leaving takes `leave_max` at most. `seed` spreads the retries of many registrars.
+    /// Starts without a record. `seed` spreads the retries of many registrars.
     #[must_use]
-    pub fn new(registrant: Registrant, leave_max: Duration, seed: u64) -> Self {
+    pub fn new(registrant: Registrant, bounds: Bounds, seed: u64) -> Self {
+        let (prefix, service) = (registrant.prefix.clone(), registrant.service.clone());
         let identity = match &registrant.naming {
             Naming::Is(name) => Some(registrant.named(name.clone())),
             Naming::Auto => None,
@@ -148,7 +170,8 @@ impl Machine {
         Self {
             registrant,
             identity,
-            leave_max,
+            bounds,
+            balancers: Balancers::new(prefix, service, bounds.linger),
             rng: Rng::with_seed(seed),
             state: State::Starting,
             healthy: false,
@@ -158,12 +181,15 @@ impl Machine {
         }
     }
 
-    /// When [`Input::Woke`] is due.
+    /// When [`Input::Woke`] is due. A balancer that has vanished no longer counts at some moment after `now`.
     #[must_use]
-    pub fn wake_at(&self) -> Option<Tick> {
+    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
         match &self.state {
-            State::Draining { deadline, .. } => Some(*deadline),
+            State::Draining { deadline, .. } => {
+                Some(self.balancers.wake_at(now).map_or(*deadline, |until| until.min(*deadline)))
+            }
             State::Claiming(search) => search.wake_at(),
+            State::StoodDown { until, leaving: true, left: false, .. } => Some(*until),
             State::Starting | State::Member { .. } | State::Left | State::StoodDown { .. } => None,
         }
     }
@@ -188,7 +214,7 @@ impl Machine {
             healthy: self.healthy,
             registered: has_record && self.record.held && self.record.settled && !self.gone,
             stood_down: matches!(self.state, State::StoodDown { .. }),
-            left: matches!(self.state, State::Left | State::StoodDown { left: true }),
+            left: matches!(self.state, State::Left | State::StoodDown { left: true, .. }),
         }
     }
 
@@ -196,20 +222,18 @@ impl Machine {
     pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
         match input {
             Input::Health(health) => self.health(health),
-            Input::Record(record) => self.record(record),
+            Input::Record(record) => self.record(now, record),
             Input::Names(names) => self.search(now, claim::Input::Listed(names)),
-            Input::Own(event) => self.own(event),
+            Input::Own(event) => self.own(now, event),
             Input::Presence(event) => {
-                if let State::Draining { view: Some(view), .. } = &mut self.state {
-                    view.presence(event);
-                }
-                self.check_acks()
+                self.balancers.fold(now, event);
+                self.check_acks(now)
             }
             Input::Acks(event) => {
                 if let State::Draining { view: Some(view), .. } = &mut self.state {
                     view.acks(event);
                 }
-                self.check_acks()
+                self.check_acks(now)
             }
             Input::Leave => self.leave(now),
             Input::Woke => self.woke(now),
@@ -283,7 +307,7 @@ impl Machine {
         let State::Claiming(search) = &self.state else { return vec![] };
         let at = search.at();
         let Some(Claim { name, expected }) = claim else {
-            self.state = State::StoodDown { left: false };
+            self.state = State::StoodDown { at: None, until: Tick::default(), leaving: false, left: false };
             return vec![Action::Report(Report::NoName)];
         };
         let identity = self.registrant.named(name.clone());
@@ -299,10 +323,10 @@ impl Machine {
         ]
     }
 
-    fn record(&mut self, record: RecordStatus) -> Vec<Action> {
+    fn record(&mut self, now: Tick, record: RecordStatus) -> Vec<Action> {
         let was = std::mem::replace(&mut self.record, record);
         if record.superseded {
-            return self.stand_down();
+            return self.stand_down(now);
         }
         let Some(identity) = self.identity.clone().filter(|_| record.settled && !was.settled) else {
             return vec![];
@@ -313,7 +337,8 @@ impl Machine {
             State::Member { .. } => actions.push(Action::Report(Report::Registered)),
             State::Draining { view: view @ None, .. } => {
                 let (presence, acks) = (identity.prefix.balancers(), identity.prefix.acks_of(&identity.id));
-                *view = Some(Box::new(View::new(identity)));
+                *view = Some(Box::new(View::new(identity.clone())));
+                self.balancers.doubt();
                 actions.push(Action::FollowBalancers { presence, acks });
             }
             _ => {}
@@ -322,44 +347,79 @@ impl Machine {
         if !self.own_followed {
             self.own_followed = true;
             actions.push(Action::FollowOwn { key });
+            if matches!(self.state, State::Member { .. }) {
+                actions.push(Action::FollowPresence { presence: identity.prefix.balancers() });
+            }
         }
         actions
     }
 
-    fn own(&mut self, event: Event) -> Vec<Action> {
+    fn own(&mut self, now: Tick, event: Event) -> Vec<Action> {
         let Some(Identity { id, prefix, .. }) = self.identity.clone() else { return vec![] };
         // The prefix of the key `web-1` is that of `web-10` too.
         let ours = |key| if let Key::Instance(other) = key { (other == id).then_some(other) } else { None };
+        let is_list = matches!(event, Event::Listed { .. });
         let updates = updates(&prefix, ours, event, || [id.clone()].into());
         match updates.into_iter().next_back() {
-            Some(Update::Put(_, entry)) => self.own_seen(&entry.value),
-            Some(Update::Gone(_)) => self.own_gone(),
+            Some(Update::Put(_, entry)) => self.own_seen(&entry, is_list),
+            Some(Update::Gone(_)) => self.own_gone(now),
             Some(Update::Illegal(..)) | None => vec![],
         }
     }
 
-    fn own_gone(&mut self) -> Vec<Action> {
-        if self.gone || !matches!(self.state, State::Member { .. } | State::Draining { .. }) {
-            return vec![];
+    /// Our key is gone: its lease ended, or it was deleted. What should stand is written again. While another registrar had
+    /// our name, its end gives it back.
+    fn own_gone(&mut self, now: Tick) -> Vec<Action> {
+        match self.state {
+            State::Member { at, up } if !self.gone => {
+                self.gone = true;
+                let state = if up { InstanceState::Up } else { InstanceState::Down };
+                self.put(at, state, Report::Gone)
+            }
+            State::Draining { at, .. } if !self.gone => {
+                self.gone = true;
+                self.put(at, InstanceState::Draining, Report::Gone)
+            }
+            State::StoodDown { at: Some(at), leaving: false, .. } => self.return_from_standing_down(now, at),
+            _ => vec![],
         }
-        self.gone = true;
-        vec![Action::Report(Report::Gone)]
     }
 
-    /// A value of another owner was written after ours. Our record is put again, fenced: the transaction that writes it also
-    /// tells whether a newer owner has the name.
-    fn own_seen(&mut self, value: &[u8]) -> Vec<Action> {
-        let ours = parse::<InstanceRecord>(value)
-            .is_ok_and(|record| record.owner.as_ref() == Some(&self.registrant.owner));
-        if ours {
+    /// The other registrar of our name has ended: the name is claimed again, unless a third one is quicker.
+    fn return_from_standing_down(&mut self, _now: Tick, at: SocketAddr) -> Vec<Action> {
+        let Some(key) = self.identity.as_ref().map(Identity::key) else { return vec![] };
+        self.record = RecordStatus::default();
+        self.gone = false;
+        self.state = State::Member { at, up: self.healthy };
+        let state = if self.healthy { InstanceState::Up } else { InstanceState::Down };
+        vec![Action::Report(Report::NameReturned), Action::Put { key, at, state, expected: Some(0) }]
+    }
+
+    /// Another value than ours was written after ours: by another owner, or by a restored backup. Our record is put again,
+    /// fenced: the transaction that writes it also tells whether a newer owner has the name.
+    fn own_seen(&mut self, entry: &Entry, is_list: bool) -> Vec<Action> {
+        let record = parse::<InstanceRecord>(&entry.value).ok();
+        let ours =
+            record.as_ref().is_some_and(|record| record.owner.as_ref() == Some(&self.registrant.owner));
+        let wanted = match self.state {
+            State::Member { at, up: true } => Some((at, InstanceState::Up)),
+            State::Member { at, up: false } => Some((at, InstanceState::Down)),
+            State::Draining { at, .. } => Some((at, InstanceState::Draining)),
+            State::Starting | State::Claiming(_) | State::Left | State::StoodDown { .. } => None,
+        };
+        // A change may tell of our own earlier value; a list tells what stands, also where a restored backup brought it back.
+        let is_earlier = !is_list && self.record.revision > Some(entry.mod_revision);
+        let is_current = self.record.settled
+            && record.as_ref().is_some_and(|record| {
+                wanted.is_some_and(|(at, state)| record.endpoint() == at && record.state == state)
+            });
+        if ours && (is_current || !self.record.settled || is_earlier) {
             self.gone = false;
             return vec![];
         }
-        match self.state {
-            State::Member { at, up: true } => self.put(at, InstanceState::Up, Report::WrittenOver),
-            State::Member { at, up: false } => self.put(at, InstanceState::Down, Report::WrittenOver),
-            State::Draining { at, .. } => self.put(at, InstanceState::Draining, Report::WrittenOver),
-            State::Starting | State::Claiming(_) | State::Left | State::StoodDown { .. } => vec![],
+        match wanted {
+            Some((at, state)) => self.put(at, state, Report::WrittenOver),
+            None => vec![],
         }
     }
 
@@ -370,25 +430,27 @@ impl Machine {
                 vec![]
             }
             State::Member { at, .. } => {
-                let (at, deadline) = (*at, now.plus(self.leave_max));
+                let (at, deadline) = (*at, now.plus(self.bounds.leave_max));
                 let answers = self.record.held && self.record.settled;
                 self.state = State::Draining { at, deadline, view: None, reported: None };
                 let report = if answers { Report::Leaving } else { Report::LeavingBlind };
                 self.put(at, InstanceState::Draining, report)
             }
-            State::StoodDown { left } => {
-                *left = true;
+            State::StoodDown { until, leaving, left, .. } => {
+                *leaving = true;
+                *left = now >= *until;
                 vec![]
             }
             State::Draining { .. } | State::Left => vec![],
         }
     }
 
-    fn check_acks(&mut self) -> Vec<Action> {
+    fn check_acks(&mut self, now: Tick) -> Vec<Action> {
+        let revision = self.record.revision;
         let State::Draining { view: Some(view), reported, .. } = &mut self.state else {
             return vec![];
         };
-        let Some(awaited) = view.awaited() else {
+        let Some(awaited) = view.awaited(now, &self.balancers, revision) else {
             return vec![];
         };
         if awaited.is_empty() {
@@ -405,29 +467,44 @@ impl Machine {
     fn woke(&mut self, now: Tick) -> Vec<Action> {
         match &self.state {
             State::Draining { deadline, view, .. } if now >= *deadline => {
-                let awaited = view.as_ref().and_then(|view| view.awaited());
+                let revision = self.record.revision;
+                let awaited = view.as_ref().and_then(|view| view.awaited(now, &self.balancers, revision));
                 self.state = State::Left;
                 vec![Action::Report(Report::TimedOut(awaited))]
+            }
+            // One that has vanished may no longer count.
+            State::Draining { .. } => self.check_acks(now),
+            State::StoodDown { at, until, leaving: true, left: false } if now >= *until => {
+                self.state = State::StoodDown { at: *at, until: *until, leaving: true, left: true };
+                vec![]
             }
             State::Claiming(_) => self.search(now, claim::Input::Woke),
             _ => vec![],
         }
     }
 
-    fn stand_down(&mut self) -> Vec<Action> {
+    fn stand_down(&mut self, now: Tick) -> Vec<Action> {
         if self.registrant.naming == Naming::Auto
             && let State::Member { at, up } = self.state
         {
             return self.take_another(at, up);
         }
-        let left = match self.state {
+        let (at, leaving, left) = match self.state {
             State::StoodDown { .. } => return vec![],
-            // Its record, which was to be drained, is gone.
-            State::Draining { .. } | State::Left => true,
-            State::Starting | State::Claiming(_) | State::Member { .. } => false,
+            State::Member { at, .. } => (Some(at), false, false),
+            // Balancers have moved to the newer one; requests in flight here are let finish.
+            State::Draining { at, .. } => (Some(at), true, false),
+            State::Left => (None, true, true),
+            State::Starting | State::Claiming(_) => (None, false, false),
         };
-        self.state = State::StoodDown { left };
-        vec![Action::Report(Report::Superseded)]
+        self.state = State::StoodDown { at, until: now.plus(self.bounds.inflight), leaving, left };
+        let mut actions = vec![Action::Report(Report::Superseded)];
+        if let Some(identity) = self.identity.as_ref().filter(|_| !self.own_followed) {
+            // Its end gives the name back.
+            self.own_followed = true;
+            actions.push(Action::FollowOwn { key: identity.key() });
+        }
+        actions
     }
 
     /// Searches another name: the old one is taken, and no name was asked for.

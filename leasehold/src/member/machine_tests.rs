@@ -9,8 +9,11 @@ use super::*;
 
 const NOW: Tick = Tick::from_ms(1_000);
 const LEAVE_MAX: Duration = Duration::from_mins(1);
-const STANDS: RecordStatus = RecordStatus { held: true, settled: true, superseded: false };
-const SUPERSEDED: RecordStatus = RecordStatus { held: true, settled: true, superseded: true };
+const STANDS: RecordStatus = RecordStatus { held: true, settled: true, superseded: false, revision: None };
+const SUPERSEDED: RecordStatus = RecordStatus { held: true, settled: true, superseded: true, revision: None };
+
+const BOUNDS: Bounds =
+    Bounds { leave_max: LEAVE_MAX, linger: Duration::from_secs(15), inflight: Duration::from_secs(5) };
 
 fn at() -> SocketAddr {
     "10.0.0.5:3000".parse().unwrap()
@@ -22,7 +25,7 @@ fn machine() -> Machine {
 
 fn registrant(naming: Naming) -> Machine {
     let (service, owner) = ("web".parse().unwrap(), "me".into());
-    Machine::new(Registrant { service, naming, owner, prefix: Prefix::default() }, LEAVE_MAX, 1)
+    Machine::new(Registrant { service, naming, owner, prefix: Prefix::default() }, BOUNDS, 1)
 }
 
 /// A status of `web-1`.
@@ -64,6 +67,10 @@ fn follow_own(name: &str) -> Action {
     Action::FollowOwn { key: format!("/leasehold/v1/instances/web/{name}") }
 }
 
+fn follow_presence() -> Action {
+    Action::FollowPresence { presence: "/leasehold/v1/balancers/".into() }
+}
+
 fn follow_balancers() -> Action {
     let (presence, acks) = ("/leasehold/v1/balancers/".into(), "/leasehold/v1/acks/web/web-1/".into());
     Action::FollowBalancers { presence, acks }
@@ -99,7 +106,7 @@ fn nothing_is_registered_before_the_app_is_healthy() {
     assert_eq!(actions[1], put("web-1", None));
     assert!(machine.status().wants_traffic && !machine.status().registered);
     let actions = machine.step(NOW, Input::Record(STANDS));
-    assert_eq!(actions, [Action::Report(Report::Registered), follow_own("web-1")]);
+    assert_eq!(actions, [Action::Report(Report::Registered), follow_own("web-1"), follow_presence()]);
     assert!(machine.status().registered);
 }
 
@@ -138,18 +145,18 @@ fn leaving_waits_for_the_record_then_for_the_balancers() {
     );
     assert_eq!(machine.step(NOW, Input::Acks(Event::InSync)), [], "it is said once");
 
-    let ack = AckRecord { owner: "me".into(), state: AckState::Drained, at: String::new() };
+    let ack = AckRecord { owner: "me".into(), revision: None, state: AckState::Drained, at: String::new() };
     let ack = Event::Changed(vec![Change::Put(entry("acks/web/web-1/lb-1", to_value(&ack)))]);
     assert_eq!(machine.step(NOW, Input::Acks(ack)), [Action::Report(Report::Left)]);
     assert!(machine.status().left);
-    assert_eq!(machine.wake_at(), None);
+    assert_eq!(machine.wake_at(NOW), None);
 }
 
 #[test]
 fn leaving_is_bounded_whatever_is_missing() {
     let mut machine = registered();
     machine.step(NOW, Input::Leave);
-    let due = machine.wake_at().unwrap();
+    let due = machine.wake_at(NOW).unwrap();
     assert_eq!(due, NOW.plus(LEAVE_MAX));
     assert_eq!(machine.step(NOW, Input::Woke), []);
     assert_eq!(machine.step(due, Input::Woke), [Action::Report(Report::TimedOut(None))]);
@@ -176,7 +183,7 @@ fn a_leave_without_etcd_says_so() {
 #[test]
 fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     let mut machine = registered();
-    assert_eq!(machine.step(NOW, own(r#"{"address":"10.0.0.5","port":1,"owner":"me"}"#)), []);
+    assert_eq!(machine.step(NOW, own(r#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#)), []);
     let foreign = own(r#"{"address":"10.0.0.9","port":1,"owner":"newer"}"#);
     let actions = machine.step(NOW, foreign.clone());
     assert_eq!(actions[0], Action::Report(Report::WrittenOver));
@@ -185,10 +192,41 @@ fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), [Action::Report(Report::Superseded)]);
     assert_eq!(machine.status(), Status { healthy: true, stood_down: true, ..status() });
     for input in [Input::Record(SUPERSEDED), foreign, down(), up(), Input::Record(STANDS)] {
-        assert_eq!(machine.step(NOW, input), [], "it never writes again");
+        assert_eq!(machine.step(NOW, input), [], "it does not fight for the name");
     }
     assert_eq!(machine.step(NOW, Input::Leave), []);
+    assert!(!machine.status().left, "requests that were in flight when traffic moved away are let finish");
+    let due = machine.wake_at(NOW).unwrap();
+    assert_eq!(due, NOW.plus(BOUNDS.inflight));
+    machine.step(due, Input::Woke);
     assert!(machine.status().left);
+}
+
+#[test]
+fn one_that_stood_down_is_back_when_the_newer_one_ends() {
+    let mut machine = registered();
+    machine.step(NOW, Input::Record(SUPERSEDED));
+    let actions = machine.step(NOW, Input::Own(listed(vec![])));
+    assert_eq!(actions, [Action::Report(Report::NameReturned), put("web-1", Some(0))]);
+    assert!(machine.status().wants_traffic && !machine.status().stood_down);
+    machine.step(NOW, Input::Record(STANDS));
+    assert!(machine.status().registered);
+    machine.step(NOW, Input::Record(SUPERSEDED));
+    assert!(machine.status().stood_down, "a third one was quicker");
+}
+
+/// A restored backup brings back an earlier value of our own record.
+#[test]
+fn a_list_with_an_earlier_value_of_ours_has_the_present_one_written_again() {
+    let mut machine = registered();
+    machine.step(NOW, down());
+    let stands = RecordStatus { revision: Some(9), ..STANDS };
+    machine.step(NOW, Input::Record(RecordStatus { settled: false, ..stands }));
+    machine.step(NOW, Input::Record(stands));
+    let up = r#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
+    assert_eq!(machine.step(NOW, own(up)), [], "a change that comes late tells of the past");
+    let restored = Input::Own(listed(vec![entry("instances/web/web-1", up.into())]));
+    assert_eq!(puts(&machine.step(NOW, restored)), [InstanceState::Down]);
 }
 
 #[test]
@@ -197,9 +235,10 @@ fn a_neighbour_whose_name_begins_like_ours_is_no_news() {
     let neighbour = entry("instances/web/web-10", br#"{"address":"10.0.0.9","port":1,"owner":"x"}"#.to_vec());
     assert_eq!(machine.step(NOW, Input::Own(Event::Changed(vec![Change::Put(neighbour.clone())]))), []);
     let gone = machine.step(NOW, Input::Own(listed(vec![neighbour])));
-    assert_eq!(gone, [Action::Report(Report::Gone)], "only ours is missing");
+    assert_eq!(gone[0], Action::Report(Report::Gone), "only ours is missing");
+    assert_eq!(puts(&gone), [InstanceState::Up], "what should stand is written again");
     assert!(!machine.status().registered);
-    machine.step(NOW, own(r#"{"address":"10.0.0.5","port":1,"owner":"me"}"#));
+    machine.step(NOW, Input::Record(STANDS));
     assert!(machine.status().registered);
 }
 
@@ -220,7 +259,7 @@ fn an_instance_without_a_name_claims_one_when_healthy_and_another_when_it_is_los
     assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED))[1], list_names());
     assert_eq!(machine.step(NOW, names(&["web-1"]))[1], put("web-2", Some(0)));
     let actions = machine.step(NOW, Input::Record(STANDS));
-    assert_eq!(actions, [Action::Report(Report::Registered), follow_own("web-2")]);
+    assert_eq!(actions, [Action::Report(Report::Registered), follow_own("web-2"), follow_presence()]);
     assert_eq!(machine.status().name, Some("web-2".parse().unwrap()));
 
     // The lease was lost during a pause, and the name with it.
@@ -255,10 +294,10 @@ fn a_list_of_names_is_retried_while_etcd_does_not_answer() {
     let cause = || "no answer".to_owned();
     let failed = machine.step(NOW, Input::Names(Err(cause())));
     assert_eq!(failed, [Action::Report(Report::NamesUnknown { cause: cause() })]);
-    let due = machine.wake_at().unwrap();
+    let due = machine.wake_at(NOW).unwrap();
     assert_eq!(machine.step(due, Input::Woke), [list_names()]);
     assert_eq!(machine.step(due, names(&[]))[1], put("web-1", Some(0)));
-    assert_eq!(machine.wake_at(), None);
+    assert_eq!(machine.wake_at(NOW), None);
 }
 
 #[test]
@@ -285,7 +324,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         4 => Just(up()),
         2 => Just(down()),
         1 => Just(Input::Health(AppHealth::NotYet("refused".into()))),
-        4 => standing.prop_map(|(held, settled, superseded)| Input::Record(RecordStatus { held, settled, superseded })),
+        4 => standing.prop_map(|(held, settled, superseded)| Input::Record(RecordStatus { held, settled, superseded, revision: None })),
         1 => Just(own(r#"{"address":"10.0.0.9","port":1,"owner":"other"}"#)),
         1 => Just(own("oops")),
         1 => Just(Input::Own(listed(vec![]))),
@@ -311,7 +350,10 @@ proptest! {
         for (ms, input) in inputs {
             now = now.plus(Duration::from_millis(ms));
             let leave = input == Input::Leave;
+            let is_gone = matches!(&input, Input::Own(Event::Listed { entries, .. }) if entries.is_empty());
             superseded |= !auto && matches!(input, Input::Record(RecordStatus { superseded: true, .. }));
+            // The newer owner's end gives the name back, unless we are on our way out.
+            superseded &= !is_gone || machine.status().left;
             let written = puts(&machine.step(now, input));
             prop_assert!(written.len() <= 1);
             for state in written {
@@ -320,12 +362,16 @@ proptest! {
                 draining |= state == InstanceState::Draining;
             }
             let status = machine.status();
+            superseded |= status.stood_down;
             prop_assert!(!(status.wants_traffic && (draining || leave || superseded)));
             prop_assert!(!status.wants_traffic || status.healthy);
         }
         machine.step(now, Input::Leave);
-        if let Some(due) = machine.wake_at() {
-            machine.step(due, Input::Woke);
+        for _ in 0..3 {
+            if let Some(due) = machine.wake_at(now) {
+                now = due;
+                machine.step(due, Input::Woke);
+            }
         }
         prop_assert!(machine.status().left, "leaving ends");
     }

@@ -43,6 +43,8 @@ pub enum Report {
     WrittenOver,
     /// A newer registrar has its name.
     Superseded,
+    /// The newer registrar of its name has ended: it claims the name again.
+    NameReturned,
     /// It is on its way out.
     Leaving,
     /// It is on its way out, and etcd does not answer.
@@ -66,6 +68,7 @@ impl Report {
             | Self::NamesUnknown { .. }
             | Self::Gone
             | Self::WrittenOver
+            | Self::NameReturned
             | Self::LeavingBlind
             | Self::TimedOut(_) => tracing::Level::WARN,
             Self::Up { .. }
@@ -95,12 +98,15 @@ impl fmt::Display for Report {
             ),
             Self::Registered => f.write_str("the record stands"),
             Self::Gone => {
-                f.write_str("the record is gone from etcd: its lease ended, or it was deleted; it returns with the next lease")
+                f.write_str("the record is gone from etcd: its lease ended, or it was deleted; it is written again")
             }
             Self::WrittenOver => f.write_str("another client wrote over the record: claiming it"),
             Self::Superseded => f.write_str(
                 "another registrar took over this name: standing down, the app is left alone\n  give each instance a name of its own with --instance NAME",
             ),
+            Self::NameReturned => {
+                f.write_str("the other registrar of this name has ended: registering under it again")
+            }
             Self::Leaving => f.write_str("leaving: the record says draining"),
             Self::LeavingBlind => {
                 f.write_str("leaving, but etcd does not answer: balancers cannot be told until it does")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use registry::follow::{Entry, Event, Following, follow, list};
+use registry::follow::{Entry, Event, Following, QUIET_MAX, follow_quietly, list};
 use registry::lease::{self, Fence, LeaseHandle, LeaseMetrics, LeaseStatus};
 use registry::name::{InstanceName, ServiceName};
 use registry::record::{InstanceRecord, InstanceState, to_value};
@@ -20,6 +20,11 @@ use super::{Action, Input};
 use crate::etcd_thread::EtcdThread;
 use crate::member::machine;
 use crate::member::{MemberConfig, Report};
+
+/// How long our own key and the balancers' presence may be quiet before etcd is asked for a sign of life. Both are for what
+/// seldom happens, and thousands of registrars ask: together less than one question in 5 s.
+const OWN_QUIET_MAX: Duration = Duration::from_secs(10);
+const PRESENCE_QUIET_MAX: Duration = Duration::from_secs(30);
 
 /// The connection of all members to etcd.
 pub struct MembersIo {
@@ -123,10 +128,10 @@ impl MembersIo {
     async fn perform_for(&mut self, index: usize, action: machine::Action) -> Option<Input> {
         let Self { session, thread, owner, lease, members, followers, abort, .. } = self;
         let (member, lease) = (members.get_mut(index)?, lease.as_mut()?);
-        let mut started = |prefix| {
-            let (following, task) = follow(session.clone(), prefix, abort.clone());
+        let mut quietly = |prefix, quiet_max| {
+            let (following, task) = follow_quietly(session.clone(), prefix, quiet_max, abort.clone());
             followers.spawn_on(task, thread.handle());
-            Some(following)
+            following
         };
         match action {
             machine::Action::Put { key, at, state, expected } => {
@@ -146,10 +151,13 @@ impl MembersIo {
                     listed.map(|listed| listed.entries).map_err(|error| error.to_string())
                 }));
             }
-            machine::Action::FollowOwn { key } => member.own = started(key),
+            machine::Action::FollowOwn { key } => member.own = Some(quietly(key, OWN_QUIET_MAX)),
+            machine::Action::FollowPresence { presence } => {
+                member.presence = Some(quietly(presence, PRESENCE_QUIET_MAX));
+            }
             machine::Action::FollowBalancers { presence, acks } => {
-                member.presence = started(presence);
-                member.acks = started(acks);
+                member.presence = Some(quietly(presence, QUIET_MAX));
+                member.acks = Some(quietly(acks, QUIET_MAX));
             }
             // The machine of all members returns reports by themselves.
             machine::Action::Report(_) => {}

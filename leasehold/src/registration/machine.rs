@@ -39,8 +39,8 @@ impl Machine {
     }
 
     /// When an input of [`MembersInput::Woke`] is due.
-    pub(super) fn wake_at(&self) -> Option<Tick> {
-        self.members.wake_at()
+    pub(super) fn wake_at(&self, now: Tick) -> Option<Tick> {
+        self.members.wake_at(now)
     }
 
     /// The status of the member.
@@ -119,6 +119,7 @@ mod tests {
             record: InstanceRecord::new(at().ip(), 3_000.try_into().unwrap()),
             address: AddressChoice::Auto,
             leave_max: LEAVE_MAX,
+            linger: Duration::from_secs(15),
         };
         Machine::new(Members::new(&[config], "me", &Prefix::default(), 1))
     }
@@ -155,7 +156,7 @@ mod tests {
         machine.step(NOW, Input::Located(at()));
         let actions = machine.step(NOW, Input::Leave);
         assert_eq!((puts(&actions), releases(&actions)), (vec![InstanceState::Draining], 0));
-        let due = machine.wake_at().unwrap();
+        let due = machine.wake_at(NOW).unwrap();
         assert_eq!(due, NOW.plus(LEAVE_MAX));
         assert_eq!(releases(&machine.step(due, woke())), 1);
         assert_eq!(releases(&machine.step(due, woke())), 0);

@@ -27,7 +27,7 @@ pub(super) fn service(
     service: ServiceName,
     port: NonZeroU16,
     of: &ServiceOptions,
-    leave_max: Duration,
+    (leave_max, linger): (Duration, Duration),
     host_name: &impl Fn() -> Result<InstanceName, HostNameError>,
 ) -> Result<ServiceConfig, ConfigError> {
     let naming = match &of.instance {
@@ -39,7 +39,7 @@ pub(super) fn service(
         None => Naming::Is(host_name()?),
     };
     let record = record(port, of)?;
-    let member = MemberConfig { service, naming, record, address: of.address.clone(), leave_max };
+    let member = MemberConfig { service, naming, record, address: of.address.clone(), leave_max, linger };
     Ok(ServiceConfig { member, probe: probe(of)? })
 }
 

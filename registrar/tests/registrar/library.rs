@@ -1,19 +1,15 @@
 //! An app that registers itself, by the crate: in the test's own process, and the example.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use leasehold::{Naming, Registration, RegistrationBuilder};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
+use testkit::blocking::{Guard, WITHIN, free_port, free_url};
 
 use crate::etcd::Etcd;
 use crate::program::REGISTRAR;
-use crate::until;
-use testkit::blocking::WITHIN;
-use testkit::blocking::free_url;
 
 const KEY: &str = "instances/web/web-1";
 
@@ -80,25 +76,14 @@ async fn a_leave_without_an_etcd_is_bounded() {
     in_time(place.leave()).await;
 }
 
-struct Example(Child);
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn the_example_joins_and_leaves() {
     let etcd = Etcd::start();
     let example = Path::new(REGISTRAR).with_file_name("examples").join("self_registering");
-    let port = free_url().rsplit_once(':').unwrap().1.to_owned();
-    let mut example = Example(Command::new(example).args([&port, &etcd.endpoint]).spawn().unwrap());
+    let port = free_port().to_string();
+    let example = Guard::start(Command::new(example).args([&port, &etcd.endpoint]));
     etcd.until_state(KEY, "up");
     assert_eq!(etcd.record(KEY).unwrap()["port"].to_string(), port);
-    kill(Pid::from_raw(example.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-    let status = until("the example ends", || example.0.try_wait().unwrap());
-    assert!(status.success(), "{status}");
+    assert_eq!(example.terminate(), Some(0));
     assert_eq!((etcd.record(KEY), etcd.leases()), (None, vec![]));
 }

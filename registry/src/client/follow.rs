@@ -12,7 +12,7 @@ pub use machine::QUIET_MAX;
 pub(crate) use page::after_all;
 pub use page::{Listed, list};
 pub use store::{Store, Update, updates};
-pub use task::{Following, follow};
+pub use task::{Following, follow, follow_quietly};
 
 /// One key and value.
 #[derive(Clone, Debug, PartialEq, Eq)]

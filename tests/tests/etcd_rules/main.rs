@@ -11,6 +11,7 @@ use std::time::Duration;
 use registry::follow::{Event, Following, follow};
 use registry::lease::{Fence, LeaseHandle, LeaseStatus, lease_task};
 use registry::session::{Class, Session};
+use testkit::port::{Ports, loopback};
 use testkit::wait;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -99,7 +100,8 @@ impl Held {
 #[tokio::test]
 async fn a_dead_endpoint_beside_a_good_one_fails_one_call_and_no_more() {
     let etcd = Cluster::single().await;
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ports = Ports::claim().unwrap();
+    let dead = loopback(ports.free().unwrap());
     let session = session(&["--etcd-endpoints", &format!("http://{dead},{}", etcd.endpoint(0))]);
     let mut failed = 0;
     for _ in 0..200 {

@@ -10,9 +10,16 @@ use crate::time::Tick;
 pub const QUIET_MAX: Duration = Duration::from_secs(5);
 /// It answers in 0.4 ms; one that has not by now is gone, cut off or stopped.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// A watch gets what it has missed with etcd's next round, every 100 ms (`mvcc/watchable_store.go`, `watchResyncPeriod`), and
+/// no answer before that.
+const CATCH_UP: Duration = Duration::from_millis(110);
 /// Waits between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A follower costs etcd one list: it returns sooner than a lease, whose beats are spread.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// A watch is resumed only if it broke within this time of its last message. After longer, etcd may have another history
+/// that has already passed our revision (a restored backup under the same cluster id): everything is listed and compared.
+const RESUME_MAX: Duration = Duration::from_secs(1);
 
 /// What happened.
 #[expect(missing_docs, reason = "the text of each variant names its fields")]
@@ -73,6 +80,9 @@ enum State {
     Opening { since: Tick },
     /// The watch lives. `asked`: when a sign of life was asked for and has not come.
     Watching { heard: Tick, asked: Option<Tick> },
+    /// The watch stands since `since`, and changes up to revision `until` may have been missed that are still to come: the
+    /// follower is not in sync before. At `ask_at` etcd is asked for a sign of life, which it gives only then.
+    CatchingUp { since: Tick, until: i64, ask_at: Tick },
 }
 
 /// The watch machine of one prefix.
@@ -85,6 +95,7 @@ pub struct Machine {
     /// ahead of the changes before them (etcd #15220).
     revision: i64,
     backoff: Backoff,
+    quiet_max: Duration,
 }
 
 impl Machine {
@@ -96,7 +107,15 @@ impl Machine {
             cluster: 0,
             revision: 0,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
+            quiet_max: QUIET_MAX,
         }
+    }
+
+    /// Asks for a sign of life only after so much quiet.
+    #[must_use]
+    pub fn with_quiet_max(mut self, quiet_max: Duration) -> Self {
+        self.quiet_max = quiet_max;
+        self
     }
 
     /// When [`Input::Woke`] is due.
@@ -107,7 +126,8 @@ impl Machine {
             State::Listing => None,
             State::Opening { since } => Some(since.plus(ANSWER_MAX)),
             State::Watching { asked: Some(asked), .. } => Some(asked.plus(ANSWER_MAX)),
-            State::Watching { heard, asked: None } => Some(heard.plus(QUIET_MAX)),
+            State::Watching { heard, asked: None } => Some(heard.plus(self.quiet_max)),
+            State::CatchingUp { since, ask_at, .. } => Some(ask_at.min(since.plus(ANSWER_MAX))),
         }
     }
 
@@ -127,9 +147,11 @@ impl Machine {
                 actions.extend(self.list());
                 actions
             }
-            Input::Canceled { compacted: false } => self.broke(now, Action::Close, Then::Watch),
+            Input::Canceled { compacted: false } => self.broke(now, Action::Close, self.after_break(now)),
             Input::Broke { too_large: true } => self.broke(now, Action::Close, Then::List),
-            Input::Broke { too_large: false } => self.broke(now, Action::LeaveEndpoint, Then::Watch),
+            Input::Broke { too_large: false } => {
+                self.broke(now, Action::LeaveEndpoint, self.after_break(now))
+            }
         }
     }
 
@@ -142,10 +164,17 @@ impl Machine {
             State::Pausing { then: Then::Watch, .. } => self.open(now),
             State::Listing => vec![],
             State::Opening { .. } | State::Watching { asked: Some(_), .. } => {
-                self.broke(now, Action::LeaveEndpoint, Then::Watch)
+                self.broke(now, Action::LeaveEndpoint, self.after_break(now))
             }
             State::Watching { asked, .. } => {
                 *asked = Some(now);
+                vec![Action::AskProgress]
+            }
+            State::CatchingUp { since, .. } if now >= since.plus(ANSWER_MAX) => {
+                self.broke(now, Action::LeaveEndpoint, Then::List)
+            }
+            State::CatchingUp { ask_at, .. } => {
+                *ask_at = now.plus(CATCH_UP);
                 vec![Action::AskProgress]
             }
         }
@@ -183,29 +212,49 @@ impl Machine {
             return actions;
         }
         self.backoff.reset();
-        self.state = State::Watching { heard: now, asked: None };
-        vec![Action::Tell(Event::InSync)]
+        if revision <= self.revision {
+            self.state = State::Watching { heard: now, asked: None };
+            return vec![Action::Tell(Event::InSync)];
+        }
+        self.state = State::CatchingUp { since: now, until: revision, ask_at: now.plus(CATCH_UP) };
+        vec![]
+    }
+
+    /// How it goes on after a break.
+    fn after_break(&self, now: Tick) -> Then {
+        match self.state {
+            State::Watching { heard, .. } if now.since(heard) < RESUME_MAX => Then::Watch,
+            _ => Then::List,
+        }
     }
 
     fn changes(&mut self, now: Tick, mut changes: Vec<Change>) -> Vec<Action> {
-        let State::Watching { heard, asked } = &mut self.state else {
-            return vec![];
-        };
-        (*heard, *asked) = (now, None);
+        match &mut self.state {
+            State::Watching { heard, asked } => (*heard, *asked) = (now, None),
+            State::CatchingUp { .. } => {}
+            State::Pausing { .. } | State::Listing | State::Opening { .. } => return vec![],
+        }
         changes.retain(|change| change.mod_revision() > self.revision);
         let Some(last) = changes.last() else {
             return vec![];
         };
         self.revision = last.mod_revision();
-        vec![Action::Tell(Event::Changed(changes))]
+        let mut actions = vec![Action::Tell(Event::Changed(changes))];
+        if matches!(self.state, State::CatchingUp { until, .. } if self.revision >= until) {
+            self.state = State::Watching { heard: now, asked: None };
+            actions.push(Action::Tell(Event::InSync));
+        }
+        actions
     }
 
     fn progress(&mut self, now: Tick) -> Vec<Action> {
-        let State::Watching { heard, asked } = &mut self.state else {
-            return vec![];
-        };
-        (*heard, *asked) = (now, None);
-        vec![Action::Tell(Event::InSync)]
+        match self.state {
+            State::Watching { .. } | State::CatchingUp { .. } => {
+                self.state = State::Watching { heard: now, asked: None };
+                vec![Action::Tell(Event::InSync)]
+            }
+            State::Pausing { .. } | State::Listing | State::Opening { .. } => vec![],
+        }
     }
 
     fn broke(&mut self, now: Tick, how: Action, then: Then) -> Vec<Action> {

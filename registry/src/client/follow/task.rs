@@ -1,10 +1,12 @@
 //! Performs what the machine decides: lists, opens the stream, reads it, and hands the events on.
 
+use std::time::Duration;
+
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::{Action, Input, Machine};
+use super::machine::{Action, Input, Machine, QUIET_MAX};
 use super::page::{after_all, entry, list};
 use super::{Change, Event};
 use crate::session::{CALL_MAX, Class, Connected, Epoch, EtcdError, Session, within};
@@ -31,9 +33,20 @@ pub fn follow(
     prefix: String,
     shutdown: CancellationToken,
 ) -> (Following, impl Future<Output = ()> + Send) {
+    follow_quietly(session, prefix, QUIET_MAX, shutdown)
+}
+
+/// The same, asking for a sign of life only after `quiet_max` without a message: for what may be somewhat out of date.
+pub fn follow_quietly(
+    session: Session,
+    prefix: String,
+    quiet_max: Duration,
+    shutdown: CancellationToken,
+) -> (Following, impl Future<Output = ()> + Send) {
     let (events, following) = mpsc::channel(EVENTS_MAX);
     let task = async move {
-        let running = run(&session, &prefix, &events);
+        let machine = Machine::new(Clock.now(), fastrand::u64(..)).with_quiet_max(quiet_max);
+        let running = run(&session, &prefix, machine, &events);
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = running => {}
@@ -42,9 +55,8 @@ pub fn follow(
     (following, task)
 }
 
-async fn run(session: &Session, prefix: &str, events: &mpsc::Sender<Event>) {
+async fn run(session: &Session, prefix: &str, mut machine: Machine, events: &mpsc::Sender<Event>) {
     let clock = Clock;
-    let mut machine = Machine::new(clock.now(), fastrand::u64(..));
     let mut stream: Option<Stream> = None;
     let mut waiting: Option<Input> = None;
     loop {

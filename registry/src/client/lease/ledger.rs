@@ -44,6 +44,10 @@ pub enum Input {
     Put { key: String, value: Vec<u8>, fence: Fence },
     /// This key is to go.
     Remove { key: String },
+    /// What is believed to stand may not: etcd has another history, or a key was deleted.
+    Doubt,
+    /// etcd says that these keys stand under `lease`, and no others.
+    FoundKeys { lease: LeaseId, keys: BTreeSet<String> },
     /// The write under way is done, at this revision.
     Written { revision: i64 },
     /// The fenced write under way found the key changed.
@@ -57,8 +61,10 @@ pub enum Input {
 /// What stands at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    pub(super) value: Vec<u8>,
-    pub(super) mod_revision: i64,
+    /// The value.
+    pub value: Vec<u8>,
+    /// etcd's revision of it.
+    pub mod_revision: i64,
 }
 
 /// What to do.
@@ -77,8 +83,10 @@ struct Slot {
     fence: Fence,
     /// The lease under which `value` is known to stand.
     stands: Option<LeaseId>,
-    /// The key's revision after our last write; `None` until there was one.
+    /// The key's revision, as last seen; `None` until there was a write.
     revision: Option<i64>,
+    /// The revision of our last write that was answered.
+    written: Option<i64>,
 }
 
 /// A write under way: the keys it concerns, and the values that were sent.
@@ -135,6 +143,33 @@ impl Ledger {
         self.under_way.as_ref().map(|write| write.lease)
     }
 
+    /// The revision of our last write of each fenced key.
+    pub(super) fn revisions(&self) -> BTreeMap<String, i64> {
+        if !self.fences {
+            return BTreeMap::new();
+        }
+        let fenced = self.slots.iter().filter(|(_, slot)| slot.fence != Fence::None);
+        fenced.filter_map(|(key, slot)| Some((key.to_string(), slot.written?))).collect()
+    }
+
+    /// What is believed to stand may not: everything is written again.
+    fn doubt(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.stands = None;
+        }
+        self.missing = self.slots.keys().cloned().collect();
+    }
+
+    /// Of the keys that are believed to stand under `lease`, only these do: the others are written again.
+    fn compare_keys(&mut self, lease: LeaseId, keys: &BTreeSet<String>) {
+        for (key, slot) in &mut self.slots {
+            if slot.stands == Some(lease) && !keys.contains(&**key) {
+                slot.stands = None;
+                self.missing.insert(Arc::clone(key));
+            }
+        }
+    }
+
     /// Keys that a newer owner took over from us.
     pub(super) fn superseded(&self) -> &BTreeSet<String> {
         &self.superseded
@@ -156,6 +191,8 @@ impl Ledger {
             }
             Input::Put { key, value, fence } => self.put(key, value, fence),
             Input::Remove { key } => self.remove(key),
+            Input::Doubt => self.doubt(),
+            Input::FoundKeys { lease, keys } => self.compare_keys(lease, &keys),
             Input::Written { revision } => self.written(revision),
             Input::Occupied { found } => self.occupied(found),
             Input::Failed => {
@@ -197,7 +234,8 @@ impl Ledger {
             None => {
                 let key: Arc<str> = key.into();
                 self.missing.insert(Arc::clone(&key));
-                self.slots.insert(key, Slot { value, fence, stands: None, revision: expected });
+                self.slots
+                    .insert(key, Slot { value, fence, stands: None, revision: expected, written: None });
             }
         }
     }
@@ -218,7 +256,7 @@ impl Ledger {
         };
         for (key, value) in puts {
             if let Some(slot) = self.slots.get_mut(&*key) {
-                slot.revision = Some(revision);
+                (slot.revision, slot.written) = (Some(revision), Some(revision));
                 if slot.value == value {
                     slot.stands = Some(lease);
                     if self.lease == Some(lease) {
@@ -248,7 +286,11 @@ impl Ledger {
         match found {
             // Our lease ended and took the key with it: it may be written again.
             None => slot.revision = Some(0),
-            Some(found) if is_foreign(&found.value, &slot.fence) => {
+            // A record that is older than our last write is no newer owner's: a restored backup brought it back.
+            Some(found)
+                if is_foreign(&found.value, &slot.fence)
+                    && slot.written.is_none_or(|ours| found.mod_revision > ours) =>
+            {
                 self.slots.remove(&*key);
                 self.missing.remove(&*key);
                 self.superseded.insert(key);
@@ -263,7 +305,8 @@ impl Ledger {
             return None;
         }
         let lease = self.lease?;
-        let missing = || self.missing.iter().filter_map(|key| self.slots.get_key_value(key));
+        // The last first: presence (`balancers/…`) stands before any ack (`acks/…`), so that no leave misses who serves.
+        let missing = || self.missing.iter().rev().filter_map(|key| self.slots.get_key_value(key));
         let fenced = || missing().find(|(_, slot)| slot.fence != Fence::None);
         // A balancer fences nothing, and has thousands of keys.
         if let Some((key, slot)) = self.fences.then(fenced).flatten() {

@@ -1,6 +1,6 @@
 //! Keeps a lease and the keys under it: [`Keeper`] and [`Ledger`] together, and what passes between them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,11 @@ use super::LeaseId;
 use super::keeper::{self, Keeper};
 use super::ledger::{self, Fence, Ledger};
 use super::metrics::{LeaseMetrics, count};
+use crate::backoff::Backoff;
 use crate::time::Tick;
+
+/// Longest that a release waits for the last write.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(1);
 
 /// How things stand with the lease and its keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct LeaseStatus {
     pub seq: u64,
     /// Keys that a newer owner took over.
     pub superseded: BTreeSet<String>,
+    /// The revision of our last write of each instance's record.
+    pub revisions: BTreeMap<String, i64>,
     /// The lease is revoked, or given up: the task has ended.
     pub released: bool,
     /// What the last call to etcd failed with; `None` once one succeeded.
@@ -35,6 +41,20 @@ impl LeaseStatus {
     }
 }
 
+/// How often etcd is asked which keys stand under the lease: one that was deleted by hand, or that another history of etcd
+/// lacks, is written again.
+const VERIFY_EVERY: Duration = Duration::from_secs(30);
+
+/// What etcd says of itself with an answer. Both only grow, but where its history was replaced: by a wipe, or by a restored
+/// backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Its revision.
+    pub revision: i64,
+    /// Its raft term: a restored cluster begins anew.
+    pub raft_term: u64,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -46,6 +66,15 @@ pub enum Input {
         answer: keeper::Input,
         /// The error, in words.
         trouble: Option<String>,
+        /// etcd's header, where it answered.
+        header: Option<Header>,
+    },
+    /// The keys that stand under a lease, or none where the question failed.
+    Verified {
+        /// The lease that was asked about.
+        lease: LeaseId,
+        /// Its keys.
+        keys: Option<BTreeSet<String>>,
     },
     /// The write was answered, or failed with `trouble`.
     Write {
@@ -68,6 +97,8 @@ pub enum Input {
         /// The key, whole.
         key: String,
     },
+    /// What is believed to stand may not: everything is written again.
+    Doubt,
     /// Revoke the lease, with all its keys. Nothing comes after it.
     Release,
 }
@@ -88,6 +119,8 @@ pub enum Action {
     Revoke(LeaseId),
     /// Write and delete keys.
     Write(ledger::Action),
+    /// Ask which keys stand under this lease.
+    Verify(LeaseId),
 }
 
 /// The machine.
@@ -97,8 +130,17 @@ pub struct Machine {
     keeper: Keeper,
     ledger: Ledger,
     status: LeaseStatus,
-    /// Told to leave: the lease's end is no news then.
-    releasing: bool,
+    /// Told to leave: the lease's end is no news then. Until this moment what was put last is written first, so that others
+    /// learn why the key goes: a record that says `down` or `draining` has not expired.
+    releasing: Option<Tick>,
+    /// The keeper has been told to revoke.
+    is_told_to_release: bool,
+    /// When etcd is asked which keys stand.
+    verify_at: Option<Tick>,
+    /// Spreads that over time, for thousands of processes.
+    spread: Backoff,
+    /// What etcd said last of itself.
+    header: Option<Header>,
     metrics: Arc<LeaseMetrics>,
     /// When the last keepalive that was acknowledged was sent.
     kept_alive: Option<Tick>,
@@ -114,7 +156,11 @@ impl Machine {
             keeper: Keeper::new(now, keeper),
             ledger: Ledger::new(ledger),
             status: LeaseStatus::default(),
-            releasing: false,
+            releasing: None,
+            is_told_to_release: false,
+            verify_at: None,
+            spread: Backoff::new(VERIFY_EVERY, VERIFY_EVERY, keeper.rotate_left(17)),
+            header: None,
             metrics,
             kept_alive: None,
         }
@@ -123,7 +169,8 @@ impl Machine {
     /// When [`Input::Woke`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        [self.keeper.wake_at(), self.ledger.wake_at()].into_iter().flatten().min()
+        let release = self.releasing.filter(|_| !self.is_told_to_release);
+        [self.keeper.wake_at(), self.ledger.wake_at(), release, self.verify_at].into_iter().flatten().min()
     }
 
     /// How things stand.
@@ -139,8 +186,28 @@ impl Machine {
             Input::Woke => {
                 self.step_keeper(now, keeper::Input::Woke, &mut actions);
                 self.step_ledger(now, ledger::Input::Woke, &mut actions);
+                if self.verify_at.is_some_and(|at| now >= at) {
+                    self.verify_at = None;
+                    actions.extend(self.status.lease.map(Action::Verify));
+                }
             }
-            Input::Lease { answer, trouble } => {
+            Input::Verified { lease, keys } => {
+                self.verify_at = Some(now.plus(self.spread.jittered(VERIFY_EVERY)));
+                if let Some(keys) = keys {
+                    self.step_ledger(now, ledger::Input::FoundKeys { lease, keys }, &mut actions);
+                }
+            }
+            Input::Lease { answer, trouble, header } => {
+                let before = header.and_then(|header| self.header.replace(header));
+                let ran_backwards = before.zip(header).is_some_and(|(before, header)| {
+                    header.revision < before.revision || header.raft_term < before.raft_term
+                });
+                if ran_backwards {
+                    tracing::warn!(
+                        "etcd was wiped or restored: all that stands there of ours is written again"
+                    );
+                    self.step_ledger(now, ledger::Input::Doubt, &mut actions);
+                }
                 self.count(&answer);
                 self.status.trouble = trouble;
                 self.step_keeper(now, answer, &mut actions);
@@ -162,17 +229,36 @@ impl Machine {
                 self.status.seq += 1;
                 self.step_ledger(now, ledger::Input::Remove { key }, &mut actions);
             }
+            Input::Doubt => {
+                self.status.seq += 1;
+                self.step_ledger(now, ledger::Input::Doubt, &mut actions);
+            }
             Input::Release => {
                 self.status.seq += 1;
-                self.releasing = true;
-                self.step_keeper(now, keeper::Input::Release, &mut actions);
+                self.releasing.get_or_insert(now.plus(LAST_WRITE_MAX));
             }
         }
+        self.release_if_due(now, &mut actions);
         self.status.settled = self.ledger.settled();
+        let revisions = self.ledger.revisions();
+        if self.status.revisions != revisions {
+            self.status.revisions = revisions;
+        }
         if self.status.superseded != *self.ledger.superseded() {
             self.status.superseded.clone_from(self.ledger.superseded());
         }
         actions
+    }
+
+    /// Revokes the lease once what was put last is written, or cannot be.
+    fn release_if_due(&mut self, now: Tick, actions: &mut Vec<Action>) {
+        let Some(until) = self.releasing else { return };
+        let is_written =
+            self.ledger.settled() || self.status.lease.is_none() || self.status.trouble.is_some();
+        if !self.is_told_to_release && (is_written || now >= until) {
+            self.is_told_to_release = true;
+            self.step_keeper(now, keeper::Input::Release, actions);
+        }
     }
 
     fn step_keeper(&mut self, now: Tick, input: keeper::Input, actions: &mut Vec<Action>) {
@@ -184,11 +270,12 @@ impl Machine {
                 }
                 keeper::Action::Revoke { lease } => actions.push(Action::Revoke(lease)),
                 keeper::Action::Hold(lease) => {
-                    if let (Some(lost), None, false) = (self.status.lease, lease, self.releasing) {
+                    if let (Some(lost), None, false) = (self.status.lease, lease, self.releasing.is_some()) {
                         count(&self.metrics.leases_lost);
                         tracing::warn!(lease = format!("{lost:x}"), "lease lost");
                     }
                     self.status.lease = lease;
+                    self.verify_at = lease.map(|_| now.plus(self.spread.jittered(VERIFY_EVERY)));
                     self.step_ledger(now, ledger::Input::Lease(lease), actions);
                 }
                 keeper::Action::Done => self.status.released = true,
@@ -230,7 +317,7 @@ mod tests {
     }
 
     fn lease(answer: keeper::Input) -> Input {
-        Input::Lease { answer, trouble: None }
+        Input::Lease { answer, trouble: None, header: None }
     }
 
     fn granted(machine: &mut Machine, ms: u64, id: LeaseId) -> Vec<Action> {

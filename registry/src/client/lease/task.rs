@@ -1,19 +1,21 @@
 //! Performs what the machine decides: at most one lease call and one write are under way.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Compare, CompareOp, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse,
+    Compare, CompareOp, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions, PutOptions, Txn, TxnOp,
+    TxnOpResponse,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::keeper;
 use super::ledger::{self, Fence, Found};
-use super::machine::{Action, Input, LeaseStatus, Machine};
+use super::machine::{Action, Header, Input, LeaseStatus, Machine};
 use super::metrics::LeaseMetrics;
 use super::{LeaseId, TTL_S_MAX};
 use crate::session::{CALL_MAX, Class, Connected, Epoch, EtcdError, Session, within};
@@ -25,6 +27,7 @@ const COMMANDS_MAX: usize = 1_024;
 enum Command {
     Put { key: String, value: Vec<u8>, fence: Fence },
     Remove { key: String },
+    Doubt,
     Release,
 }
 
@@ -46,6 +49,11 @@ impl LeaseHandle {
     /// From now on `key` is not to stand: it is deleted, or, if it is fenced, let go of and left to its lease.
     pub async fn remove(&mut self, key: String) -> u64 {
         self.send(Command::Remove { key }).await
+    }
+
+    /// What is believed to stand may not, since etcd has another history: everything is written again.
+    pub async fn doubt(&mut self) -> u64 {
+        self.send(Command::Doubt).await
     }
 
     /// Revokes the lease, with all its keys; [`LeaseStatus::released`] says when that is done. Nothing comes after it.
@@ -85,7 +93,8 @@ struct KeepAliveStream {
     endpoint: String,
 }
 
-type LeaseAnswer = (keeper::Input, Option<KeepAliveStream>, Option<EtcdError>);
+type LeaseAnswer = (keeper::Input, Option<KeepAliveStream>, Result<Option<Header>, EtcdError>);
+type VerifyAnswer = (LeaseId, Option<BTreeSet<String>>);
 type WriteAnswer = (ledger::Input, Option<EtcdError>);
 
 struct Holder {
@@ -93,6 +102,7 @@ struct Holder {
     machine: Machine,
     lease_call: Call<LeaseAnswer>,
     write_call: Call<WriteAnswer>,
+    verify_call: Call<VerifyAnswer>,
     stream: Option<KeepAliveStream>,
     publish: watch::Sender<LeaseStatus>,
 }
@@ -109,7 +119,8 @@ pub fn lease_task(
     let metrics = Arc::new(LeaseMetrics::default());
     let seeds = [fastrand::u64(..), fastrand::u64(..)];
     let machine = Machine::new(Clock.now(), ttl, seeds, Arc::clone(&metrics));
-    let holder = Holder { session, machine, lease_call: None, write_call: None, stream: None, publish };
+    let (lease_call, write_call, verify_call) = (None, None, None);
+    let holder = Holder { session, machine, lease_call, write_call, verify_call, stream: None, publish };
     let task = async move {
         tokio::select! {
             () = abort.cancelled() => {}
@@ -125,6 +136,7 @@ enum LeaseEvent {
     Woke,
     Lease(LeaseAnswer),
     Write(WriteAnswer),
+    Verified(VerifyAnswer),
     Command(Command),
 }
 
@@ -139,6 +151,7 @@ impl Holder {
                 () = clock.until(wake_at) => LeaseEvent::Woke,
                 answer = answer(&mut self.lease_call) => LeaseEvent::Lease(answer),
                 answer = answer(&mut self.write_call) => LeaseEvent::Write(answer),
+                answer = answer(&mut self.verify_call) => LeaseEvent::Verified(answer),
                 command = inbox.recv() => LeaseEvent::Command(command.unwrap_or(Command::Release)),
             };
             self.handle(clock.now(), event);
@@ -155,10 +168,18 @@ impl Holder {
         let text = |error: Option<EtcdError>| error.map(|error| error.to_string());
         let input = match event {
             LeaseEvent::Woke => Input::Woke,
-            LeaseEvent::Lease((answer, stream, trouble)) => {
+            LeaseEvent::Lease((answer, stream, header)) => {
                 self.lease_call = None;
                 self.stream = stream;
-                Input::Lease { answer, trouble: text(trouble) }
+                let (header, trouble) = match header {
+                    Ok(header) => (header, None),
+                    Err(error) => (None, Some(error)),
+                };
+                Input::Lease { answer, trouble: text(trouble), header }
+            }
+            LeaseEvent::Verified((lease, keys)) => {
+                self.verify_call = None;
+                Input::Verified { lease, keys }
             }
             LeaseEvent::Write((answer, trouble)) => {
                 self.write_call = None;
@@ -166,6 +187,7 @@ impl Holder {
             }
             LeaseEvent::Command(Command::Put { key, value, fence }) => Input::Put { key, value, fence },
             LeaseEvent::Command(Command::Remove { key }) => Input::Remove { key },
+            LeaseEvent::Command(Command::Doubt) => Input::Doubt,
             LeaseEvent::Command(Command::Release) => Input::Release,
         };
         for action in self.machine.step(now, input) {
@@ -182,6 +204,7 @@ impl Holder {
                 self.lease_call = Some(Box::pin(keep_alive(session, stream, lease, answer_max)));
             }
             Action::Revoke(lease) => self.lease_call = Some(Box::pin(revoke(session, lease))),
+            Action::Verify(lease) => self.verify_call = Some(Box::pin(verify(session, lease))),
             Action::Write(ledger::Action::Write { lease, puts, deletes }) => {
                 self.write_call = Some(Box::pin(write(session, lease, puts, deletes)));
             }
@@ -232,9 +255,10 @@ async fn grant(session: Session, ttl: Duration) -> LeaseAnswer {
     match granted {
         Ok(granted) => {
             let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
-            (keeper::Input::Granted { lease: granted.id(), ttl, sent }, None, None)
+            let header = granted.header().map(header);
+            (keeper::Input::Granted { lease: granted.id(), ttl, sent }, None, Ok(header))
         }
-        Err(error) => (keeper::Input::GrantFailed, None, Some(error)),
+        Err(error) => (keeper::Input::GrantFailed, None, Err(error)),
     }
 }
 
@@ -251,16 +275,20 @@ async fn keep_alive(
         None => Box::pin(open_stream(&session, lease, max)).await,
     };
     match kept_alive {
-        Ok(stream) => (keeper::Input::KeptAlive { lease, sent }, Some(stream), None),
-        Err(error) if error.class == Class::NotFound => (keeper::Input::Gone { lease }, None, Some(error)),
-        Err(error) => (keeper::Input::KeepAliveFailed { lease }, None, Some(error)),
+        Ok((stream, header)) => (keeper::Input::KeptAlive { lease, sent }, Some(stream), Ok(header)),
+        Err(error) if error.class == Class::NotFound => (keeper::Input::Gone { lease }, None, Err(error)),
+        Err(error) => (keeper::Input::KeepAliveFailed { lease }, None, Err(error)),
     }
 }
 
 const KEEP_ALIVE: &str = "keep the lease in";
 
 /// Opening the stream is a keepalive: the client sends one and waits for its answer.
-async fn open_stream(session: &Session, lease: LeaseId, max: Duration) -> Result<KeepAliveStream, EtcdError> {
+async fn open_stream(
+    session: &Session,
+    lease: LeaseId,
+    max: Duration,
+) -> Result<(KeepAliveStream, Option<Header>), EtcdError> {
     let Connected { client, epoch, endpoint } = session.connected().await?;
     let opening = async {
         client.refresh_token().await?;
@@ -269,7 +297,7 @@ async fn open_stream(session: &Session, lease: LeaseId, max: Duration) -> Result
     match within(max, KEEP_ALIVE, &endpoint, opening).await {
         Ok((sender, answers)) => {
             session.answered(&endpoint);
-            Ok(KeepAliveStream { lease, sender, answers, epoch, endpoint })
+            Ok((KeepAliveStream { lease, sender, answers, epoch, endpoint }, None))
         }
         Err(error) => {
             if error.class != Class::NotFound {
@@ -284,13 +312,13 @@ async fn keep_alive_on(
     session: &Session,
     mut stream: KeepAliveStream,
     max: Duration,
-) -> Result<KeepAliveStream, EtcdError> {
+) -> Result<(KeepAliveStream, Option<Header>), EtcdError> {
     let exchange = async {
         stream.sender.keep_alive().await?;
         stream.answers.message().await
     };
     let error = match within(max, KEEP_ALIVE, &stream.endpoint, exchange).await {
-        Ok(Some(answer)) if answer.ttl() > 0 => return Ok(stream),
+        Ok(Some(answer)) if answer.ttl() > 0 => return Ok((stream, answer.header().map(header))),
         Ok(Some(_)) => {
             let (endpoint, cause) = (stream.endpoint, "the lease is gone".into());
             return Err(EtcdError { what: KEEP_ALIVE, endpoint, class: Class::NotFound, cause });
@@ -310,10 +338,29 @@ async fn revoke(session: Session, lease: LeaseId) -> LeaseAnswer {
         .call("revoke the lease in", |mut client| async move { client.lease_revoke(lease).await })
         .await;
     match revoked {
-        Ok(_) => (keeper::Input::Revoked, None, None),
-        Err(error) if error.class == Class::NotFound => (keeper::Input::Revoked, None, None),
-        Err(error) => (keeper::Input::RevokeFailed, None, Some(error)),
+        Ok(_) => (keeper::Input::Revoked, None, Ok(None)),
+        Err(error) if error.class == Class::NotFound => (keeper::Input::Revoked, None, Ok(None)),
+        Err(error) => (keeper::Input::RevokeFailed, None, Err(error)),
     }
+}
+
+/// Which keys stand under `lease`; `None` where etcd does not say.
+async fn verify(session: Session, lease: LeaseId) -> VerifyAnswer {
+    let options = || Some(LeaseTimeToLiveOptions::new().with_keys());
+    let asked = session
+        .call("ask about the lease in", |mut client| async move {
+            client.lease_time_to_live(lease, options()).await
+        })
+        .await;
+    let keys = asked
+        .ok()
+        .filter(|answer| answer.ttl() > 0)
+        .map(|answer| answer.keys().iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect());
+    (lease, keys)
+}
+
+fn header(header: &etcd_client::ResponseHeader) -> Header {
+    Header { revision: header.revision(), raft_term: header.raft_term() }
 }
 
 async fn write(

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct AckRecord {
     /// Whose record it is about: an ack for an earlier owner of the name says nothing about this one.
     pub owner: String,
+    /// etcd's revision of the record that it answers; `None` from an lb-sync of 0.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
     /// How far the balancer is.
     pub state: AckState,
     /// RFC 3339, for people only.

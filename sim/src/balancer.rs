@@ -1,0 +1,206 @@
+//! A balancer's lb-sync, as a value: its machine, its lease, what it follows, and its disk.
+
+use std::time::Duration;
+
+use ::haproxy::{Check, CheckInterval, Command, ServerId};
+use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input};
+use lb_sync::files::Files;
+use lb_sync::plan::ids::Ids;
+use lb_sync::plan::{AckValue, FirstCheck, Policy};
+use lb_sync::snapshot::Snapshot;
+use lb_sync::view::GuardPolicy;
+use registry::follow::Event;
+use registry::key::{Key, Prefix};
+use registry::lease::{Fence, machine as lease};
+use registry::name::BalancerName;
+use registry::record::{AckRecord, AckState, to_value};
+use registry::time::Tick;
+
+use crate::draw::mix;
+use crate::link::{Answer, Call, Link};
+use crate::script::Options;
+
+/// The followers of a balancer.
+const INSTANCES: usize = 0;
+const OVERRIDES: usize = 1;
+
+/// What outlives the process.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// The last view that was saved.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Something that the world does for it.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Call etcd.
+    Call(Call),
+    /// Begin a session with HAProxy.
+    Connect,
+    /// Give it up.
+    Disconnect,
+    /// Send these in one request.
+    Ask(Vec<Command>),
+    /// An ack was put: `service/instance`, the owner and the state.
+    Acked(String, String, AckState),
+}
+
+/// The process.
+#[derive(Debug)]
+pub struct BalancerProcess {
+    machine: Balancer,
+    /// Its connection.
+    pub link: Link,
+    /// Its name.
+    pub name: BalancerName,
+    prefix: Prefix,
+    /// What it has saved.
+    pub disk: Disk,
+}
+
+/// How servers are made in a simulation.
+#[must_use]
+pub fn policy(options: &Options) -> Option<Policy> {
+    let check = Check {
+        inter: CheckInterval::try_from(Duration::from_millis(options.check_ms)).ok()?,
+        rise: 1.try_into().ok()?,
+        fall: 2.try_into().ok()?,
+        down_inter: None,
+    };
+    Some(Policy {
+        check: (options.check_ms > 0).then_some(check),
+        id_base: ServerId::try_from(10_000).ok()?,
+        first_check: FirstCheck::Skip,
+        init_state: false,
+        restart_gap: Duration::from_secs(30),
+    })
+}
+
+impl BalancerProcess {
+    /// Named `name`, with what an earlier life left on disk.
+    #[must_use]
+    pub fn new(now: Tick, name: &str, disk: Disk, options: &Options, seed: u64) -> Option<Self> {
+        let name: BalancerName = name.parse().ok()?;
+        let policy = policy(options)?;
+        let guard =
+            GuardPolicy { suspect_max: Duration::from_secs(options.suspect_max_s), ..GuardPolicy::default() };
+        let config = BalancerConfig {
+            socket: "haproxy.sock".into(),
+            prefix: Prefix::default(),
+            policy,
+            guard,
+            backend_defaults: None,
+            snapshot: disk.snapshot.clone(),
+        };
+        let known = (name.clone(), "127.0.0.1:7100".to_owned());
+        let ids = Some(Ids::new(policy.id_base));
+        Some(Self {
+            machine: Balancer::new(now, mix(seed), config, known, (Files::default(), ids)),
+            link: Link::new(now, Duration::from_secs(options.ttl_s), seed, 2),
+            name,
+            prefix: Prefix::default(),
+            disk,
+        })
+    }
+
+    /// What it knows.
+    #[must_use]
+    pub fn machine(&self) -> &Balancer {
+        &self.machine
+    }
+
+    /// When something is due.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Tick> {
+        [self.machine.wake_at(), self.link.wake_at()].into_iter().flatten().min()
+    }
+
+    /// It begins.
+    pub fn start(&mut self, now: Tick) -> Vec<Effect> {
+        let mut calls = self.link.follow(now, INSTANCES, self.prefix.instances());
+        calls.extend(self.link.follow(now, OVERRIDES, self.prefix.overrides()));
+        let mut effects: Vec<Effect> = calls.into_iter().map(Effect::Call).collect();
+        effects.extend(self.woke(now));
+        effects
+    }
+
+    /// Time has passed.
+    pub fn woke(&mut self, now: Tick) -> Vec<Effect> {
+        let mut calls = Vec::new();
+        let events = self.link.woke(now, &mut calls);
+        let mut effects: Vec<Effect> = calls.into_iter().map(Effect::Call).collect();
+        let mut inputs = events_as_inputs(events);
+        inputs.push(Input::Woke);
+        effects.extend(self.step(now, inputs));
+        effects
+    }
+
+    /// What came of a call.
+    pub fn answer(&mut self, now: Tick, answer: Answer) -> Vec<Effect> {
+        if let Answer::Alive(alive) = answer {
+            return self.step(now, vec![Input::LeasesAlive(alive)]);
+        }
+        let mut calls = Vec::new();
+        let events = self.link.answer(now, answer, &mut calls);
+        let mut effects: Vec<Effect> = calls.into_iter().map(Effect::Call).collect();
+        effects.extend(self.step(now, events_as_inputs(events)));
+        effects
+    }
+
+    /// Inputs of the machine.
+    pub fn step(&mut self, now: Tick, inputs: Vec<Input>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut calls = Vec::new();
+        for action in self.machine.step(now, inputs) {
+            match action {
+                Action::Connect => effects.push(Effect::Connect),
+                Action::Disconnect => effects.push(Effect::Disconnect),
+                Action::Ask(commands) => effects.push(Effect::Ask(commands)),
+                Action::PutAck(id, AckValue { owner, revision, state }) => {
+                    effects.push(Effect::Acked(id.to_string(), owner.clone(), state));
+                    let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                    let ack = AckRecord { owner, revision: Some(revision), state, at: String::new() };
+                    let value = to_value(&ack);
+                    self.link.command(now, lease::Input::Put { key, value, fence: Fence::None }, &mut calls);
+                }
+                Action::RemoveAck(id) => {
+                    let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                    self.link.command(now, lease::Input::Remove { key }, &mut calls);
+                }
+                Action::PutPresence(record) => {
+                    let key = self.prefix.text(&Key::Balancer(self.name.clone()));
+                    let value = to_value(&record);
+                    self.link.command(now, lease::Input::Put { key, value, fence: Fence::None }, &mut calls);
+                }
+                Action::DoubtKeys => {
+                    self.link.command(now, lease::Input::Doubt, &mut calls);
+                }
+                Action::CheckLeases(queries) => calls.push(Call::Alive(queries)),
+                Action::SaveSnapshot(snapshot) => self.disk.snapshot = Some(snapshot),
+                Action::PutHealth(_)
+                | Action::SaveIds(_)
+                | Action::WriteFiles(_)
+                | Action::Record(_)
+                | Action::StatusChanged => {}
+            }
+        }
+        effects.extend(calls.into_iter().map(Effect::Call));
+        effects
+    }
+
+    /// It is told to stop: its last view goes to disk.
+    pub fn stop(&mut self) {
+        if let Some(view) = self.machine.last_view() {
+            self.disk.snapshot = Some(view);
+        }
+    }
+}
+
+fn events_as_inputs(events: Vec<(usize, Event)>) -> Vec<Input> {
+    let input = |(follower, event)| match follower {
+        INSTANCES => Input::Instances(event),
+        _ => Input::Overrides(event),
+    };
+    events.into_iter().map(input).collect()
+}

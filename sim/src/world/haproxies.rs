@@ -1,0 +1,141 @@
+//! `HAProxy`s: sessions on their runtime sockets, checks, reloads and deaths.
+
+use std::time::Duration;
+
+use ::haproxy::DialogueError;
+use lb_sync::balancer::Input;
+use registry::time::Tick;
+
+use super::{Delivery, Event, Process, World};
+use crate::haproxy::WorkerId;
+
+/// Longest that a kept client connection waits with its last request after a reload.
+const KEPT_MS: u64 = 500;
+
+impl World {
+    fn send_to_balancer(&mut self, at: usize, wait: Duration, input: Input) {
+        let life = self.balancers[at].life;
+        let delivery = Delivery::Balancer(input);
+        self.after(wait, Event::Deliver { to: Process::Balancer(at), life, delivery });
+    }
+
+    pub(super) fn connect(&mut self, at: usize) {
+        let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "connect");
+        let slot = &mut self.balancers[at];
+        slot.session = slot.haproxy.current();
+        let input = match slot.session {
+            Some(_) => Input::Connected,
+            None => Input::Lost(DialogueError::Spent),
+        };
+        self.send_to_balancer(at, wait, input);
+    }
+
+    pub(super) fn send_commands(&mut self, at: usize, lines: Vec<String>) {
+        let Some(session) = self.balancers[at].session else { return };
+        let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "ask");
+        let life = self.balancers[at].life;
+        self.after(wait, Event::Commands { balancer: at, life, session, lines });
+    }
+
+    /// HAProxy takes a request. A process that was killed may have sent it: then no one gets the answer.
+    pub(super) fn take_commands(&mut self, at: usize, life: u32, session: WorkerId, lines: &[String]) {
+        let now = self.now;
+        let mut answers = Vec::with_capacity(lines.len());
+        for line in lines {
+            let before = self.selectable(at);
+            match self.balancers[at].haproxy.ask(now, session, line) {
+                Ok((answer, cut)) => {
+                    answers.push(answer);
+                    for stream in cut {
+                        self.request_cut(at, session, stream);
+                    }
+                }
+                Err(crash) => {
+                    self.violate("crash", format!("lb-{at}: {}: after `{line}`", crash.0));
+                    return;
+                }
+            }
+            self.check_guard(at, &before, line);
+        }
+        self.schedule_checks(at);
+        let slot = &self.balancers[at];
+        if slot.life != life || slot.session != Some(session) {
+            return;
+        }
+        let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "haproxy answers");
+        let gone = !self.balancers[at].haproxy.workers.contains_key(&session);
+        let input = if gone { Input::Lost(DialogueError::Spent) } else { Input::Answers(answers) };
+        self.send_to_balancer(at, wait, input);
+    }
+
+    pub(super) fn schedule_checks(&mut self, at: usize) {
+        let slot = &mut self.balancers[at];
+        let next = slot.haproxy.next_check();
+        if next.is_some() && (slot.checks_at.is_none() || next < slot.checks_at) {
+            slot.checks_at = next;
+            let due = next.unwrap_or_default();
+            self.at(due, Event::Checks { balancer: at, at: due });
+        }
+    }
+
+    pub(super) fn run_checks(&mut self, at: usize, due: Tick) {
+        if self.balancers[at].checks_at != Some(due) {
+            return;
+        }
+        self.balancers[at].checks_at = None;
+        let (now, apps) = (self.now, &self.apps);
+        let ill: Vec<bool> = self.registrars.iter().map(|slot| now < slot.ill_until).collect();
+        self.balancers[at].haproxy.run_checks(now, |addr| {
+            apps.get(&addr).is_some_and(|app| now >= app.since && !ill[app.registrar])
+        });
+        self.schedule_checks(at);
+    }
+
+    pub(super) fn reload(&mut self, at: usize) {
+        let slot = &mut self.balancers[at];
+        let Some(old) = slot.haproxy.current() else { return };
+        let kept = u32::try_from(self.draws.below(7_000, "kept connections", 4)).unwrap_or(0);
+        slot.haproxy.reload(self.now, kept);
+        slot.changed = self.now;
+        for _ in 0..kept {
+            let wait = Duration::from_millis(self.draws.below(7_001, "kept request", KEPT_MS));
+            self.after(wait, Event::KeptRequest { balancer: at, worker: old });
+        }
+        self.mark("reloaded");
+        self.workers_may_have_ended(at);
+        self.schedule_checks(at);
+    }
+
+    /// Old workers end once they are idle; a session with one of them is over then.
+    pub(super) fn workers_may_have_ended(&mut self, at: usize) {
+        self.balancers[at].haproxy.end_idle();
+        let slot = &mut self.balancers[at];
+        if slot.session.is_some_and(|session| !slot.haproxy.workers.contains_key(&session)) {
+            slot.session = None;
+            let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "closed");
+            self.send_to_balancer(at, wait, Input::Lost(DialogueError::Spent));
+        }
+    }
+
+    pub(super) fn kill_haproxy(&mut self, at: usize, away: Duration) {
+        if self.balancers[at].haproxy.current().is_none() {
+            return;
+        }
+        self.balancers[at].haproxy.kill();
+        self.balancers[at].changed = self.now.plus(away);
+        self.requests.retain(|(balancer, ..), _| *balancer != at);
+        self.workers_may_have_ended(at);
+        self.after(away, Event::StartHaproxy(at));
+    }
+
+    pub(super) fn start_haproxy(&mut self, at: usize) {
+        if self.balancers[at].haproxy.current().is_some() {
+            return;
+        }
+        let same_pid = self.draws.one_of(7_002, "same pid", 2);
+        self.balancers[at].haproxy.start(self.now, same_pid);
+        self.balancers[at].changed = self.now;
+        self.mark(if same_pid { "restarted, same pid" } else { "restarted" });
+        self.schedule_checks(at);
+    }
+}
