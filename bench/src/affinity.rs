@@ -116,6 +116,7 @@ impl Way {
             affinity,
             balance: "roundrobin",
             sections: None,
+            master: None,
         };
         let haproxy = HaProxy::launch(&home, layout).await?;
         add_all(&haproxy, crowd, 0..servers, false).await?;

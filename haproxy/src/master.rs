@@ -1,4 +1,4 @@
-//! HAProxy's master socket (`-S`): reload, and whether it worked. Nothing else is asked of it.
+//! HAProxy's master socket (`-S`): reload, and whether it worked; and how many old workers there are.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -57,6 +57,11 @@ pub async fn reload(path: &Path) -> Result<(), ReloadError> {
     timeout(RELOAD_MAX, reload).await.unwrap_or(Err(ReloadError::NoWorker))
 }
 
+/// How many workers a reload has replaced that have not ended yet: they have requests in flight, or idle connections.
+pub async fn old_workers(path: &Path) -> Result<usize, ReloadError> {
+    Ok(processes(path).await?.old_workers.len())
+}
+
 /// What 2.7 and newer say; `None` for 2.6, whose master replaces itself in the middle of the answer.
 fn outcome(said: &str) -> Option<bool> {
     let word = said.lines().find_map(|line| line.trim().strip_prefix("Success="))?;
@@ -91,6 +96,8 @@ struct Processes {
     failed: u32,
     /// Process ids of the workers that are not on their way out.
     workers: BTreeSet<u32>,
+    /// And of those that are: a reload has replaced them, and they have requests in flight.
+    old_workers: BTreeSet<u32>,
 }
 
 impl Processes {
@@ -110,6 +117,8 @@ impl Processes {
                 read.failed = failed.and_then(|(number, _)| number.trim().parse().ok()).unwrap_or(0);
             } else if kind == "worker" && section == "workers" {
                 read.workers.insert(pid);
+            } else if kind == "worker" && section == "old workers" {
+                read.old_workers.insert(pid);
             }
         }
         (masters == 1).then_some(read)
@@ -155,7 +164,7 @@ mod tests {
     #[test]
     fn workers_are_told_from_old_ones() {
         let read = Processes::parse(AFTER_A_FAILURE).unwrap();
-        assert_eq!(read, Processes { failed: 1, workers: [15_796].into() });
+        assert_eq!(read, Processes { failed: 1, workers: [15_796].into(), old_workers: [15_785].into() });
         assert_eq!(Processes::parse("Unknown command\n"), None);
     }
 

@@ -81,6 +81,8 @@ pub struct BalancerConfig {
     pub backend_defaults: Option<BackendName>,
     /// What was known before etcd is heard.
     pub snapshot: Option<Snapshot>,
+    /// Whether there is a master socket: after a reload it says when the last old worker has ended.
+    pub has_master: bool,
 }
 
 /// Something that has happened.
@@ -102,6 +104,8 @@ pub enum Input {
     Files(WriterRequests),
     /// Below this, HAProxy ids may be given out.
     IdsReserved(u32),
+    /// How many old workers HAProxy has; `None` where its master did not say.
+    OldWorkers(Option<usize>),
     /// [`Balancer::wake_at`] has come.
     Woke,
 }
@@ -127,6 +131,8 @@ pub enum Action {
     PutHealth(BTreeMap<String, Status>),
     /// Ask etcd which of these leases live: [`Input::LeasesAlive`] follows.
     CheckLeases(Vec<(InstanceId, LeaseId)>),
+    /// Ask HAProxy's master how many old workers there are: [`Input::OldWorkers`] follows.
+    CountOldWorkers,
     /// Write the view to disk.
     SaveSnapshot(Snapshot),
     /// Write to disk which instance has which HAProxy id: [`Input::IdsReserved`] follows.
@@ -176,6 +182,10 @@ pub struct Balancer {
     rested_at: Tick,
     /// Until when the next commands wait for HAProxy ids to be reserved on disk.
     ids_wait_until: Option<Tick>,
+    /// Whether there is a master socket, and when it is asked for old workers.
+    has_master: bool,
+    count_at: Option<Tick>,
+    count_until: Tick,
     /// From when on what is known from the disk may be acted on.
     disk_from: Tick,
     /// The last failure, so that each is logged once.
@@ -228,6 +238,9 @@ impl Balancer {
             read_at: Tick::default(),
             rested_at: now,
             ids_wait_until: None,
+            has_master: config.has_master,
+            count_at: None,
+            count_until: now,
             disk_from: now.plus(DISK_AFTER),
             log_once: LogOnce::default(),
             actions: Vec::new(),
@@ -246,6 +259,10 @@ impl Balancer {
         }
         if self.view.take_history_broke() {
             self.actions.push(Action::DoubtKeys);
+        }
+        if self.count_at.is_some_and(|at| now >= at) {
+            self.count_at = None;
+            self.actions.push(Action::CountOldWorkers);
         }
         let queries = self.view.take_lease_queries();
         if !queries.is_empty() {
@@ -269,7 +286,15 @@ impl Balancer {
         let waits_for_disk = self.view.is_from_disk() && !self.dirty.is_empty() && !self.has_own_servers();
         let is_idle = self.is_waiting() && self.is_connected();
         let disk = (waits_for_disk && is_idle).then_some(self.disk_from);
-        let waits = [disk, planned, due, self.ids_wait_until, self.view.wake_at(), self.files.wake_at()];
+        let waits = [
+            disk,
+            self.count_at,
+            planned,
+            due,
+            self.ids_wait_until,
+            self.view.wake_at(),
+            self.files.wake_at(),
+        ];
         waits.into_iter().flatten().min()
     }
 
@@ -315,6 +340,7 @@ impl Balancer {
                 }
                 changed
             }
+            Input::OldWorkers(count) => self.old_workers(now, count),
             Input::Woke => self.view.expire(now),
             Input::Connected => self.connected(),
             Input::Answers(answers) => self.answers(now, &answers),

@@ -31,6 +31,8 @@ pub struct RunConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) ttl: Duration,
     pub(crate) state_dir: Option<PathBuf>,
+    /// HAProxy's master socket.
+    pub(crate) master_socket: Option<PathBuf>,
     pub(crate) files: FilesOptions,
     pub(crate) audit_file: Option<PathBuf>,
     pub(crate) listen_tls: PortTlsOptions,
@@ -80,9 +82,22 @@ impl RunConfig {
             guard: options.guard.policy(),
             backend_defaults: options.files.backend_defaults.clone(),
             snapshot: None,
+            has_master: options.files.master_socket.is_some(),
         };
         let (listen, ttl, state_dir, files) = (options.listen, options.ttl, options.state_dir, options.files);
         let (audit_file, listen_tls) = (options.audit_file, options.listen_tls);
-        Ok(Self { etcd, pass, balancer, listen, ttl, state_dir, files, audit_file, listen_tls })
+        let master_socket = files.master_socket.clone();
+        Ok(Self {
+            etcd,
+            pass,
+            balancer,
+            listen,
+            ttl,
+            state_dir,
+            master_socket,
+            files,
+            audit_file,
+            listen_tls,
+        })
     }
 }

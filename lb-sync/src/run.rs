@@ -78,11 +78,11 @@ pub async fn run(
     let told = reachable(listening, session.endpoints()).await;
     let (snapshots, new_snapshots) = watch::channel(None);
     let outputs = Outputs { lease, health: tell_health, snapshots, files: files.link, status };
-    let (name, socket) = (config.balancer, config.pass.socket.clone());
+    let (name, sockets) = (config.balancer, (config.pass.socket.clone(), config.master_socket));
     let known = (name.clone(), told.to_string());
     let balancer =
         Balancer::new(Clock.now(), fastrand::u64(..), config.pass, known, (files.files, files.ids));
-    let balancing = BalancerTask::new(balancer, (name, prefix), socket, session, outputs);
+    let balancing = BalancerTask::new(balancer, (name, prefix), sockets, session, outputs);
 
     let mut tasks = JoinSet::new();
     let state_dir = config.state_dir.clone();

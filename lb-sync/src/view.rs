@@ -288,6 +288,11 @@ impl View {
         later
     }
 
+    /// The instances that are registered at `endpoint`.
+    pub fn at_endpoint(&self, endpoint: SocketAddr) -> impl Iterator<Item = &InstanceId> {
+        self.endpoint_owners.get(&endpoint).into_iter().flatten()
+    }
+
     /// The services that are registered, and how many instances each has.
     #[must_use]
     pub fn services(&self) -> &BTreeMap<ServiceName, usize> {

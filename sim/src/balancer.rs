@@ -42,6 +42,8 @@ pub enum Effect {
     Disconnect,
     /// Send these in one request.
     Ask(Vec<Command>),
+    /// Ask HAProxy's master for old workers.
+    CountOldWorkers,
     /// An ack was put: `service/instance`, the owner and the state.
     Acked(String, String, AckState),
 }
@@ -92,6 +94,7 @@ impl BalancerProcess {
             guard,
             backend_defaults: None,
             snapshot: disk.snapshot.clone(),
+            has_master: options.noise % 2 == 1,
         };
         let known = (name.clone(), "127.0.0.1:7100".to_owned());
         let ids = Some(Ids::new(policy.id_base));
@@ -176,6 +179,7 @@ impl BalancerProcess {
                 Action::DoubtKeys => {
                     self.link.command(now, lease::Input::Doubt, &mut calls);
                 }
+                Action::CountOldWorkers => effects.push(Effect::CountOldWorkers),
                 Action::CheckLeases(queries) => calls.push(Call::Alive(queries)),
                 Action::SaveSnapshot(snapshot) => self.disk.snapshot = Some(snapshot),
                 Action::PutHealth(_)

@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 }
 
 #[derive(Default)]
-struct Totals {
+struct Counts {
     schedules: u64,
     events: u64,
     requests: u64,
@@ -86,7 +86,7 @@ struct Totals {
     marks: BTreeMap<&'static str, u64>,
 }
 
-impl Totals {
+impl Counts {
     fn add(&mut self, outcome: &Outcome) {
         self.schedules += 1;
         self.events += outcome.counts.events;
@@ -109,7 +109,7 @@ fn run_seeds(
     save: Option<&Path>,
 ) -> (String, u8) {
     let started = Instant::now();
-    let (mut totals, mut broken, mut text) = (Totals::default(), 0, String::new());
+    let (mut counts, mut broken, mut text) = (Counts::default(), 0, String::new());
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -133,7 +133,7 @@ fn run_seeds(
         }
         drop(send);
         for (seed, outcome, shrunk) in results {
-            totals.add(&outcome);
+            counts.add(&outcome);
             let Some((script, violation, runs)) = shrunk else { continue };
             broken += 1;
             stop.fetch_add(1, Ordering::Relaxed);
@@ -151,13 +151,13 @@ fn run_seeds(
         }
     });
     let seconds = started.elapsed().as_secs_f64();
-    let rate = f64::from(u32::try_from(totals.schedules).unwrap_or(u32::MAX)) / seconds;
+    let rate = f64::from(u32::try_from(counts.schedules).unwrap_or(u32::MAX)) / seconds;
     let _ = writeln!(
         text,
         "{} schedules in {seconds:.1} s ({rate:.0}/s), {} events, {} requests ({} failed, all accounted for), {} leaves acked, {} at their deadline; {broken} broken",
-        totals.schedules, totals.events, totals.requests, totals.failed, totals.leaves, totals.timed_out
+        counts.schedules, counts.events, counts.requests, counts.failed, counts.leaves, counts.timed_out
     );
-    for (mark, count) in &totals.marks {
+    for (mark, count) in &counts.marks {
         let _ = writeln!(text, "  {count:>8}  {mark}");
     }
     (text, u8::from(broken > 0))

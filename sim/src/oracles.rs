@@ -49,7 +49,7 @@ impl World {
             return;
         }
         for balancer in 0..self.balancers.len() {
-            if self.is_long_gone(balancer) {
+            if self.is_long_gone(balancer) || self.is_unknown_to(balancer, at) {
                 self.mark("left while a balancer was long gone");
                 continue;
             }
@@ -58,6 +58,12 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// A registrar that was started while it was absent does not know of it.
+    fn is_unknown_to(&self, balancer: usize, registrar: usize) -> bool {
+        let absent = self.balancers[balancer].absent_since;
+        absent.is_some_and(|since| self.registrars[registrar].started >= since)
     }
 
     /// It has been absent for longer than leaves wait for it.
@@ -70,12 +76,12 @@ impl World {
 
     /// A request through this worker may be cut by an orderly end: its balancer was gone for longer than leaves wait, or the
     /// worker was replaced longer ago than requests may take.
-    pub(crate) fn is_excused(&self, balancer: usize, worker: u32) -> bool {
+    pub(crate) fn is_excused(&self, balancer: usize, worker: u32, registrar: usize) -> bool {
         let inflight = Duration::from_secs(self.options.inflight_s.into());
         let worker = self.balancers[balancer].haproxy.workers.get(&worker);
         let is_past_limit =
             worker.is_some_and(|worker| worker.stopping && self.now.since(worker.stopped_at) >= inflight);
-        is_past_limit || self.is_long_gone(balancer)
+        is_past_limit || self.is_long_gone(balancer) || self.is_unknown_to(balancer, registrar)
     }
 
     /// Remembers since when each balancer has no presence.
@@ -165,6 +171,10 @@ impl World {
         if !line.ends_with("state maint") && !line.ends_with("state drain") {
             return;
         }
+        // A restored record may say `draining`, until its owner has written again.
+        if self.history_broke.is_some_and(|at| self.now.since(at) < REACHED_WITHIN) {
+            return;
+        }
         let after = self.selectable(at);
         for (service, addrs) in before {
             if after.contains_key(service) {
@@ -242,8 +252,11 @@ impl World {
         });
         let Some(wanted) = wanted else { return };
         let well = slot.process.is_some() && self.now.since(slot.changed) > self.lease_time();
-        let etcd =
-            self.etcd.is_up() && self.history_broke.is_none_or(|at| self.now.since(at) > self.lease_time());
+        let etcd = self.etcd.is_up()
+            && self.history_broke.is_none_or(|at| {
+                // Overrides that were in force when etcd was wiped outlive it by the bound of suspects.
+                self.now.since(at) > self.lease_time() + Duration::from_secs(self.options.suspect_max_s)
+            });
         if well && etcd {
             let name = wanted.name.clone();
             self.violate("requests", format!("lb-{balancer} has no server for {name}, which is well"));

@@ -156,6 +156,8 @@ pub struct RegistrarSlot {
     pub(crate) restart_after: Option<Duration>,
     /// An operator's order for it.
     pub overridden: bool,
+    /// When its present life was started.
+    pub started: Tick,
     /// Since when it has been as it is.
     pub changed: Tick,
 }
@@ -362,6 +364,7 @@ impl World {
             timed_out: false,
             restart_after,
             overridden: false,
+            started: self.now,
             changed: self.now,
         });
         self.registrars.len() - 1

@@ -4,6 +4,7 @@ mod config;
 mod seen;
 mod socket;
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 
 pub use config::Layout;
 pub use seen::{Seen, Server};
@@ -46,7 +48,11 @@ impl HaProxy {
         for service in &layout.services {
             fs::write(layout.restarting_map(service), "")?;
         }
-        let mut args = vec!["-db".into(), "-f".into(), file.into()];
+        let mut args: Vec<OsString> = match &layout.master {
+            Some(socket) => vec!["-W".into(), "-S".into(), socket.into()],
+            None => vec!["-db".into()],
+        };
+        args.extend(["-f".into(), file.into()]);
         if let Some(folder) = &layout.sections {
             fs::create_dir(folder)?;
             for service in &layout.services {
@@ -95,7 +101,8 @@ impl HaProxy {
         wait::until(START_MAX, "an answer of HAProxy", async || match self.daemon.surprise() {
             Some(surprise) => Err(anyhow::Error::msg(surprise)),
             // A socket left behind by its predecessor does not answer; one from before must not count.
-            None => Ok(self.seen().await.ok().filter(|seen| seen.pid == pid)),
+            // With a master it is a worker that answers.
+            None => Ok(self.seen().await.ok().filter(|seen| seen.pid == pid || self.layout.master.is_some())),
         })
         .await?;
         Ok(())
@@ -112,6 +119,14 @@ impl HaProxy {
     /// Starts it again with the same configuration, which knows no servers unless lb-sync keeps files.
     pub async fn start(&self) {
         self.launch_again().await.or_fail();
+    }
+
+    /// Reloads it by its master, and waits until the new worker answers.
+    pub async fn reload(&self) {
+        let before = self.seen().await.or_fail().pid;
+        self.daemon.process().and_then(|master| master.signal(Signal::SIGUSR2)).or_fail();
+        let new_worker = async || Ok(self.seen().await.ok().filter(|seen| seen.pid != before));
+        wait::until(START_MAX, "HAProxy's new worker", new_worker).await.or_fail();
     }
 
     /// TERM, which ends it at once, and starts it again.

@@ -47,7 +47,7 @@ async fn exchange(port: u16, method: &str, path: &str, headers: &str, body: &str
         stream.take(ANSWER_LEN_MAX).read_to_end(&mut answer).await?;
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = within(ANSWER_MAX, format_args!("{method} {path} on port {port}"), asked).await?;
+    let answer = within(ANSWER_MAX, format!("{method} {path} on port {port}"), asked).await?;
     let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Ok((status.context("no HTTP status")?, body.into()))

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::fail::OrFail as _;
 use crate::home::Home;
-use crate::process::Daemon;
+use crate::process::{Daemon, END_MAX};
 use crate::{PREFIX, http, wait};
 
 /// Its name among the balancers.
@@ -96,6 +96,11 @@ impl LbSync {
     /// `kill -9`.
     pub async fn kill(&self) {
         self.daemon.process().or_fail().kill().await.or_fail();
+    }
+
+    /// TERM, as an upgrade does; waits for its end.
+    pub async fn stop(&self) {
+        self.daemon.process().or_fail().terminate(END_MAX).await.or_fail();
     }
 
     /// Starts it again, and waits until it is in sync.

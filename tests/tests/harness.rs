@@ -24,6 +24,7 @@ fn layout(home: &Home, ports: &Ports, affinity: bool) -> Layout {
         affinity,
         balance: "roundrobin",
         sections: None,
+        master: None,
     }
 }
 

@@ -96,6 +96,7 @@ impl Filled {
             affinity: true,
             balance: "roundrobin",
             sections: None,
+            master: None,
         };
         let (port, crowd) = (layout.traffic_port, Crowd::start(&ports, services).await?);
         let haproxy = HaProxy::launch(&home, layout).await?;

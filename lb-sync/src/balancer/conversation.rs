@@ -28,6 +28,8 @@ const IDS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The topic of the log's lines about the session.
 const HAPROXY: &str = "haproxy";
 
+/// How often HAProxy's master is asked for old workers after a reload.
+const COUNT_EVERY: Duration = Duration::from_millis(250);
 /// A HAProxy that has run for longer, in seconds, has no old worker with requests that are waited for (by default 30 s).
 const YOUNG_S_MAX: u64 = 60;
 
@@ -390,7 +392,7 @@ impl Balancer {
             // The first HAProxy of this life: its servers are an earlier life's, and so may be an old worker.
             let is_young = info.uptime_s < YOUNG_S_MAX;
             if self.worker.is_none() && is_young && self.has_own_servers() {
-                self.planner.record_reload(now);
+                self.record_reload(now);
             }
             self.planner.start_anew(&info.version);
             self.backends.forget_process();
@@ -422,6 +424,23 @@ impl Balancer {
         }
     }
 
+    /// HAProxy was reloaded: no ack says `drained` until its old workers have ended, or had their time.
+    fn record_reload(&mut self, now: Tick) {
+        self.planner.record_reload(now);
+        self.count_at = self.has_master.then_some(now);
+        self.count_until = now.plus(Duration::from_secs(YOUNG_S_MAX));
+    }
+
+    /// HAProxy's master says how many old workers there are.
+    pub(super) fn old_workers(&mut self, now: Tick, count: Option<usize>) -> Scope {
+        if count == Some(0) {
+            return if self.planner.record_no_old_workers() { Scope::All } else { Scope::none() };
+        }
+        let next = now.plus(COUNT_EVERY);
+        self.count_at = (next < self.count_until).then_some(next);
+        Scope::none()
+    }
+
     /// The session is over. What HAProxy has is read anew when there is another.
     pub(super) fn lost(&mut self, now: Tick, error: &PassError) -> Scope {
         if self.is_connected() {
@@ -431,7 +450,7 @@ impl Balancer {
             self.actions.push(Action::Disconnect);
         }
         if matches!(error, PassError::Replaced) {
-            self.planner.record_reload(now);
+            self.record_reload(now);
         }
         self.talk = Talk::Away;
         // Planned for what is there no more; all is planned anew once it is read.

@@ -25,6 +25,7 @@ use crate::notify::Manager;
 use crate::plan::AckValue;
 use crate::port::{Report, StatusPublisher};
 use crate::snapshot::Snapshot;
+use haproxy::master::old_workers;
 use haproxy::{Command, Dialogue, DialogueError};
 
 /// Longest that HAProxy may take to answer one request; it answers 10,000 rows in 50 ms.
@@ -58,6 +59,9 @@ pub struct BalancerTask {
     session: Session,
     /// Questions to etcd about the leases of suspects.
     lease_checks: JoinSet<Vec<(InstanceId, LeaseId)>>,
+    /// HAProxy's master socket, and a question to it.
+    master: Option<PathBuf>,
+    counting: JoinSet<Option<usize>>,
     manager: Manager,
 }
 
@@ -119,17 +123,30 @@ enum Event {
 }
 
 impl BalancerTask {
-    /// Performs what `balancer` says, for the balancer `name` and the HAProxy behind `socket`.
+    /// Performs what `balancer` says, for the balancer `name` and the HAProxy behind `socket`, with its master socket.
     #[must_use]
     pub fn new(
         balancer: Balancer,
         (name, prefix): (BalancerName, Prefix),
-        socket: PathBuf,
+        (socket, master): (PathBuf, Option<PathBuf>),
         session: Session,
         outputs: Outputs,
     ) -> Self {
-        let (line, lease_checks, manager) = (Line::None, JoinSet::new(), Manager::of_this_process());
-        Self { balancer, name, prefix, socket, line, outputs, session, lease_checks, manager }
+        let (line, lease_checks, counting) = (Line::None, JoinSet::new(), JoinSet::new());
+        let manager = Manager::of_this_process();
+        Self {
+            balancer,
+            name,
+            prefix,
+            socket,
+            line,
+            outputs,
+            session,
+            lease_checks,
+            master,
+            counting,
+            manager,
+        }
     }
 
     /// Runs until `shutdown`, or until a follower ends. HAProxy is left as it is, and so are presence and acks: HAProxy serves
@@ -155,6 +172,7 @@ impl BalancerTask {
                 event = instances.recv() => input(event, Input::Instances),
                 event = overrides.recv() => input(event, Input::Overrides),
                 Some(Ok(alive)) = self.lease_checks.join_next() => Event::Input(Input::LeasesAlive(alive)),
+                Some(Ok(count)) = self.counting.join_next() => Event::Input(Input::OldWorkers(count)),
                 happened = self.outputs.files.next() => Event::Input(happened),
                 // Half of a round is not what HAProxy has: the question waits for the end of it.
                 asker = self.outputs.status.asked(), if self.balancer.is_between_rounds() => Event::Asked(asker),
@@ -212,6 +230,14 @@ impl BalancerTask {
             Action::DoubtKeys => drop(lease.doubt().await),
             Action::PutHealth(statuses) => drop(health.send_replace(statuses.into())),
             Action::CheckLeases(queries) => self.check_leases(queries),
+            Action::CountOldWorkers => {
+                if let Some(master) = self.master.clone() {
+                    self.counting.spawn(async move {
+                        let counted = tokio::time::timeout(ANSWER_MAX, old_workers(&master)).await;
+                        counted.ok().and_then(Result::ok)
+                    });
+                }
+            }
             Action::SaveSnapshot(snapshot) => drop(snapshots.send_replace(Some(snapshot))),
             Action::SaveIds(ids) => files.save_ids(ids),
             Action::WriteFiles(desired) => files.write_sections(desired),

@@ -43,7 +43,15 @@ fn config() -> BalancerConfig {
         restart_gap: Duration::ZERO,
     };
     let (socket, prefix, guard) = ("haproxy.sock".into(), Prefix::default(), GuardPolicy::default());
-    BalancerConfig { socket, prefix, policy, guard, backend_defaults: None, snapshot: None }
+    BalancerConfig {
+        socket,
+        prefix,
+        policy,
+        guard,
+        backend_defaults: None,
+        snapshot: None,
+        has_master: false,
+    }
 }
 
 impl World {

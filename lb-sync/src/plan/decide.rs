@@ -227,7 +227,12 @@ fn out(case: &Case<'_>, is: &Server, why: Cause) -> Decision {
     if !is.admin.is_maint() {
         return restrict(case, why, ServerState::Maint);
     }
-    finish(case, is, why, |_| Decision::settled(why, Ack::Tell(Some(AckState::Drained))))
+    finish(case, is, why, |case| {
+        match case.old_worker_until(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT)) {
+            Some(until) => Decision::wait(why, Ack::Tell(Some(AckState::Draining)), until),
+            None => Decision::settled(why, Ack::Tell(Some(AckState::Drained))),
+        }
+    })
 }
 
 /// Stays, or is put back, for as long as HAProxy's own check passes. What is put back starts down: the check decides.
@@ -290,10 +295,7 @@ fn finish(case: &Case<'_>, is: &Server, why: Cause, then: impl FnOnce(&Case<'_>)
         return Decision { read_sessions: true, ..Decision::settled(why, Ack::Keep) };
     };
     if sessions.is_idle() {
-        return match case.old_worker_until(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT)) {
-            Some(until) => Decision::wait(why, Ack::Tell(Some(AckState::Draining)), until),
-            None => then(case),
-        };
+        return then(case);
     }
     let draining = if case.memory.shut_at.is_some() { AckState::Drained } else { AckState::Draining };
     let ack = Ack::Tell(Some(draining));

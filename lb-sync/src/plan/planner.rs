@@ -1,9 +1,11 @@
 //! Applies the decision to every instance that may have changed, and keeps what must be kept between passes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use registry::name::{InstanceId, ServiceName};
-use registry::record::Intent;
+use registry::record::{AckState, Intent};
 use registry::time::Tick;
 
 use super::decide::{Ack, Case, Decision, decide};
@@ -21,6 +23,9 @@ use crate::view::View;
 use haproxy::answer::flags::OpState;
 use haproxy::answer::info::Version;
 use haproxy::{Command, ServerState};
+
+/// How often a drained instance is looked at whose address another instance's server has as well.
+const SHARED_POLL: Duration = Duration::from_millis(250);
 
 /// The planner, with what it remembers of each server.
 #[derive(Debug)]
@@ -58,6 +63,11 @@ impl Planner {
     /// HAProxy has been reloaded: its old worker may have requests in flight for as long as they may take.
     pub fn record_reload(&mut self, now: Tick) {
         self.reloaded_at = Some(now);
+    }
+
+    /// No old worker of it is left. Returns whether that is news.
+    pub fn record_no_old_workers(&mut self) -> bool {
+        self.reloaded_at.take().is_some()
     }
 
     /// Learns what HAProxy knows from an earlier lb-sync: the ids in use, and who is away. To be called after everything
@@ -194,7 +204,11 @@ impl Planner {
             memory,
             policy: &self.policy,
         };
-        let Decision { mut commands, why, ack, read_sessions, wake_at } = decide(&case);
+        let Decision { mut commands, why, mut ack, read_sessions, mut wake_at } = decide(&case);
+        if ack == Ack::Tell(Some(AckState::Drained)) && is_served_as_another(view, observed, &id) {
+            ack = Ack::Tell(Some(AckState::Draining));
+            wake_at = Some(now.plus(SHARED_POLL));
+        }
         if why == Cause::TimeUp {
             memory.shut_at = Some(now);
         }
@@ -255,6 +269,17 @@ impl Planner {
         self.memories.remove(id);
         self.ids.forget(id);
     }
+}
+
+/// Whether another instance's server sends requests to the address of `id`: to the app that is about to be stopped.
+fn is_served_as_another(view: &View, observed: &Observed, id: &InstanceId) -> bool {
+    let Some(registered) = view.instances().get(id) else { return false };
+    let endpoint = registered.record.endpoint();
+    view.at_endpoint(endpoint).filter(|other| *other != id).any(|other| {
+        let server = observed.server(other);
+        let sends = |server: &Server| !server.admin.is_maint() && server.op != OpState::Stopped;
+        server.is_some_and(|server| sends(server) && server.addr.map(SocketAddr::from) == Some(endpoint))
+    })
 }
 
 /// Why an instance without a target has none.

@@ -94,7 +94,7 @@ fn a_balancer_that_never_answers_is_waited_for_so_long_and_no_longer() {
 }
 
 #[test]
-fn a_balancer_that_vanishes_is_not_waited_for() {
+fn a_balancer_that_vanishes_is_waited_for_a_time_only() {
     let mut stage = Stage::set(&[("lb-1", &["web"])], &[]);
     stage.tell("go");
     stage.registrar.signal(Signal::SIGINT);

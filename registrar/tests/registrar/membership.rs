@@ -70,7 +70,9 @@ fn a_newer_registrar_of_the_name_wins_and_the_older_stands_down() {
     let (_listener, port) = app_port();
     let dir = tempfile::tempdir().unwrap();
     let script = app_script(dir.path(), 6);
-    let mut older = Registrar::run(&etcd.endpoint, &port, &["--check", "none", "--", "sh", "-c", &script]);
+    // What is in flight at the older one's address when traffic moves away has so long.
+    let options = ["--check", "none", "--inflight", "1s", "--", "sh", "-c", &script];
+    let mut older = Registrar::run(&etcd.endpoint, &port, &options);
     etcd.until_state(KEY, "up");
     older.until_logged("the record stands");
 

@@ -103,7 +103,8 @@ impl World {
             self.requests.iter().filter(|(_, request)| request.addr == addr).map(|(key, _)| *key).collect();
         let stood_down =
             self.registrars[registrar].process.as_ref().is_some_and(|process| process.member().stood_down);
-        let unexcused = cut.iter().filter(|key| !stood_down && !self.is_excused(key.0, key.1)).count();
+        let unexcused =
+            cut.iter().filter(|key| !stood_down && !self.is_excused(key.0, key.1, registrar)).count();
         for key in &cut {
             self.requests.remove(key);
             self.balancers[key.0].haproxy.close(key.1, key.2);

@@ -30,6 +30,15 @@ impl World {
         self.send_to_balancer(at, wait, input);
     }
 
+    /// HAProxy's master says how many old workers there are.
+    pub(super) fn count_old_workers(&mut self, at: usize) {
+        let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "master");
+        let slot = &self.balancers[at];
+        let old = slot.haproxy.workers.values().filter(|worker| worker.stopping).count();
+        let count = slot.haproxy.current().map(|_| old);
+        self.send_to_balancer(at, wait, Input::OldWorkers(count));
+    }
+
     pub(super) fn send_commands(&mut self, at: usize, lines: Vec<String>) {
         let Some(session) = self.balancers[at].session else { return };
         let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "ask");

@@ -25,6 +25,8 @@ pub struct Layout {
     pub balance: &'static str,
     /// The folder of the backend sections, where lb-sync keeps them as files; else they stand with the rest.
     pub sections: Option<PathBuf>,
+    /// The master's socket, where HAProxy runs as a master with a worker; else it is one process.
+    pub master: Option<PathBuf>,
 }
 
 impl Layout {

@@ -22,6 +22,7 @@ pub struct Native {
     affinity: bool,
     balance: &'static str,
     files: bool,
+    master: bool,
     traffic_port: Option<u16>,
     stats_port: Option<u16>,
     lb_sync_port: Option<u16>,
@@ -35,6 +36,7 @@ impl Default for Native {
             affinity: false,
             balance: "roundrobin",
             files: false,
+            master: false,
             traffic_port: None,
             stats_port: None,
             lb_sync_port: None,
@@ -65,6 +67,12 @@ impl Native {
     /// lb-sync keeps the backend sections as files, and HAProxy starts on them.
     pub fn with_files(mut self) -> Self {
         self.files = true;
+        self
+    }
+
+    /// HAProxy runs as a master with a worker, so that it can be reloaded, and lb-sync may ask the master.
+    pub fn with_master(mut self) -> Self {
+        self.master = true;
         self
     }
 
@@ -105,12 +113,16 @@ impl Native {
             affinity: self.affinity,
             balance: self.balance,
             sections: self.files.then(|| home.join("sections")),
+            master: self.master.then(|| home.join("master.sock")),
         };
         let mut flags = self.lb_sync_flags;
         if let Some(folder) = &layout.sections {
             let (folder, base) = (folder.display(), home.join("haproxy.cfg"));
             flags.extend(["--conf-dir".into(), folder.to_string()]);
             flags.extend(["--conf-base".into(), base.display().to_string()]);
+        }
+        if let Some(socket) = &layout.master {
+            flags.extend(["--master-socket".into(), socket.display().to_string()]);
         }
         let etcd = Etcd::launch(&home, &ports).await?;
         let haproxy = HaProxy::launch(&home, layout).await?;
