@@ -29,7 +29,7 @@ use daemon::log_once::LogOnce;
 use proto::health::Status;
 use registry::follow::Event;
 use registry::key::Prefix;
-use registry::lease::LeaseId;
+use registry::lease::{LeaseId, TimeToLive};
 use registry::name::{BalancerName, InstanceId};
 use registry::record::BalancerRecord;
 use registry::time::Tick;
@@ -92,8 +92,8 @@ pub enum Input {
     Instances(Event),
     /// An event of the follower of `overrides/`.
     Overrides(Event),
-    /// etcd says that these leases live.
-    LeasesAlive(Vec<(InstanceId, LeaseId)>),
+    /// etcd says that these leases live, and how much time they have.
+    LeasesAlive(Vec<(InstanceId, LeaseId, TimeToLive)>),
     /// There is a session with HAProxy.
     Connected,
     /// HAProxy's answers to the last [`Action::Ask`], one for each command.
@@ -264,7 +264,7 @@ impl Balancer {
             self.count_at = None;
             self.actions.push(Action::CountOldWorkers);
         }
-        let queries = self.view.take_lease_queries();
+        let queries = self.view.take_lease_queries(now);
         if !queries.is_empty() {
             self.actions.push(Action::CheckLeases(queries));
         }
@@ -335,8 +335,8 @@ impl Balancer {
             Input::Overrides(event) => self.view.fold_overrides(now, event),
             Input::LeasesAlive(alive) => {
                 let mut changed = Scope::none();
-                for (id, lease) in alive {
-                    changed.extend(self.view.lease_lives(&id, lease));
+                for (id, lease, ttl) in alive {
+                    changed.extend(self.view.lease_lives(now, &id, lease, ttl));
                 }
                 changed
             }

@@ -4,6 +4,7 @@
 //! leaves the last good one in force, and an etcd that comes back empty or older is doubted first.
 
 mod guard;
+mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use registry::follow::{Change, Entry, Event, Update, updates};
 use registry::key::{Key, Prefix};
-use registry::lease::LeaseId;
+use registry::lease::{LeaseId, TimeToLive};
 use registry::name::{InstanceId, ServiceName};
 use registry::record::{self, InstanceRecord, Intent, OverrideRecord, ROUTE_LABEL, RecordError};
 use registry::time::Tick;
@@ -20,6 +21,7 @@ use crate::scope::Scope;
 use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
+use sharing::Sharing;
 
 /// A view that was not heard of for so long is not current, whatever its followers last said: this process may have been
 /// paused or suspended. They say so themselves after 8 s (`registry::follow::machine`).
@@ -71,6 +73,8 @@ pub struct View {
     guard: Guard,
     /// Suspects whose lease may live on, which would mean that their key was deleted on purpose.
     questions: Vec<(InstanceId, LeaseId)>,
+    /// Instances whose address a later one has registered as well.
+    sharing: Sharing,
     rejected: BTreeMap<Vec<u8>, i64>,
     rejected_count: u64,
     origin: Origin,
@@ -137,6 +141,7 @@ impl View {
             source: None,
             guard: Guard::new(guard),
             questions: Vec::new(),
+            sharing: Sharing::default(),
             rejected: BTreeMap::new(),
             rejected_count: 0,
             origin: Origin::Etcd,
@@ -241,9 +246,11 @@ impl View {
         self.guard.suspects()
     }
 
-    /// Suspects about whose lease etcd is to be asked; each is handed out once.
-    pub fn take_lease_queries(&mut self) -> Vec<(InstanceId, LeaseId)> {
-        std::mem::take(&mut self.questions)
+    /// Instances about whose lease etcd is to be asked now: suspects, each once, and those that share their address.
+    pub fn take_lease_queries(&mut self, now: Tick) -> Vec<(InstanceId, LeaseId)> {
+        let mut queries = std::mem::take(&mut self.questions);
+        queries.extend(self.sharing.due(now));
+        queries
     }
 
     /// Whether etcd was wiped or restored since this was last asked: what we wrote may not stand any more.
@@ -260,37 +267,67 @@ impl View {
         Scope::Only(changed)
     }
 
-    /// The lease of a suspect lives: its key was deleted on purpose, and it is gone.
-    pub fn lease_lives(&mut self, id: &InstanceId, lease: LeaseId) -> Scope {
+    /// A lease lives, for so much longer. A suspect's key was deleted on purpose then, and it is gone. Of one that shares its
+    /// address it says whether it still beats.
+    pub fn lease_lives(&mut self, now: Tick, id: &InstanceId, lease: LeaseId, ttl: TimeToLive) -> Scope {
         let mut changed = BTreeSet::new();
         let same = self.instances.get(id).is_some_and(|registered| registered.lease == lease);
         if same && self.is_suspect(id) {
             tracing::info!(instance = %id, "its key was deleted on purpose: no suspect");
             self.remove(id, &mut changed);
+        } else if self.sharing.answered(now, id, lease, ttl) {
+            if self.sharing.has_missed_a_beat(id) {
+                tracing::warn!(instance = %id, "has missed a beat, and another one has registered its address");
+            }
+            self.changes += 1;
+            changed.extend(self.sharers(id).cloned());
+            changed.insert(id.clone());
         }
         Scope::Only(changed)
     }
 
-    /// The instance that is served in `id`'s stead: at the same address, by another owner, and created later. A suspect may
-    /// be gone: it displaces no living instance, whatever its revision says (it may be of another history).
+    /// The instance that has `id`'s address in its stead: registered later, by another owner. In one service the later one
+    /// that is up is served. Across services, and where the later one is not up, only one whose own lease has ended or has
+    /// missed a beat gives way: no service takes another one's instance out. A suspect displaces no living instance, whatever
+    /// its revision says (it may be of another history).
     #[must_use]
     pub fn shadowed_by(&self, id: &InstanceId) -> Option<&InstanceId> {
         let ours = self.instances.get(id)?;
-        let rivals = self.endpoint_owners.get(&ours.record.endpoint())?;
-        let rank = |registered: &Registered, id| (!self.is_suspect(id), registered.create_revision);
-        let (mut later, mut latest) = (None, (rank(ours, id), id));
-        for rival in rivals.iter().filter(|rival| *rival != id) {
-            let Some(theirs) = self.instances.get(rival) else { continue };
-            if theirs.owner != ours.owner && (rank(theirs, rival), rival) > latest {
-                (later, latest) = (Some(rival), (rank(theirs, rival), rival));
-            }
-        }
-        later
+        let gives_way = self.is_suspect(id) || self.sharing.has_missed_a_beat(id);
+        let rivals = self.sharers(id).filter_map(|rival| Some((rival, self.instances.get(rival)?)));
+        let displaces = |(rival, theirs): &(&InstanceId, &Registered)| {
+            let is_up = || rival.service == id.service && self.intent_of(rival) == Some(Intent::Serve);
+            theirs.owner != ours.owner
+                && self.rank(rival, theirs) > self.rank(id, ours)
+                && (gives_way || is_up())
+        };
+        let latest = rivals.filter(displaces).max_by_key(|(rival, theirs)| self.rank(rival, theirs));
+        latest.map(|(rival, _)| rival)
     }
 
-    /// The instances that are registered at `endpoint`.
-    pub fn at_endpoint(&self, endpoint: SocketAddr) -> impl Iterator<Item = &InstanceId> {
-        self.endpoint_owners.get(&endpoint).into_iter().flatten()
+    /// Of those at one address the highest is served.
+    fn rank<'a>(&self, id: &'a InstanceId, registered: &Registered) -> (bool, i64, &'a InstanceId) {
+        (!self.is_suspect(id), registered.create_revision, id)
+    }
+
+    /// Whether a server of `other`, at the same address, may be what is left of `id`'s own traffic: a leave waits for its end.
+    /// It does not wait for another service's instance that came later, or whose own lease beats: that one has registered an
+    /// address that is not its own, or shares it on purpose.
+    #[must_use]
+    pub fn may_send_for(&self, other: &InstanceId, id: &InstanceId) -> bool {
+        let (Some(theirs), Some(ours)) = (self.instances.get(other), self.instances.get(id)) else {
+            return false;
+        };
+        let is_earlier = theirs.create_revision < ours.create_revision;
+        let may_be_stale = is_earlier && !self.sharing.beats(other);
+        theirs.owner == ours.owner || other.service == id.service || may_be_stale
+    }
+
+    /// The other instances at `id`'s address.
+    pub fn sharers(&self, id: &InstanceId) -> impl Iterator<Item = &InstanceId> {
+        let endpoint = self.instances.get(id).map(|registered| registered.record.endpoint());
+        let owners = endpoint.and_then(|endpoint| self.endpoint_owners.get(&endpoint));
+        owners.into_iter().flatten().filter(move |other| *other != id)
     }
 
     /// The services that are registered, and how many instances each has.
@@ -347,7 +384,7 @@ impl View {
         let older = self.older.values().map(|(at, _)| *at);
         let wake_at =
             self.guard.wake_at().into_iter().chain(self.kept_overrides.values().copied()).chain(older).min();
-        wake_at.filter(|_| self.in_sync())
+        wake_at.into_iter().chain(self.sharing.wake_at()).min().filter(|_| self.in_sync())
     }
 
     /// Lets go of suspects that have not returned within their bound, and of overrides that another history of etcd lacks.
@@ -376,6 +413,7 @@ impl View {
             tracing::warn!(instance = %id, "its override is gone with etcd's history: no longer kept");
             self.kept_overrides.remove(&id);
             self.overrides.remove(&id);
+            changed.extend(self.sharers(&id).cloned());
             changed.insert(id);
         }
         Scope::Only(changed)
@@ -430,6 +468,7 @@ impl View {
         }
         self.source = Some(source);
         self.history_broke |= is_doubtful;
+        self.instances_synced &= !is_doubtful;
         if is_doubtful && !gone.is_empty() {
             let missing_count = gone.len();
             tracing::error!(
@@ -459,6 +498,7 @@ impl View {
         };
         let is_doubtful =
             listed.zip(self.overrides_source).is_some_and(|(new, old)| new.is_another_history_than(old));
+        self.overrides_synced &= !is_doubtful;
         match (&event, listed) {
             (_, Some(listed)) => self.overrides_source = Some(listed),
             (Event::Changed(changes), None) => {
@@ -484,6 +524,7 @@ impl View {
                 Update::Gone(id) => {
                     self.kept_overrides.remove(&id);
                     self.overrides.remove(&id);
+                    concerned.extend(self.sharers(&id).cloned());
                     concerned.insert(id);
                 }
                 Update::Illegal(entry, error) => self.reject(&entry, &error),
@@ -501,8 +542,9 @@ impl View {
         heard: Option<Tick>,
     ) -> (bool, Option<Tick>) {
         match event {
-            // A list alone is not: what changed since is still on its way.
-            Event::OutOfSync | Event::Listed { .. } => return (false, heard),
+            Event::OutOfSync => return (false, heard),
+            // A list alone is not in sync: what changed since is still on its way. One that was taken in between leaves it so.
+            Event::Listed { .. } => return (was, heard),
             Event::InSync | Event::Changed(_) => {
                 let away = heard.map_or(self.origin != Origin::Etcd, |heard| now.since(heard) >= AWAY_MIN);
                 if !was && away {
@@ -592,14 +634,37 @@ impl View {
         let owners = self.endpoint_owners.entry(registered.record.endpoint()).or_insert_with(alone);
         owners.push(id.clone());
         changed.extend(owners.iter().cloned());
+        let is_shared = owners.len() > 1;
         self.route_changes += u64::from(registered.record.labels.contains_key(ROUTE_LABEL));
         if !self.instances.contains_key(&id) {
             *self.services.entry(id.service.clone()).or_default() += 1;
         }
+        let endpoint = registered.record.endpoint();
         if let Some(before) = self.instances.insert(id, registered) {
             self.route_changes += u64::from(before.record.labels.contains_key(ROUTE_LABEL));
         }
+        if is_shared {
+            self.review_sharing(endpoint);
+        }
         self.changes += 1;
+    }
+
+    /// Asks about the leases of those at `endpoint` that a later one of another owner shares it with, and of no others.
+    fn review_sharing(&mut self, endpoint: SocketAddr) {
+        for id in self.endpoint_owners.get(&endpoint).into_iter().flatten() {
+            let Some(ours) = self.instances.get(id) else { continue };
+            let is_later = |other: &InstanceId| {
+                self.instances.get(other).is_some_and(|theirs| {
+                    theirs.owner != ours.owner && self.rank(other, theirs) > self.rank(id, ours)
+                })
+            };
+            let is_shared = self.sharers(id).any(is_later);
+            if is_shared && ours.lease != 0 && !self.guard.is_suspect(id) {
+                self.sharing.begin(self.now, id, ours.lease);
+            } else {
+                self.sharing.end(id);
+            }
+        }
     }
 
     /// `id` is gone, and known to be.
@@ -640,11 +705,14 @@ impl View {
             return;
         };
         let endpoint = present.record.endpoint();
+        self.sharing.end(id);
         if let Some(owners) = self.endpoint_owners.get_mut(&endpoint) {
             owners.retain(|owner_id| owner_id != id);
             changed.extend(owners.iter().cloned());
             if owners.is_empty() {
                 self.endpoint_owners.remove(&endpoint);
+            } else {
+                self.review_sharing(endpoint);
             }
         }
     }
@@ -658,6 +726,7 @@ impl View {
                 if takes_out && self.is_suspect(&id) {
                     self.remove(&id, changed);
                 }
+                changed.extend(self.sharers(&id).cloned());
                 changed.insert(id);
             }
             Err(error) => self.reject(entry, &error),

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use registry::follow::{Change, Entry};
-use registry::lease::LeaseId;
 use registry::lease::machine::Header;
+use registry::lease::{LeaseId, TimeToLive};
 use registry::time::Tick;
 
 /// How often leases are looked at (`lease/lessor.go`, 500 ms).
@@ -185,6 +185,14 @@ impl Etcd {
     #[must_use]
     pub fn is_alive(&self, lease: LeaseId) -> bool {
         self.store.leases.contains_key(&lease)
+    }
+
+    /// What it answers to a question about `lease`.
+    #[must_use]
+    pub fn time_to_live(&self, now: Tick, lease: LeaseId) -> Option<TimeToLive> {
+        let left = Duration::from_secs(self.left(now, lease)?.as_secs());
+        let granted = self.store.leases.get(&lease)?.ttl;
+        Some(TimeToLive { granted, left }).filter(|ttl| !ttl.left.is_zero())
     }
 
     /// How long `lease` has left.

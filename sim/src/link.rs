@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::follow::{self, Entry, Event};
-use registry::lease::{LeaseId, keeper, ledger, machine as lease};
+use registry::lease::{LeaseId, TimeToLive, keeper, ledger, machine as lease};
 use registry::time::Tick;
 
 use crate::draw::mix;
@@ -79,8 +79,8 @@ pub enum Answer {
     Broke(StreamId),
     /// Names of a service, or the error.
     Names(Result<Vec<Entry>, String>),
-    /// The leases that live, of those asked for.
-    Alive(Vec<(registry::name::InstanceId, LeaseId)>),
+    /// The leases that live, of those asked for, and how much time they have.
+    Alive(Vec<(registry::name::InstanceId, LeaseId, TimeToLive)>),
 }
 
 /// What is followed.

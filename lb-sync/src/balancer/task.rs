@@ -10,7 +10,7 @@ use daemon::service_manager::{Message, notify};
 use proto::health::Statuses;
 use registry::follow::Following;
 use registry::key::{Key, Prefix};
-use registry::lease::{Fence, LeaseHandle, LeaseId, is_alive};
+use registry::lease::{Fence, LeaseHandle, LeaseId, TimeToLive, time_to_live};
 use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckRecord, to_value};
 use registry::session::Session;
@@ -57,8 +57,8 @@ pub struct BalancerTask {
     line: Line,
     outputs: Outputs,
     session: Session,
-    /// Questions to etcd about the leases of suspects.
-    lease_checks: JoinSet<Vec<(InstanceId, LeaseId)>>,
+    /// Questions to etcd about leases.
+    lease_checks: JoinSet<Vec<(InstanceId, LeaseId, TimeToLive)>>,
     /// HAProxy's master socket, and a question to it.
     master: Option<PathBuf>,
     counting: JoinSet<Option<usize>>,
@@ -246,15 +246,15 @@ impl BalancerTask {
         }
     }
 
-    /// Asks etcd which of these leases live: their keys were deleted on purpose.
+    /// Asks etcd which of these leases live, and how much time they have.
     fn check_leases(&mut self, queries: Vec<(InstanceId, LeaseId)>) {
         let session = self.session.clone();
         self.lease_checks.spawn(async move {
             let mut alive = Vec::new();
             for (id, lease) in queries {
                 // Unanswered, it stays a suspect: that is what a guard is for.
-                if is_alive(&session, lease).await.unwrap_or(false) {
-                    alive.push((id, lease));
+                if let Ok(Some(ttl)) = time_to_live(&session, lease).await {
+                    alive.push((id, lease, ttl));
                 }
             }
             alive

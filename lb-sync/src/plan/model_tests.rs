@@ -4,6 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use registry::follow::{Change, Entry, Event};
 use registry::key::{Key, Prefix};
+use registry::lease::TimeToLive;
 use registry::name::{InstanceId, InstanceName};
 use registry::record::{AckState, Intent};
 use registry::time::Tick;
@@ -15,6 +16,7 @@ use crate::scope::Scope;
 use crate::view::View;
 use haproxy::{Check, CheckInterval, Reply, ServerId, ServerWeight};
 
+const ALIVE: TimeToLive = TimeToLive { granted: Duration::from_secs(10), left: Duration::from_secs(9) };
 const SERVICES: [&str; 2] = ["web", "api"];
 /// Long enough for every limit in these tests to pass.
 const ENOUGH: Duration = Duration::from_mins(2);
@@ -94,7 +96,7 @@ impl World {
     /// Its key is deleted, and its lease lives: on purpose.
     fn remove(&mut self, name: &str) {
         self.delete(name);
-        self.view.lease_lives(&id(name), 7);
+        self.view.lease_lives(self.now, &id(name), 7, ALIVE);
     }
 
     fn delete(&mut self, name: &str) {
@@ -320,6 +322,42 @@ fn who_does_not_return_is_listed_for_its_time_also_over_restarts() {
     world.settle();
     assert!(world.listed().is_empty());
     assert!(world.now.since(start) >= GAP, "{:?}", world.now.since(start));
+}
+
+/// One that registers another service's address neither takes its instance out nor holds its leave up.
+#[test]
+fn an_address_in_two_services_concerns_neither() {
+    let mut world = World::new();
+    let at = |owner: &str, state: &str| {
+        format!(r#"{{"address":"10.0.0.5","port":3000,"owner":"{owner}","state":"{state}"}}"#)
+    };
+    world.put("web/web-1", &at("its own", "up"));
+    world.put("api/api-1", &at("a stranger", "up"));
+    world.settle();
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Serving);
+    assert_eq!(world.acks[&id("api/api-1")].state, AckState::Serving);
+    world.put("web/web-1", &at("its own", "draining"));
+    world.put("api/api-1", &at("a stranger", "up"));
+    world.settle();
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Drained);
+}
+
+/// Of one whose address a later one of its service has: its leave is answered, and done once nothing is sent there.
+#[test]
+fn a_shadowed_instance_that_leaves_is_answered() {
+    let mut world = World::new();
+    let at = |owner: &str, port: u16, state: &str| {
+        format!(r#"{{"address":"10.0.0.5","port":{port},"owner":"{owner}","state":"{state}"}}"#)
+    };
+    world.put("web/web-1", &at("the earlier", 3000, "draining"));
+    world.put("web/web-2", &at("the later", 3000, "up"));
+    world.settle();
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Draining);
+    world.put("web/web-2", &at("the later", 3001, "up"));
+    // Minutes have passed.
+    world.sync(true);
+    world.settle();
+    assert_eq!(world.acks[&id("web/web-1")].state, AckState::Drained);
 }
 
 #[test]

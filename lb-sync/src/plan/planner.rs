@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry::name::{InstanceId, ServiceName};
+use registry::name::{InstanceId, InstanceName, ServiceName};
 use registry::record::{AckState, Intent};
 use registry::time::Tick;
 
@@ -19,7 +19,7 @@ use super::step::{AckValue, Cause, Plan, Step};
 use super::target::{Target, target};
 use crate::scope::Scope;
 use crate::status::Reason;
-use crate::view::View;
+use crate::view::{Registered, View};
 use haproxy::answer::flags::OpState;
 use haproxy::answer::info::Version;
 use haproxy::{Command, ServerState};
@@ -178,7 +178,8 @@ impl Planner {
                 }
                 None => self.forget(&id),
             }
-            plan.acks.extend(view.in_sync().then_some((id, None)));
+            let ack = self.ack_without_server(now, view, observed, &id);
+            plan.acks.extend(view.in_sync().then_some((id, ack)));
             return;
         }
         let Some(wanted) = server.map(|server| server.id).or_else(|| self.ids.id_of(&id)) else {
@@ -205,7 +206,7 @@ impl Planner {
             policy: &self.policy,
         };
         let Decision { mut commands, why, mut ack, read_sessions, mut wake_at } = decide(&case);
-        if ack == Ack::Tell(Some(AckState::Drained)) && is_served_as_another(view, observed, &id) {
+        if ack == Ack::Tell(Some(AckState::Drained)) && is_served_as_another(view, observed, &self.ids, &id) {
             ack = Ack::Tell(Some(AckState::Draining));
             wake_at = Some(now.plus(SHARED_POLL));
         }
@@ -216,14 +217,20 @@ impl Planner {
             plan.failed.push(id.clone());
         }
         self.agenda.extend(wake_at.map(|at| (at, id.clone())));
+        let is_foreign = server.is_some() && !ours;
         if let Ack::Tell(state) = ack
             && view.in_sync()
+            && !is_foreign
         {
             let ack = target.as_ref().zip(state).map(|(target, state)| AckValue {
                 owner: target.owner.clone(),
                 revision: target.revision,
                 state,
             });
+            plan.acks.push((id.clone(), ack));
+        }
+        if is_foreign && view.in_sync() {
+            let ack = self.ack_without_server(now, view, observed, &id);
             plan.acks.push((id.clone(), ack));
         }
         let stand = match server {
@@ -240,6 +247,28 @@ impl Planner {
         if !commands.is_empty() {
             plan.steps.push(Step { id, why, commands });
         }
+    }
+
+    /// What is said of an instance that has no server of ours, since another one has its address or its name: if it is to get
+    /// no traffic, that it gets none.
+    fn ack_without_server(
+        &mut self,
+        now: Tick,
+        view: &View,
+        observed: &Observed,
+        id: &InstanceId,
+    ) -> Option<AckValue> {
+        let Registered { record, owner, mod_revision, .. } = view.instances().get(id)?;
+        if view.intent_of(id) == Some(Intent::Serve) {
+            return None;
+        }
+        let old_worker = self.reloaded_at.map(|at| at.plus(record.drain.inflight())).filter(|end| now < *end);
+        let is_sent_to = observed.server(id).is_some_and(|server| sends_to(server, record.endpoint()))
+            || is_served_as_another(view, observed, &self.ids, id);
+        let wait = old_worker.or_else(|| is_sent_to.then(|| now.plus(SHARED_POLL)));
+        self.agenda.extend(wait.map(|at| (at, id.clone())));
+        let state = if wait.is_some() { AckState::Draining } else { AckState::Drained };
+        Some(AckValue { owner: owner.clone(), revision: *mod_revision, state })
     }
 
     /// The command that puts the name of `id` on its service's restarting map, or takes it off, where that is due.
@@ -271,15 +300,29 @@ impl Planner {
     }
 }
 
-/// Whether another instance's server sends requests to the address of `id`: to the app that is about to be stopped.
-fn is_served_as_another(view: &View, observed: &Observed, id: &InstanceId) -> bool {
-    let Some(registered) = view.instances().get(id) else { return false };
-    let endpoint = registered.record.endpoint();
-    view.at_endpoint(endpoint).filter(|other| *other != id).any(|other| {
-        let server = observed.server(other);
-        let sends = |server: &Server| !server.admin.is_maint() && server.op != OpState::Stopped;
-        server.is_some_and(|server| sends(server) && server.addr.map(SocketAddr::from) == Some(endpoint))
+/// Whether a server of ours for another instance sends requests to the address of `id`: to the app that is about to be stopped.
+/// It may be one that is about to get another address.
+fn is_served_as_another(view: &View, observed: &Observed, ids: &Ids, id: &InstanceId) -> bool {
+    let Some(endpoint) = view.instances().get(id).map(|registered| registered.record.endpoint()) else {
+        return false;
+    };
+    let is_registered_there = |other: &InstanceId| view.sharers(id).any(|sharer| sharer == other);
+    let sends = |service: &ServiceName, instance: &InstanceName| {
+        let other = InstanceId { service: service.clone(), instance: instance.clone() };
+        other != *id && (!is_registered_there(&other) || view.may_send_for(&other, id))
+    };
+    observed.backends.iter().any(|(service, backend)| {
+        let mut servers = backend.servers.iter();
+        servers.any(|(instance, server)| {
+            sends_to(server, endpoint) && ids.is_ours(server.id) && sends(service, instance)
+        })
     })
+}
+
+/// Whether `server` sends requests to this address.
+fn sends_to(server: &Server, endpoint: SocketAddr) -> bool {
+    let is_out = server.admin.is_maint() || server.op == OpState::Stopped;
+    !is_out && server.addr.map(SocketAddr::from) == Some(endpoint)
 }
 
 /// Why an instance without a target has none.

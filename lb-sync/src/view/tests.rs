@@ -30,6 +30,11 @@ fn delete(name: &str, mod_revision: i64) -> Event {
     Event::Changed(vec![Change::Delete { key, mod_revision }])
 }
 
+/// So much of a lease of 10 s.
+fn left_s(seconds: u64) -> TimeToLive {
+    TimeToLive { granted: Duration::from_secs(10), left: Duration::from_secs(seconds) }
+}
+
 fn only(names: &[&str]) -> Scope {
     Scope::Only(names.iter().map(|name| id(name)).collect())
 }
@@ -75,7 +80,7 @@ fn a_bad_record_leaves_the_last_good_one_in_force() {
     assert!(view.instances().contains_key(&id("web/a")));
     // The key gone on purpose, the instance is.
     view.fold_instances(NOW, delete("web/a", 21));
-    assert_eq!(view.lease_lives(&id("web/a"), 5), only(&["web/a"]));
+    assert_eq!(view.lease_lives(NOW, &id("web/a"), 5, left_s(9)), only(&["web/a"]));
     assert!(view.instances().is_empty());
 }
 
@@ -87,14 +92,43 @@ fn a_record_under_an_illegal_key_is_ignored() {
 }
 
 #[test]
-fn of_two_at_one_address_the_later_is_served() {
+fn of_two_of_a_service_at_one_address_the_later_that_is_up_is_served() {
     let mut view = view(vec![entry("web/old", GOOD, 5, 5)]);
-    let scope = view.fold_instances(NOW, put(entry("api/new", GOOD, 11, 11)));
-    assert_eq!(scope, only(&["web/old", "api/new"]), "the change of one concerns the other");
-    assert_eq!(view.shadowed_by(&id("web/old")), Some(&id("api/new")));
-    assert_eq!(view.shadowed_by(&id("api/new")), None);
-    assert_eq!(view.fold_instances(NOW, delete("api/new", 12)), only(&["web/old", "api/new"]));
+    let scope = view.fold_instances(NOW, put(entry("web/new", GOOD, 11, 11)));
+    assert_eq!(scope, only(&["web/old", "web/new"]), "the change of one concerns the other");
+    assert_eq!(view.shadowed_by(&id("web/old")), Some(&id("web/new")));
+    assert_eq!(view.shadowed_by(&id("web/new")), None);
+    let down = r#"{"address":"10.0.0.5","port":3000,"state":"down"}"#;
+    view.fold_instances(NOW, put(entry("web/new", down, 11, 12)));
+    assert_eq!(view.shadowed_by(&id("web/old")), None, "one that is down displaces none");
+    view.fold_instances(NOW, put(entry("web/new", GOOD, 11, 13)));
+    let drained = entry_at("overrides/web/new", r#"{"mode":"drain"}"#, 14);
+    assert_eq!(view.fold_overrides(NOW, put(drained)), only(&["web/old", "web/new"]));
     assert_eq!(view.shadowed_by(&id("web/old")), None);
+    assert_eq!(view.fold_instances(NOW, delete("web/new", 15)), only(&["web/old", "web/new"]));
+    assert_eq!(view.shadowed_by(&id("web/old")), None);
+}
+
+/// No service takes out another one's instance by registering its address; and an address that was given out anew is its new
+/// owner's as soon as the lease of the old one has missed a beat.
+#[test]
+fn of_two_services_at_one_address_each_is_served_while_both_leases_beat() {
+    let mut view = view(vec![entry("web/old", GOOD, 5, 5)]);
+    view.fold_instances(NOW, put(entry("api/new", GOOD, 11, 11)));
+    let (old, new) = (id("web/old"), id("api/new"));
+    assert_eq!((view.shadowed_by(&old), view.shadowed_by(&new)), (None, None));
+    assert_eq!(view.take_lease_queries(NOW), [(old.clone(), 5)], "asked at once");
+    assert!(view.lease_lives(NOW, &old, 5, left_s(6)).is_empty());
+    assert_eq!(view.lease_lives(NOW, &old, 5, left_s(4)), only(&["web/old", "api/new"]));
+    assert_eq!(view.shadowed_by(&old), Some(&new));
+    // It was only late.
+    view.lease_lives(NOW, &old, 5, left_s(10));
+    assert_eq!(view.shadowed_by(&old), None);
+    // A leave waits for what stood there before it, until that is known to be another's.
+    assert!(view.may_send_for(&old, &new) && !view.may_send_for(&new, &old));
+    view.lease_lives(Tick::from_ms(10_000), &old, 5, left_s(10));
+    assert!(!view.may_send_for(&old, &new));
+    assert_eq!(view.take_lease_queries(Tick::from_ms(20_000)), []);
 }
 
 #[test]
@@ -161,8 +195,8 @@ fn a_mass_expiry_is_not_believed_and_a_small_one_is() {
     let mut view = many(10);
     expire_all(&mut view, NOW, 0..6);
     assert_eq!((view.instances().len(), view.suspects().count()), (10, 6));
-    assert_eq!(view.take_lease_queries().len(), 6);
-    assert!(view.take_lease_queries().is_empty(), "asked once");
+    assert_eq!(view.take_lease_queries(NOW).len(), 6);
+    assert!(view.take_lease_queries(NOW).is_empty(), "asked once");
 }
 
 #[test]
@@ -276,8 +310,8 @@ fn a_small_service_a_leave_a_delete_and_an_override_are_not_guarded() {
 
     let mut deleted = many(4);
     expire_all(&mut deleted, NOW, 0..4);
-    for (id, lease) in deleted.take_lease_queries() {
-        deleted.lease_lives(&id, lease);
+    for (id, lease) in deleted.take_lease_queries(NOW) {
+        deleted.lease_lives(NOW, &id, lease, left_s(9));
     }
     assert!(deleted.instances().is_empty(), "their leases live: deleted on purpose");
 

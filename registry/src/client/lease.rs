@@ -9,12 +9,14 @@ pub mod ledger;
 pub mod machine;
 mod metrics;
 mod task;
+mod time_to_live;
 
 pub use crate::contract::LeaseId;
 pub use ledger::Fence;
 pub use machine::LeaseStatus;
 pub use metrics::LeaseMetrics;
-pub use task::{LeaseHandle, is_alive, lease_task};
+pub use task::{LeaseHandle, lease_task};
+pub use time_to_live::{TimeToLive, time_to_live};
 
 /// Shortest ttl that may be asked for, in seconds. etcd grants no less than 1.5 election timeouts (2 s by
 /// default), and a lease must hold several beats.

@@ -96,7 +96,8 @@ impl World {
             }
             Call::Names(prefix) => Answer::Names(Ok(self.etcd.list(&prefix).1)),
             Call::Alive(queries) => {
-                let alive = queries.into_iter().filter(|(_, lease)| self.etcd.is_alive(*lease));
+                let ttl = |lease| self.etcd.time_to_live(now, lease);
+                let alive = queries.into_iter().filter_map(|(id, lease)| Some((id, lease, ttl(lease)?)));
                 Answer::Alive(alive.collect())
             }
         })

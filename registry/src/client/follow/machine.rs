@@ -20,6 +20,9 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// A watch is resumed only if it broke within this time of its last message. After longer, etcd may have another history
 /// that has already passed our revision (a restored backup under the same cluster id): everything is listed and compared.
 const RESUME_MAX: Duration = Duration::from_secs(1);
+/// Everything is listed again after this time, and up to as much again, drawn for each follower so that they spread. etcd has
+/// lost events of living watches (#17529, #18089, #19179, #20221; 3.4.23 is in the range of all four).
+pub const RELIST_EVERY: Duration = Duration::from_mins(5);
 
 /// What happened.
 #[expect(missing_docs, reason = "the text of each variant names its fields")]
@@ -96,6 +99,11 @@ pub struct Machine {
     revision: i64,
     backoff: Backoff,
     quiet_max: Duration,
+    /// Whether the follower was last told that it is in sync.
+    in_sync: bool,
+    relist_every: Option<Duration>,
+    /// When everything is listed again, if nothing else leads to a list before.
+    relist_at: Option<Tick>,
 }
 
 impl Machine {
@@ -108,7 +116,17 @@ impl Machine {
             revision: 0,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
             quiet_max: QUIET_MAX,
+            in_sync: false,
+            relist_every: None,
+            relist_at: None,
         }
+    }
+
+    /// Lists everything again in such intervals, while it watches.
+    #[must_use]
+    pub fn with_relist_every(mut self, relist_every: Duration) -> Self {
+        self.relist_every = Some(relist_every);
+        self
     }
 
     /// Asks for a sign of life only after so much quiet.
@@ -126,7 +144,10 @@ impl Machine {
             State::Listing => None,
             State::Opening { since } => Some(since.plus(ANSWER_MAX)),
             State::Watching { asked: Some(asked), .. } => Some(asked.plus(ANSWER_MAX)),
-            State::Watching { heard, asked: None } => Some(heard.plus(self.quiet_max)),
+            State::Watching { heard, asked: None } => {
+                let quiet = heard.plus(self.quiet_max);
+                Some(self.relist_at.map_or(quiet, |list_at| list_at.min(quiet)))
+            }
             State::CatchingUp { since, ask_at, .. } => Some(ask_at.min(since.plus(ANSWER_MAX))),
         }
     }
@@ -143,6 +164,7 @@ impl Machine {
             Input::Progress => self.progress(now),
             Input::Canceled { compacted: true } => {
                 // What was compacted away is not to be had as changes any more: list, and let the follower diff.
+                self.in_sync = false;
                 let mut actions = vec![Action::Close, Action::Tell(Event::OutOfSync)];
                 actions.extend(self.list());
                 actions
@@ -165,6 +187,12 @@ impl Machine {
             State::Listing => vec![],
             State::Opening { .. } | State::Watching { asked: Some(_), .. } => {
                 self.broke(now, Action::LeaveEndpoint, self.after_break(now))
+            }
+            // What is known stays in force until the list is here: nothing says that it is wrong.
+            State::Watching { .. } if self.relist_at.is_some_and(|list_at| now >= list_at) => {
+                let mut actions = vec![Action::Close];
+                actions.extend(self.list());
+                actions
             }
             State::Watching { asked, .. } => {
                 *asked = Some(now);
@@ -196,6 +224,7 @@ impl Machine {
         }
         self.cluster = cluster;
         self.revision = revision;
+        self.relist_at = self.relist_every.map(|every| now.plus(every));
         let mut actions = vec![Action::Tell(Event::Listed { cluster, revision, entries })];
         actions.extend(self.open(now));
         actions
@@ -213,8 +242,7 @@ impl Machine {
         }
         self.backoff.reset();
         if revision <= self.revision {
-            self.state = State::Watching { heard: now, asked: None };
-            return vec![Action::Tell(Event::InSync)];
+            return vec![self.watching(now)];
         }
         self.state = State::CatchingUp { since: now, until: revision, ask_at: now.plus(CATCH_UP) };
         vec![]
@@ -241,8 +269,7 @@ impl Machine {
         self.revision = last.mod_revision();
         let mut actions = vec![Action::Tell(Event::Changed(changes))];
         if matches!(self.state, State::CatchingUp { until, .. } if self.revision >= until) {
-            self.state = State::Watching { heard: now, asked: None };
-            actions.push(Action::Tell(Event::InSync));
+            actions.push(self.watching(now));
         }
         actions
     }
@@ -250,11 +277,17 @@ impl Machine {
     fn progress(&mut self, now: Tick) -> Vec<Action> {
         match self.state {
             State::Watching { .. } | State::CatchingUp { .. } => {
-                self.state = State::Watching { heard: now, asked: None };
-                vec![Action::Tell(Event::InSync)]
+                vec![self.watching(now)]
             }
             State::Pausing { .. } | State::Listing | State::Opening { .. } => vec![],
         }
+    }
+
+    /// Everything up to now is known.
+    fn watching(&mut self, now: Tick) -> Action {
+        self.state = State::Watching { heard: now, asked: None };
+        self.in_sync = true;
+        Action::Tell(Event::InSync)
     }
 
     fn broke(&mut self, now: Tick, how: Action, then: Then) -> Vec<Action> {
@@ -264,9 +297,8 @@ impl Machine {
     }
 
     fn pause(&mut self, now: Tick, then: Then) -> Vec<Action> {
-        let was_in_sync = matches!(self.state, State::Watching { .. });
         self.state = State::Pausing { until: now.plus(self.backoff.after_failure()), then };
-        if was_in_sync { vec![Action::Tell(Event::OutOfSync)] } else { vec![] }
+        if std::mem::take(&mut self.in_sync) { vec![Action::Tell(Event::OutOfSync)] } else { vec![] }
     }
 }
 

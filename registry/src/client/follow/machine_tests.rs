@@ -69,6 +69,26 @@ fn a_progress_answer_never_moves_the_revision_it_resumes_from() {
     assert_eq!(wake(&mut machine), [Action::Open { from: 11 }]);
 }
 
+/// An event that etcd lost is made up for.
+#[test]
+fn everything_is_listed_again_while_it_watches_and_what_is_known_stays_in_force() {
+    let relisting = || {
+        let mut machine = watching().with_relist_every(Duration::from_secs(8));
+        machine.step(at(1), Input::Canceled { compacted: true });
+        machine.step(at(1), Input::Listed { cluster: 1, revision: 10, entries: vec![] });
+        machine.step(at(1), Input::Created { cluster: 1, revision: 10 });
+        assert_eq!(machine.step(at(5_001), Input::Woke), [Action::AskProgress]);
+        machine.step(at(5_002), Input::Progress);
+        assert_eq!(machine.wake_at(), Some(at(8_001)));
+        assert_eq!(machine.step(at(8_001), Input::Woke), [Action::Close, Action::List]);
+        machine
+    };
+    let listed = relisting().step(at(8_002), Input::Listed { cluster: 1, revision: 12, entries: vec![] });
+    assert_eq!(listed[1], Action::Open { from: 13 });
+    // Only where the list cannot be had is it out of sync.
+    assert_eq!(relisting().step(at(8_002), Input::ListFailed), [Action::Tell(Event::OutOfSync)]);
+}
+
 #[test]
 fn a_compacted_revision_is_answered_with_a_list_at_once() {
     let mut machine = watching();

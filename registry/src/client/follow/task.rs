@@ -6,7 +6,7 @@ use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::{Action, Input, Machine, QUIET_MAX};
+use super::machine::{Action, Input, Machine, RELIST_EVERY};
 use super::page::{after_all, entry, list};
 use super::{Change, Event};
 use crate::session::{CALL_MAX, Class, Connected, Epoch, EtcdError, Session, within};
@@ -33,19 +33,30 @@ pub fn follow(
     prefix: String,
     shutdown: CancellationToken,
 ) -> (Following, impl Future<Output = ()> + Send) {
-    follow_quietly(session, prefix, QUIET_MAX, shutdown)
+    let relist_every = RELIST_EVERY.mul_f64(1.0 + fastrand::f64());
+    start(session, prefix, shutdown, move |machine| machine.with_relist_every(relist_every))
 }
 
-/// The same, asking for a sign of life only after `quiet_max` without a message: for what may be somewhat out of date.
+/// The same, asking for a sign of life only after `quiet_max` without a message, and without lists in between: for what may
+/// be somewhat out of date.
 pub fn follow_quietly(
     session: Session,
     prefix: String,
     quiet_max: Duration,
     shutdown: CancellationToken,
 ) -> (Following, impl Future<Output = ()> + Send) {
+    start(session, prefix, shutdown, move |machine| machine.with_quiet_max(quiet_max))
+}
+
+fn start(
+    session: Session,
+    prefix: String,
+    shutdown: CancellationToken,
+    set_up: impl FnOnce(Machine) -> Machine + Send,
+) -> (Following, impl Future<Output = ()> + Send) {
     let (events, following) = mpsc::channel(EVENTS_MAX);
     let task = async move {
-        let machine = Machine::new(Clock.now(), fastrand::u64(..)).with_quiet_max(quiet_max);
+        let machine = set_up(Machine::new(Clock.now(), fastrand::u64(..)));
         let running = run(&session, &prefix, machine, &events);
         tokio::select! {
             () = shutdown.cancelled() => {}

@@ -234,18 +234,6 @@ async fn answer<T>(call: &mut Call<T>) -> T {
     }
 }
 
-/// Whether etcd still has `lease`. Of a key that is gone it tells whether it was deleted or has expired.
-pub async fn is_alive(session: &Session, lease: LeaseId) -> Result<bool, EtcdError> {
-    let asked = session
-        .call(
-            "ask about a lease in",
-            |mut client| async move { client.lease_time_to_live(lease, None).await },
-        )
-        .await?;
-    // etcd answers -1 for a lease that it does not have.
-    Ok(asked.ttl() > 0)
-}
-
 async fn grant(session: Session, ttl: Duration) -> LeaseAnswer {
     let asked = i64::try_from(ttl.as_secs().min(TTL_S_MAX)).unwrap_or(i64::MAX);
     let sent = Clock.now();
