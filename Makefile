@@ -1,7 +1,7 @@
 # The commands of the README. Each does all its own set-up.
 
 CARGO := cargo
-.PHONY: demo lab images packages test lint deny bench fuzz matrix
+.PHONY: demo lab images packages test lint deny bench fuzz matrix sim
 
 # The main job on loopback; `make demo TOUR=1` plays it unattended under load and says how many requests failed.
 demo:
@@ -41,6 +41,12 @@ bench:
 FUZZ_S := 60
 fuzz:
 	@scripts/fuzz $(FUZZ_S)
+
+# The whole in virtual time, under drawn faults: SEEDS=A..B.
+SEEDS := 0..20000
+sim:
+	$(CARGO) build --locked --profile sim -p sim
+	target/sim/sim run --seeds $(SEEDS) -j $$(nproc)
 
 # What talks to HAProxy, on every HAProxy that Debian has, as root; then whole containers of each Debian.
 matrix:

@@ -25,6 +25,8 @@ use registry::record::InstanceRecord;
 pub enum Naming {
     /// This name, also if another process has it now.
     Is(InstanceName),
+    /// This name, that of the host, which no one chose: a living instance at another address keeps it.
+    Host(InstanceName),
     /// `<service>-<n>`, with the lowest free number.
     Auto,
 }

@@ -134,7 +134,7 @@ impl RegistrationBuilder {
     fn member(self) -> Result<MemberConfig, RegistrationError> {
         let naming = match self.naming {
             Some(naming) => naming,
-            None => Naming::Is(host_name()?),
+            None => Naming::Host(host_name()?),
         };
         let address = match self.address {
             AddressChoice::Is(address) => address,

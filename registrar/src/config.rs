@@ -150,7 +150,7 @@ fn once_each(services: &[ServiceConfig]) -> Result<(), ConfigError> {
     }
     let mut seen = BTreeSet::new();
     for ServiceConfig { member, .. } in services {
-        if let Naming::Is(name) = &member.naming
+        if let Naming::Is(name) | Naming::Host(name) = &member.naming
             && !seen.insert((&member.service, name))
         {
             return Err(ConfigError::Twice(format!("{}/{name}", member.service)));

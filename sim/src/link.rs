@@ -46,6 +46,8 @@ pub enum Call {
     Close(StreamId),
     /// List the instances of a service, for a free name.
     Names(String),
+    /// Ask how much time a lease has.
+    TimeToLive(LeaseId),
     /// Ask which of these leases live.
     Alive(Vec<(registry::name::InstanceId, LeaseId)>),
 }
@@ -79,6 +81,8 @@ pub enum Answer {
     Broke(StreamId),
     /// Names of a service, or the error.
     Names(Result<Vec<Entry>, String>),
+    /// The time that a lease has, or the error.
+    TimeToLive(Result<Option<TimeToLive>, String>),
     /// The leases that live, of those asked for, and how much time they have.
     Alive(Vec<(registry::name::InstanceId, LeaseId, TimeToLive)>),
 }
@@ -220,7 +224,7 @@ impl Link {
                 let broke = Input::Broke { too_large: false };
                 self.step_follower(now, index, broke, calls, &mut events);
             }
-            Answer::Names(_) | Answer::Alive(_) => {}
+            Answer::Names(_) | Answer::TimeToLive(_) | Answer::Alive(_) => {}
         }
         events
     }

@@ -175,9 +175,13 @@ impl RegistrarProcess {
 
     /// What came of a call.
     pub fn answer(&mut self, now: Tick, answer: Answer) -> Vec<Effect> {
-        if let Answer::Names(names) = answer {
-            let names = member::Input::Names(names);
-            return self.step(now, Input::Members(members::Input::Member(0, names)));
+        let of_member = match &answer {
+            Answer::Names(names) => Some(member::Input::Names(names.clone())),
+            Answer::TimeToLive(ttl) => Some(member::Input::Lease(ttl.clone())),
+            _ => None,
+        };
+        if let Some(input) = of_member {
+            return self.step(now, Input::Members(members::Input::Member(0, input)));
         }
         let mut calls = Vec::new();
         let events = self.link.answer(now, answer, &mut calls);
@@ -241,6 +245,7 @@ impl RegistrarProcess {
                     calls.extend(self.link.unfollow(OWN));
                     calls.push(Call::Names(prefix));
                 }
+                member::Action::AskLease(lease) => calls.push(Call::TimeToLive(lease)),
                 member::Action::FollowOwn { key } => calls.extend(self.link.follow(now, OWN, key)),
                 member::Action::FollowPresence { presence } => {
                     calls.extend(self.link.follow(now, PRESENCE, presence));

@@ -47,7 +47,7 @@ impl Sharing {
         self.asked.remove(id);
     }
 
-    /// Whom to ask about. Each is handed out once, and again later.
+    /// The leases to ask about. Each is handed out once, and again later.
     pub(super) fn due(&mut self, now: Tick) -> Vec<(InstanceId, LeaseId)> {
         let due = self.asked.iter_mut().filter(|(_, asked)| asked.next.is_some_and(|next| now >= next));
         due.map(|(id, asked)| {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use registry::follow::{Entry, Event, Update, updates};
 use registry::key::Key;
-use registry::lease::LeaseStatus;
+use registry::lease::{LeaseId, LeaseStatus, TimeToLive};
 use registry::name::{BalancerName, InstanceName};
 use registry::record::{InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
-use super::claim::{self, NameSearch};
+use super::claim::{self, NameSearch, Wanted};
 use super::leave::{Balancers, View};
 use super::{AppHealth, Claim, Identity, Naming, Registrant, Report, Status};
 
@@ -53,6 +53,8 @@ pub enum Input {
     Record(RecordStatus),
     /// The answer to [`Action::ListNames`]: the instances of the service, or the error.
     Names(Result<Vec<Entry>, String>),
+    /// The answer to [`Action::AskLease`]: how much time it has, `None` if it has ended; or the error.
+    Lease(Result<Option<TimeToLive>, String>),
     /// An event about our own key, after [`Action::FollowOwn`].
     Own(Event),
     /// An event about the presence of balancers, after [`Action::FollowBalancers`].
@@ -85,6 +87,8 @@ pub enum Action {
         /// The prefix of the service's records.
         prefix: String,
     },
+    /// Ask how much time the lease has that another one's record of our name stands under.
+    AskLease(LeaseId),
     /// Follow our own key.
     FollowOwn {
         /// The key of the record.
@@ -165,7 +169,7 @@ impl Machine {
         let (prefix, service) = (registrant.prefix.clone(), registrant.service.clone());
         let identity = match &registrant.naming {
             Naming::Is(name) => Some(registrant.named(name.clone())),
-            Naming::Auto => None,
+            Naming::Host(_) | Naming::Auto => None,
         };
         Self {
             registrant,
@@ -224,6 +228,7 @@ impl Machine {
             Input::Health(health) => self.health(health),
             Input::Record(record) => self.record(now, record),
             Input::Names(names) => self.search(now, claim::Input::Listed(names)),
+            Input::Lease(ttl) => self.search(now, claim::Input::Lease(ttl)),
             Input::Own(event) => self.own(now, event),
             Input::Presence(event) => {
                 self.balancers.fold(now, event);
@@ -244,14 +249,17 @@ impl Machine {
         self.healthy = matches!(health, AppHealth::Up(_));
         match (&mut self.state, health) {
             (State::Starting, AppHealth::NotYet(cause)) => vec![Action::Report(Report::NotYet { cause })],
-            (State::Starting, AppHealth::Up(at)) if self.identity.is_none() => self.claim(at, true),
+            (State::Starting, AppHealth::Up(at)) if self.identity.is_none() => {
+                let wanted = self.wanted(true);
+                self.claim(at, wanted)
+            }
             (State::Starting, AppHealth::Up(at)) => {
                 self.state = State::Member { at, up: true };
                 self.put(at, InstanceState::Up, Report::Up { at })
             }
             (State::Claiming(search), AppHealth::Up(now_at)) if search.at() != now_at => {
-                let returns = search.returns();
-                self.claim(now_at, returns)
+                let wanted = search.wanted();
+                self.claim(now_at, wanted)
             }
             (State::Claiming(_), AppHealth::Down(cause) | AppHealth::NotYet(cause)) => {
                 self.state = State::Starting;
@@ -271,29 +279,38 @@ impl Machine {
         }
     }
 
-    fn claim(&mut self, at: SocketAddr, returns: bool) -> Vec<Action> {
-        vec![Action::Report(Report::Up { at }), self.search_name(at, returns)]
+    /// What name is searched. With `returns`, a numbered one that is registered at our address was an earlier life's.
+    fn wanted(&self, returns: bool) -> Wanted {
+        match &self.registrant.naming {
+            Naming::Host(name) => Wanted::Host(name.clone()),
+            Naming::Is(_) | Naming::Auto => Wanted::Number { returns },
+        }
     }
 
-    /// Begins a search. With `returns`, a name that is registered at `at` was an earlier life's and comes first.
-    fn search_name(&mut self, at: SocketAddr, returns: bool) -> Action {
+    fn claim(&mut self, at: SocketAddr, wanted: Wanted) -> Vec<Action> {
+        vec![Action::Report(Report::Up { at }), self.search_name(at, wanted)]
+    }
+
+    /// Begins a search.
+    fn search_name(&mut self, at: SocketAddr, wanted: Wanted) -> Action {
         let Registrant { service, prefix, .. } = self.registrant.clone();
-        self.state = State::Claiming(NameSearch::new(prefix, service, at, returns, self.rng.u64(..)));
-        self.list_names()
-    }
-
-    fn list_names(&self) -> Action {
-        let Registrant { service, prefix, .. } = &self.registrant;
-        Action::ListNames { prefix: prefix.instances_of(service) }
+        let search = NameSearch::new(prefix, service, at, wanted, self.rng.u64(..));
+        let list = Action::ListNames { prefix: search.prefix() };
+        self.state = State::Claiming(search);
+        list
     }
 
     /// An answer that comes after the app has failed, or on the way out, changes nothing.
     fn search(&mut self, now: Tick, input: claim::Input) -> Vec<Action> {
         let State::Claiming(search) = &mut self.state else { return vec![] };
-        let mut actions = vec![];
+        let (mut actions, prefix) = (vec![], search.prefix());
         for action in search.step(now, input) {
             match action {
-                claim::Action::List => actions.push(self.list_names()),
+                claim::Action::List => actions.push(Action::ListNames { prefix: prefix.clone() }),
+                claim::Action::AskLease(lease) => actions.push(Action::AskLease(lease)),
+                claim::Action::ReportHeld { name, by } => {
+                    actions.push(Action::Report(Report::NameHeld { name, by }));
+                }
                 claim::Action::ReportRetry { cause } => {
                     actions.push(Action::Report(Report::NamesUnknown { cause }));
                 }
@@ -484,9 +501,13 @@ impl Machine {
     }
 
     fn stand_down(&mut self, now: Tick) -> Vec<Action> {
-        if self.registrant.naming == Naming::Auto
-            && let State::Member { at, up } = self.state
-        {
+        let is_chosen = match self.registrant.naming {
+            Naming::Is(_) => true,
+            // One that stood is taken over on purpose, by an instance that was given this name.
+            Naming::Host(_) => self.own_followed,
+            Naming::Auto => false,
+        };
+        if !is_chosen && let State::Member { at, up } = self.state {
             return self.take_another(at, up);
         }
         let (at, leaving, left) = match self.state {
@@ -507,14 +528,15 @@ impl Machine {
         actions
     }
 
-    /// Searches another name: the old one is taken, and no name was asked for.
+    /// Searches a name again: another one was quicker, and no name was asked for.
     fn take_another(&mut self, at: SocketAddr, up: bool) -> Vec<Action> {
         let lost = self.name().map(|name| Action::Report(Report::NameLost(name)));
         self.identity = None;
         self.record = RecordStatus::default();
         let mut actions: Vec<Action> = lost.into_iter().collect();
         if up {
-            actions.push(self.search_name(at, false));
+            let wanted = self.wanted(false);
+            actions.push(self.search_name(at, wanted));
         } else {
             self.state = State::Starting;
         }

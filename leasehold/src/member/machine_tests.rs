@@ -274,6 +274,22 @@ fn an_instance_without_a_name_claims_one_when_healthy_and_another_when_it_is_los
     assert_eq!(machine.step(NOW, names(&[])), []);
 }
 
+/// The host's name: the quicker has it, and once it stands it is lost only to an instance that was given it.
+#[test]
+fn the_hosts_name_is_searched_again_when_another_was_quicker_and_given_up_when_it_stood() {
+    let list = || Action::ListNames { prefix: "/leasehold/v1/instances/web/web-1".into() };
+    let mut machine = registrant(Naming::Host("web-1".parse().unwrap()));
+    assert_eq!(machine.step(NOW, up())[1], list());
+    assert_eq!(machine.step(NOW, names(&[]))[1], put("web-1", Some(0)));
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED))[1], list());
+    assert_eq!(machine.step(NOW, names(&["web-1"])), [Action::AskLease(1)]);
+    let ended = machine.step(NOW, Input::Lease(Ok(None)));
+    assert_eq!(ended[1], put("web-1", Some(1)));
+    machine.step(NOW, Input::Record(STANDS));
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), [Action::Report(Report::Superseded)]);
+    assert!(machine.status().stood_down);
+}
+
 #[test]
 fn a_name_at_our_own_address_is_taken_again_at_the_start_and_not_after_it_was_lost() {
     let ours = || {

@@ -33,6 +33,13 @@ pub enum Report {
         /// The error.
         cause: String,
     },
+    /// A living instance elsewhere has the host's name.
+    NameHeld {
+        /// The name.
+        name: InstanceName,
+        /// Where that one is, if its record says so.
+        by: Option<SocketAddr>,
+    },
     /// Every number is taken.
     NoName,
     /// Its record stands in etcd.
@@ -62,7 +69,7 @@ impl Report {
     #[must_use]
     pub fn level(&self) -> tracing::Level {
         match self {
-            Self::Superseded | Self::NoName => tracing::Level::ERROR,
+            Self::Superseded | Self::NameHeld { .. } | Self::NoName => tracing::Level::ERROR,
             Self::NotYet { .. }
             | Self::Down { .. }
             | Self::NamesUnknown { .. }
@@ -93,6 +100,10 @@ impl fmt::Display for Report {
             Self::Claiming(name) => write!(f, "claiming the name {name}"),
             Self::NameLost(name) => write!(f, "another owner has the name {name}: claiming another name"),
             Self::NamesUnknown { cause } => write!(f, "cannot list the names of the service: {cause}; retrying"),
+            Self::NameHeld { name, by } => {
+                let at = by.map_or_else(|| "elsewhere".to_owned(), |by| format!("at {by}"));
+                write!(f, "an instance {at} has the name {name} and lives: not registered before its lease has missed a beat\n  this name is the host's; give each instance its own with --instance NAME, or --instance auto")
+            }
             Self::NoName => f.write_str(
                 "all numbered names of the service are taken\n  give the instance a name of its own with --instance NAME",
             ),

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use registry::follow::{Entry, Event, Following, QUIET_MAX, follow_quietly, list};
-use registry::lease::{self, Fence, LeaseHandle, LeaseMetrics, LeaseStatus};
+use registry::lease::{self, Fence, LeaseHandle, LeaseMetrics, LeaseStatus, TimeToLive, time_to_live};
 use registry::name::{InstanceName, ServiceName};
 use registry::record::{InstanceRecord, InstanceState, to_value};
 use registry::session::{EtcdConfig, Session};
@@ -50,6 +50,8 @@ struct MemberIo {
     record: InstanceRecord,
     /// A list of names that is under way.
     listing: Option<JoinHandle<Result<Vec<Entry>, String>>>,
+    /// A question about a lease that is under way.
+    asking: Option<JoinHandle<Result<Option<TimeToLive>, String>>>,
     own: Option<Following>,
     presence: Option<Following>,
     acks: Option<Following>,
@@ -78,6 +80,7 @@ impl MembersIo {
         let member = |config: &MemberConfig| MemberIo {
             record: config.record.clone(),
             listing: None,
+            asking: None,
             own: None,
             presence: None,
             acks: None,
@@ -151,6 +154,12 @@ impl MembersIo {
                     listed.map(|listed| listed.entries).map_err(|error| error.to_string())
                 }));
             }
+            machine::Action::AskLease(lease) => {
+                let session = session.clone();
+                member.asking = Some(thread.spawn(async move {
+                    time_to_live(&session, lease).await.map_err(|error| error.to_string())
+                }));
+            }
             machine::Action::FollowOwn { key } => member.own = Some(quietly(key, OWN_QUIET_MAX)),
             machine::Action::FollowPresence { presence } => {
                 member.presence = Some(quietly(presence, PRESENCE_QUIET_MAX));
@@ -182,6 +191,7 @@ impl MemberIo {
         tokio::select! {
             biased;
             names = finished(&mut self.listing) => Some(machine::Input::Names(names)),
+            ttl = finished(&mut self.asking) => Some(machine::Input::Lease(ttl)),
             event = next_event(&mut self.own) => event.map(machine::Input::Own),
             event = next_event(&mut self.presence) => event.map(machine::Input::Presence),
             event = next_event(&mut self.acks) => event.map(machine::Input::Acks),
@@ -214,7 +224,7 @@ async fn next_of_any(members: &mut [MemberIo]) -> (usize, Option<machine::Input>
     .await
 }
 
-/// The list of names that was under way; pending without one.
+/// The answer to what was under way; pending without it.
 async fn finished<T>(listing: &mut Option<JoinHandle<Result<T, String>>>) -> Result<T, String> {
     let Some(handle) = listing else { return pending().await };
     let names = handle.await.unwrap_or_else(|error| Err(error.to_string()));

@@ -46,7 +46,7 @@ pub struct ServiceOptions {
     #[arg(long, env = "LEASEHOLD_ADDRESS", default_value = "auto", value_name = "auto|IP|INTERFACE|CIDR")]
     pub address: AddressChoice,
     /// The instance's name within the service; `auto` for the lowest free one of `<service>-1`, `<service>-2`, … [default:
-    /// the host's name].
+    /// the host's name, which is not taken from a living instance at another address].
     #[arg(long, env = "LEASEHOLD_INSTANCE", value_name = "NAME|auto")]
     pub instance: Option<NamingOption>,
     /// How to find out whether the app is healthy: a GET, a TCP connect, the standard gRPC health service (of the whole, or

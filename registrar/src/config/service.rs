@@ -36,7 +36,7 @@ pub(super) fn service(
             return Err(ConfigError::NoRoomForNumber(service));
         }
         Some(NamingOption::Auto) => Naming::Auto,
-        None => Naming::Is(host_name()?),
+        None => Naming::Host(host_name()?),
     };
     let record = record(port, of)?;
     let member = MemberConfig { service, naming, record, address: of.address.clone(), leave_max, linger };

@@ -17,7 +17,7 @@ fn config(args: &[&str], host: &str) -> Result<Config, String> {
 #[test]
 fn the_host_is_the_instance_unless_one_is_named() {
     let naming = |args, host| config(args, host).unwrap().services[0].member.naming.clone();
-    assert_eq!(naming(&[], "node-7"), Naming::Is("node-7".parse().unwrap()));
+    assert_eq!(naming(&[], "node-7"), Naming::Host("node-7".parse().unwrap()));
     assert_eq!(naming(&["--instance", "a"], "!"), Naming::Is("a".parse().unwrap()));
     assert_eq!(naming(&["--instance", "auto"], "!"), Naming::Auto);
     let error = config(&[], "bad name").unwrap_err();
@@ -98,7 +98,7 @@ fn the_file_adds_services_that_take_from_the_flags_what_they_do_not_say() {
     assert_eq!(admin.member.record.labels["zone"], "b");
     assert_eq!(admin.probe.check.to_string(), "http:/up");
     assert_eq!((admin.probe.interval, web.probe.interval), (Duration::from_secs(5), Duration::from_secs(2)));
-    assert_eq!(admin.member.naming, Naming::Is("host".parse().unwrap()));
+    assert_eq!(admin.member.naming, Naming::Host("host".parse().unwrap()));
 }
 
 #[test]

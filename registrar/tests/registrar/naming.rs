@@ -54,6 +54,25 @@ fn a_numbered_name_is_the_lowest_free_one_and_an_earlier_life_s_comes_first() {
     drop((second, third));
 }
 
+/// Two hosts of one name (a cloned machine): the second displaces none, says why, and is registered when the first has ended.
+#[test]
+fn the_hosts_name_is_not_taken_from_one_that_lives() {
+    let etcd = Etcd::start();
+    let named_by_host = |port: &str| {
+        let args = ["--service", "web", "--port", port, "--check", "none", "--address", "127.0.0.1"];
+        Registrar::run_as(&etcd.endpoint, &args, Stdio::inherit())
+    };
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    let key = format!("instances/web/{host}");
+    let first = named_by_host("5001");
+    etcd.until_state(&key, "up");
+    let second = named_by_host("5002");
+    second.until_logged("lives: not registered before its lease has missed a beat");
+    assert_eq!(port_of(&etcd, &host).unwrap(), "5001");
+    first.kill();
+    until("the second has the name", || (port_of(&etcd, &host)? == "5002").then_some(()));
+}
+
 #[test]
 fn twenty_that_start_at_once_get_twenty_names() {
     let etcd = Etcd::start();

@@ -95,6 +95,7 @@ impl World {
                 return None;
             }
             Call::Names(prefix) => Answer::Names(Ok(self.etcd.list(&prefix).1)),
+            Call::TimeToLive(lease) => Answer::TimeToLive(Ok(self.etcd.time_to_live(now, lease))),
             Call::Alive(queries) => {
                 let ttl = |lease| self.etcd.time_to_live(now, lease);
                 let alive = queries.into_iter().filter_map(|(id, lease)| Some((id, lease, ttl(lease)?)));
@@ -199,6 +200,7 @@ fn failure(call: &Call) -> Option<Answer> {
         Call::Open { follower, .. } => Answer::Opened { follower: *follower, stream: None },
         Call::Progress(_) | Call::Close(_) => return None,
         Call::Names(_) => Answer::Names(Err("etcd cannot be reached".into())),
+        Call::TimeToLive(_) => Answer::TimeToLive(Err("etcd cannot be reached".into())),
         Call::Alive(_) => Answer::Alive(vec![]),
     })
 }
