@@ -1,5 +1,6 @@
 //! What happens between the parts: leaves while lb-sync is upgraded and HAProxy reloaded, an etcd whose history runs
 //! backwards, and one behind its own proxy.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test, helpers included")]
 
 use std::time::Duration;
 
