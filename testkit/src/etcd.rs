@@ -369,20 +369,25 @@ impl Etcd {
         self.start().await;
     }
 
-    /// Has the leader hand over to the next member, and waits for nothing else.
+    /// Has the leader hand over to the next member.
     pub async fn move_leader(&self) {
+        // In the middle of an election there is none, and nothing to hand over.
+        let moved = async || Ok(self.try_to_move_leader().await.ok());
+        wait::until(START_MAX, "a leader that hands over", moved).await.or_fail();
+    }
+
+    async fn try_to_move_leader(&self) -> Result<()> {
         let mut ids = Vec::with_capacity(self.members.len());
         let mut leader = 0;
         for member in &self.members {
-            let status =
-                member.call("ask for the leader", async |mut etcd| etcd.status().await).await.or_fail();
+            let status = member.call("ask for the leader", async |mut etcd| etcd.status().await).await?;
             leader = status.leader();
             ids.push(status.header().map_or(0, etcd_client::ResponseHeader::member_id));
         }
-        let at = ids.iter().position(|id| *id == leader).context("etcd has no leader").or_fail();
+        let at = ids.iter().position(|id| *id == leader).context("etcd has no leader")?;
         let next = ids[(at + 1) % ids.len()];
-        let moved = self.members[at].call("move the leader", async |mut etcd| etcd.move_leader(next).await);
-        moved.await.or_fail();
+        self.members[at].call("move the leader", async |mut etcd| etcd.move_leader(next).await).await?;
+        Ok(())
     }
 
     fn remove_data(&self) -> Result<()> {
