@@ -118,3 +118,52 @@ fn ip(args: &[&str]) -> Result<()> {
     ensure!(output.status.success(), "ip {}: {}", args.join(" "), said.trim());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Clock, wait};
+
+    /// Longest that a connection to the next host takes, and longest wait for one that comes through.
+    const CONNECT_MAX_S: &str = "1";
+    const MENDED_MAX: Duration = Duration::from_secs(20);
+
+    fn connects(apart: &Apart, port: u16) -> bool {
+        let script = format!("exec timeout {CONNECT_MAX_S} bash -c ': < /dev/tcp/{}/{port}'", apart.here());
+        let mut command = Command::new(program::system("ip").unwrap());
+        command.args(apart.words()).args(["sh", "-c", &script]).stderr(Stdio::null());
+        command.status().unwrap().success()
+    }
+
+    #[tokio::test]
+    async fn packets_are_lost_as_told_and_the_namespace_goes_with_the_folder() {
+        if !is_possible() {
+            println!("NOT TESTED: a network namespace takes root and the program `ip` (Debian: iproute2)");
+            return;
+        }
+        let (home, ports) = (Home::new().unwrap(), Ports::claim().unwrap());
+        let apart = Apart::new(&home, &ports).unwrap();
+        let listener = TcpListener::bind((apart.here(), ports.free().unwrap())).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(connects(&apart, port));
+        for lost in [Lost::ToIt, Lost::Both] {
+            apart.cut(lost);
+            let start = Clock.now();
+            assert!(!connects(&apart, port), "{lost:?}");
+            let waited = Clock.now().since(start);
+            assert!(waited >= Duration::from_secs(1), "{lost:?}: it was refused after {waited:?}, not lost");
+            apart.mend();
+            let mended = async || Ok(connects(&apart, port).then_some(()));
+            wait::until(MENDED_MAX, "a connection", mended).await.unwrap();
+        }
+        let is_there =
+            || ip(&["-n", &apart.name, "link"]).is_ok() || ip(&["link", "show", &apart.name]).is_ok();
+        assert!(is_there());
+        drop(home);
+        assert!(!is_there(), "{} is left", apart.name);
+    }
+}
