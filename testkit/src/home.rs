@@ -15,13 +15,19 @@ pub(crate) const MARK: &str = "STACK_HOME";
 /// How much of each log is printed when a test fails, in bytes.
 const TAIL_LEN_MAX: u64 = 12 * 1024;
 /// Waits until its standard input ends, which it does with this process, however that ends; then kills every process that
-/// carries the mark and removes the folder.
+/// carries the mark and removes the folder, with the network namespace that is named in it (see [`crate::apart`]).
 const SWEEPER: &str = r#"
 read -r _
 for file in $(grep -lzxF "STACK_HOME=$1" /proc/[0-9]*/environ 2>/dev/null); do
     pid=${file#/proc/}
     kill -KILL "${pid%/environ}" 2>/dev/null
 done
+if [ -f "$1/netns" ]; then
+    PATH=$PATH:/usr/sbin:/sbin
+    read -r name < "$1/netns"
+    ip link delete "$name"
+    ip netns delete "$name"
+fi
 rm -rf -- "$1"
 "#;
 

@@ -173,7 +173,9 @@ fn registrar_args(endpoint: &str, spec: &Spec) -> Vec<OsString> {
         ("--listen", loopback(spec.registrar_port).to_string()),
     ];
     let mut args: Vec<OsString> = vec!["run".into()];
-    args.extend(flags.into_iter().flat_map(|(flag, value)| [flag.into(), value.into()]));
+    // Its own take the place of these: a flag may stand only once.
+    let ours = flags.into_iter().filter(|(flag, _)| !spec.flags.iter().any(|it| it == flag));
+    args.extend(ours.flat_map(|(flag, value)| [flag.into(), value.into()]));
     args.extend(spec.flags.iter().map(OsString::from));
     args
 }

@@ -1,5 +1,7 @@
 //! The lb-sync under test.
 
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +9,12 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
+use crate::apart::Apart;
 use crate::fail::OrFail as _;
 use crate::home::Home;
+use crate::port::loopback;
 use crate::process::{Daemon, END_MAX};
-use crate::{PREFIX, http, wait};
+use crate::{PREFIX, http, program, wait};
 
 /// Its name among the balancers.
 pub const BALANCER: &str = "lb";
@@ -24,7 +28,7 @@ const STATE_DIR: &str = "lb-sync-state";
 #[derive(Debug)]
 pub struct LbSync {
     daemon: Daemon,
-    port: u16,
+    addr: SocketAddr,
 }
 
 impl LbSync {
@@ -41,7 +45,37 @@ impl LbSync {
         port: u16,
         flags: &[String],
     ) -> Result<Self> {
-        let program = crate::program::ours("lb-sync")?;
+        Self::launch_at(home, endpoint, socket, loopback(port), flags, None).await
+    }
+
+    /// The same, in a network namespace.
+    pub async fn launch_apart(
+        home: &Arc<Home>,
+        endpoint: &str,
+        socket: &Path,
+        port: u16,
+        flags: &[String],
+        apart: &Apart,
+    ) -> Result<Self> {
+        let addr = SocketAddr::new(apart.there(), port);
+        Self::launch_at(home, endpoint, socket, addr, flags, Some(apart)).await
+    }
+
+    async fn launch_at(
+        home: &Arc<Home>,
+        endpoint: &str,
+        socket: &Path,
+        addr: SocketAddr,
+        flags: &[String],
+        apart: Option<&Apart>,
+    ) -> Result<Self> {
+        let mut program = program::ours("lb-sync")?;
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(apart) = apart {
+            words.extend(apart.words().map(OsString::from));
+            words.push(program.into());
+            program = program::system("ip")?;
+        }
         let args = [
             "run".into(),
             "--etcd-endpoints".into(),
@@ -49,7 +83,7 @@ impl LbSync {
             "--haproxy-socket".into(),
             socket.into(),
             "--listen".into(),
-            format!("127.0.0.1:{port}").into(),
+            addr.to_string().into(),
             "--balancer".into(),
             BALANCER.into(),
             "--prefix".into(),
@@ -57,8 +91,8 @@ impl LbSync {
             "--state-dir".into(),
             home.join(STATE_DIR).into(),
         ];
-        let args = args.into_iter().chain(flags.iter().map(Into::into)).collect();
-        let lb_sync = Self { daemon: Daemon::new(home, "lb-sync", program, args), port };
+        let args = words.into_iter().chain(args).chain(flags.iter().map(Into::into)).collect();
+        let lb_sync = Self { daemon: Daemon::new(home, "lb-sync", program, args), addr };
         lb_sync.daemon.start()?;
         lb_sync.in_sync().await?;
         Ok(lb_sync)
@@ -73,18 +107,18 @@ impl LbSync {
     /// Where its status page, health and metrics are.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.addr.port()
     }
 
     /// The body of one of its pages.
     pub async fn page(&self, path: &str) -> Result<String> {
-        Ok(http::get(self.port, path).await?.1)
+        Ok(http::get_at(self.addr, path).await?.1)
     }
 
     async fn in_sync(&self) -> Result<()> {
         wait::until(SYNC_MAX, "lb-sync in sync (GET /healthz)", async || match self.daemon.surprise() {
             Some(surprise) => Err(anyhow::Error::msg(surprise)),
-            None => Ok(http::get(self.port, "/healthz").await.ok().filter(|(status, _)| *status == 200)),
+            None => Ok(http::get_at(self.addr, "/healthz").await.ok().filter(|(status, _)| *status == 200)),
         })
         .await?;
         Ok(())

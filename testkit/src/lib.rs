@@ -3,11 +3,12 @@
 //! A scenario starts a [`Stack`], puts a [`load::Load`] on it, does something to it and says what must be seen:
 //! [`stack`] is the words for that, and [`service`], [`instance`], [`app`], [`etcd`], [`haproxy`] and [`lb_sync`] are
 //! what the words act on. Below: [`process`] (nothing outlives its guard), [`home`] (one temporary folder, logs
-//! included), [`port`], [`program`], `slot` (how many stacks at a time), [`wait`]. [`blocking`] is for tests of one binary.
+//! included), [`port`], [`program`], `slot` (how many stacks at a time), [`apart`] (a network namespace whose packets can be lost), [`wait`]. [`blocking`] is for tests of one binary.
 //!
 //! Nothing here shares code with the programs under test but the keys' prefix and the clock: a test that believed
 //! the code it tests would find nothing.
 
+pub mod apart;
 pub mod app;
 #[allow(
     clippy::unwrap_used,

@@ -39,6 +39,12 @@ impl Ports {
         bail!("every block of ports from {FIRST} to {last} is taken")
     }
 
+    /// The number of the block: no other stack of this machine has it at the same time.
+    #[must_use]
+    pub fn block(&self) -> u8 {
+        u8::try_from((self.first - FIRST) / BLOCK_LEN).unwrap_or(u8::MAX)
+    }
+
     /// A free port of the block; the same one is never given twice.
     pub fn free(&self) -> Result<u16> {
         loop {

@@ -13,8 +13,9 @@ use nix::sys::signal::Signal;
 
 pub use native::Native;
 
+use crate::apart::Apart;
 use crate::app::App;
-use crate::etcd::{Etcd, Registration};
+use crate::etcd::{Etcd, Proxy, Registration};
 use crate::fail::OrFail as _;
 use crate::haproxy::{HaProxy, Seen};
 use crate::home::Home;
@@ -42,6 +43,8 @@ pub struct Stack {
     instances: Mutex<Lives>,
     lb_sync: LbSync,
     haproxy: HaProxy,
+    apart: Option<Apart>,
+    proxy: Option<Proxy>,
     etcd: Etcd,
     ports: Ports,
     home: Arc<Home>,
@@ -60,6 +63,12 @@ impl Stack {
         &self.etcd
     }
 
+    /// Where its programs find etcd.
+    #[must_use]
+    pub fn etcd_endpoints(&self) -> String {
+        self.proxy.as_ref().map_or_else(|| self.etcd.endpoints(), Proxy::endpoint)
+    }
+
     /// Its HAProxy.
     #[must_use]
     pub fn haproxy(&self) -> &HaProxy {
@@ -70,6 +79,12 @@ impl Stack {
     #[must_use]
     pub fn lb_sync(&self) -> &LbSync {
         &self.lb_sync
+    }
+
+    /// Where its lb-sync runs, if that was asked for.
+    #[must_use]
+    pub fn apart(&self) -> &Apart {
+        self.apart.as_ref().context("lb-sync was not started apart").or_fail()
     }
 
     /// Its ports.
@@ -100,7 +115,7 @@ impl Stack {
     /// Starts an instance. One of the same name goes on until it is ended.
     pub fn launch(&self, spec: Spec) -> Result<Arc<Instance>> {
         let id = (spec.service.clone(), spec.name.clone());
-        let instance = Arc::new(Instance::launch(&self.home, &self.etcd.endpoint(), spec)?);
+        let instance = Arc::new(Instance::launch(&self.home, &self.etcd_endpoints(), spec)?);
         self.lives().entry(id).or_default().push(Arc::clone(&instance));
         Ok(instance)
     }
@@ -142,8 +157,7 @@ impl Stack {
     /// Everything that has ended without having been told to.
     #[must_use]
     pub fn surprises(&self) -> Vec<String> {
-        let fixed = [self.etcd.daemon(), self.haproxy.daemon(), self.lb_sync.daemon()];
-        let fixed = fixed.into_iter().filter_map(Daemon::surprise);
+        let fixed = self.fixed().filter_map(Daemon::surprise);
         let lives = self.lives();
         let instances = lives.values().flatten().filter_map(|it| it.registrar().surprise());
         fixed.chain(instances).collect()
@@ -163,13 +177,19 @@ impl Stack {
         for registrar in leaving {
             registrar.end(LEAVE_MAX).await?;
         }
-        for daemon in [self.lb_sync.daemon(), self.haproxy.daemon(), self.etcd.daemon()] {
+        for daemon in self.fixed() {
             let process = daemon.process()?;
             if process.ended().is_none() {
                 process.terminate(END_MAX).await?;
             }
         }
         Ok(())
+    }
+
+    /// What is no instance, in the order in which it is stopped.
+    fn fixed(&self) -> impl Iterator<Item = &Daemon> {
+        let proxy = self.proxy.iter().map(Proxy::daemon);
+        [self.lb_sync.daemon(), self.haproxy.daemon()].into_iter().chain(proxy).chain(self.etcd.daemons())
     }
 
     fn lives(&self) -> MutexGuard<'_, Lives> {

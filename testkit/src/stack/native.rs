@@ -6,13 +6,25 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 
 use super::Stack;
-use crate::etcd::Etcd;
+use crate::apart::Apart;
+use crate::etcd::{Etcd, Proxy};
 use crate::fail::OrFail as _;
 use crate::haproxy::{self, HaProxy, Layout};
 use crate::home::Home;
 use crate::lb_sync::LbSync;
 use crate::port::Ports;
 use crate::slot::Slot;
+
+/// How programs reach etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// All of them directly.
+    Loopback,
+    /// All of them by its own proxy.
+    Proxy,
+    /// lb-sync by a cable that can be cut, the others directly.
+    Cable,
+}
 
 /// What stack to start. Awaited it becomes a [`Stack`], or the test fails.
 #[derive(Clone, Debug)]
@@ -23,6 +35,8 @@ pub struct Native {
     balance: &'static str,
     files: bool,
     master: bool,
+    etcd_members: usize,
+    way: Way,
     traffic_port: Option<u16>,
     stats_port: Option<u16>,
     lb_sync_port: Option<u16>,
@@ -37,6 +51,8 @@ impl Default for Native {
             balance: "roundrobin",
             files: false,
             master: false,
+            etcd_members: 1,
+            way: Way::Loopback,
             traffic_port: None,
             stats_port: None,
             lb_sync_port: None,
@@ -73,6 +89,25 @@ impl Native {
     /// HAProxy runs as a master with a worker, so that it can be reloaded, and lb-sync may ask the master.
     pub fn with_master(mut self) -> Self {
         self.master = true;
+        self
+    }
+
+    /// etcd has so many members.
+    pub fn with_etcd_members(mut self, count: usize) -> Self {
+        self.etcd_members = count;
+        self
+    }
+
+    /// lb-sync and the registrars speak to etcd's own proxy.
+    pub fn with_etcd_proxy(mut self) -> Self {
+        self.way = Way::Proxy;
+        self
+    }
+
+    /// lb-sync runs in a network namespace of its own, and reaches etcd by a cable that can be cut. See
+    /// [`crate::apart::is_possible`].
+    pub fn with_lb_sync_apart(mut self) -> Self {
+        self.way = Way::Cable;
         self
     }
 
@@ -124,12 +159,22 @@ impl Native {
         if let Some(socket) = &layout.master {
             flags.extend(["--master-socket".into(), socket.display().to_string()]);
         }
-        let etcd = Etcd::launch(&home, &ports).await?;
+        let apart = if self.way == Way::Cable { Some(Apart::new(&home, &ports)?) } else { None };
+        let also_at = apart.as_ref().map(Apart::here);
+        let etcd = Etcd::launch_with(&home, &ports, self.etcd_members, also_at).await?;
+        let proxy =
+            if self.way == Way::Proxy { Some(Proxy::launch(&home, &ports, &etcd).await?) } else { None };
         let haproxy = HaProxy::launch(&home, layout).await?;
         let lb_sync_port = port(self.lb_sync_port)?;
-        let endpoint = etcd.endpoint();
-        let lb_sync = LbSync::launch_with(&home, &endpoint, haproxy.socket(), lb_sync_port, &flags).await?;
-        Ok(Stack { instances: Mutex::default(), lb_sync, haproxy, etcd, ports, home, _slot: None })
+        let socket = haproxy.socket();
+        let lb_sync = if let (Some(apart), Some(endpoints)) = (&apart, etcd.endpoints_from_afar()) {
+            LbSync::launch_apart(&home, &endpoints, socket, lb_sync_port, &flags, apart).await?
+        } else {
+            let endpoints = proxy.as_ref().map_or_else(|| etcd.endpoints(), Proxy::endpoint);
+            LbSync::launch_with(&home, &endpoints, socket, lb_sync_port, &flags).await?
+        };
+        let instances = Mutex::default();
+        Ok(Stack { instances, lb_sync, haproxy, apart, proxy, etcd, ports, home, _slot: None })
     }
 }
 
