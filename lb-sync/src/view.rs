@@ -24,7 +24,7 @@ pub use guard::GuardPolicy;
 use sharing::Sharing;
 
 /// A view that was not heard of for so long is not current, whatever its followers last said: this process may have been
-/// paused or suspended. They say so themselves after 8 s (`registry::follow::machine`).
+/// paused or suspended. They say so themselves after 9 s (`registry::follow::machine`).
 const AGE_MAX: Duration = Duration::from_secs(10);
 /// How long a record of an earlier owner, that a restored backup has brought back, waits for the later owner to write again:
 /// a beat of the default ttl, and the rest of it.

@@ -68,6 +68,10 @@ impl Follower {
                     Err(_) => self.step(now, etcd, Input::Broke { too_large: false }),
                 },
                 Action::AskProgress => etcd.progress(now, self.watch.unwrap()),
+                Action::Probe { revision } => {
+                    let probed = list(etcd).map_or(Input::ProbeFailed, |listed| probed(&listed, revision));
+                    self.step(now, etcd, probed);
+                }
                 Action::Close | Action::LeaveEndpoint => {
                     if let Some(watch) = self.watch.take() {
                         etcd.cancel(watch);
@@ -112,6 +116,12 @@ fn list(etcd: &Etcd) -> Result<Input, Error> {
             return Ok(Input::Listed { cluster, revision, entries });
         }
     }
+}
+
+fn probed(listed: &Input, after: i64) -> Input {
+    let Input::Listed { cluster, revision, entries } = listed else { unreachable!("a list") };
+    let last = entries.iter().map(|entry| entry.mod_revision).max();
+    Input::Probed { cluster: *cluster, revision: *revision, newer: last.filter(|last| *last > after) }
 }
 
 fn standing(etcd: &Etcd) -> BTreeMap<Vec<u8>, Vec<u8>> {

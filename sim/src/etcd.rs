@@ -307,6 +307,13 @@ impl Etcd {
         (self.store.revision, self.below(prefix).map(|(_, entry)| entry.clone()).collect())
     }
 
+    /// The revision, and that of the key below `prefix` written last, if that was after `revision`.
+    pub fn newer(&mut self, prefix: &str, revision: i64) -> (i64, Option<i64>) {
+        *self.calls.entry("newer").or_default() += 1;
+        let last = self.below(prefix).map(|(_, entry)| entry.mod_revision).max();
+        (self.store.revision, last.filter(|last| *last > revision))
+    }
+
     /// Opens a watch of `prefix` from revision `from` on. `wait` is how far its first round is away.
     pub fn watch(&mut self, now: Tick, prefix: &str, from: i64, wait: Duration) -> StreamId {
         *self.calls.entry("watch").or_default() += 1;

@@ -31,6 +31,15 @@ pub enum Call {
         /// Its prefix.
         prefix: String,
     },
+    /// Ask what was written below a follower's prefix after `revision`.
+    Newer {
+        /// Which follower, and which of its lives.
+        follower: (usize, u32),
+        /// Its prefix.
+        prefix: String,
+        /// The last revision it knows.
+        revision: i64,
+    },
     /// Open a follower's watch.
     Open {
         /// Which follower, and which of its lives.
@@ -67,6 +76,13 @@ pub enum Answer {
         follower: (usize, u32),
         /// The revision and the entries.
         list: Option<(i64, Vec<Entry>)>,
+    },
+    /// The revision, and what was written after the one asked about; or none.
+    Newer {
+        /// Which follower, and which of its lives.
+        follower: (usize, u32),
+        /// etcd's revision, and that of the last key written.
+        newer: Option<(i64, Option<i64>)>,
     },
     /// A watch that was asked for, or none.
     Opened {
@@ -192,6 +208,14 @@ impl Link {
                 };
                 self.step_follower(now, index, input, calls, &mut events);
             }
+            Answer::Newer { follower, newer } => {
+                let Some(index) = at(follower, self) else { return events };
+                let input = match newer {
+                    Some((revision, newer)) => Input::Probed { cluster: CLUSTER, revision, newer },
+                    None => Input::ProbeFailed,
+                };
+                self.step_follower(now, index, input, calls, &mut events);
+            }
             Answer::Opened { follower, stream } => {
                 let Some(index) = at(follower, self) else {
                     calls.extend(stream.map(Call::Close));
@@ -252,6 +276,9 @@ impl Link {
                     calls.push(Call::Open { follower, prefix: slot.prefix.clone(), from });
                 }
                 Action::AskProgress => calls.extend(slot.stream.map(Call::Progress)),
+                Action::Probe { revision } => {
+                    calls.push(Call::Newer { follower, prefix: slot.prefix.clone(), revision });
+                }
                 Action::Close | Action::LeaveEndpoint => calls.extend(slot.stream.take().map(Call::Close)),
                 Action::Tell(event) => events.push((index, event)),
             }

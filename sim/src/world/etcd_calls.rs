@@ -78,6 +78,9 @@ impl World {
             Call::List { follower, prefix } => {
                 Answer::Listed { follower, list: Some(self.etcd.list(&prefix)) }
             }
+            Call::Newer { follower, prefix, revision } => {
+                Answer::Newer { follower, newer: Some(self.etcd.newer(&prefix, revision)) }
+            }
             Call::Open { follower, prefix, from: revision } => {
                 let wait = self.draws.below(Self::entity(from), "resync", 100);
                 let wait = Duration::from_millis(wait).min(RESYNC_EVERY);
@@ -197,6 +200,7 @@ fn failure(call: &Call) -> Option<Answer> {
         Call::Verify(lease) => Answer::Verified(*lease, None),
         Call::Write(_) => Answer::Write(ledger::Input::Failed),
         Call::List { follower, .. } => Answer::Listed { follower: *follower, list: None },
+        Call::Newer { follower, .. } => Answer::Newer { follower: *follower, newer: None },
         Call::Open { follower, .. } => Answer::Opened { follower: *follower, stream: None },
         Call::Progress(_) | Call::Close(_) => return None,
         Call::Names(_) => Answer::Names(Err("etcd cannot be reached".into())),

@@ -8,8 +8,11 @@ use crate::time::Tick;
 
 /// After this much quiet the server is asked for a sign of life.
 pub const QUIET_MAX: Duration = Duration::from_secs(5);
-/// It answers in 0.4 ms; one that has not by now is gone, cut off or stopped.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// It answers in 0.4 ms. One that has not by now is gone, cut off or stopped, or it is etcd's grpc-proxy, which has no answer
+/// to that question (`proxy/grpcproxy/watch.go`): a read tells which.
+const PROGRESS_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for the first answer of a watch.
+const CREATED_MAX: Duration = Duration::from_secs(3);
 /// A watch gets what it has missed with etcd's next round, every 100 ms (`mvcc/watchable_store.go`, `watchResyncPeriod`), and
 /// no answer before that.
 const CATCH_UP: Duration = Duration::from_millis(110);
@@ -34,12 +37,18 @@ pub enum Input {
     Listed { cluster: u64, revision: i64, entries: Vec<Entry> },
     /// The list could not be had; the session has already turned to the next endpoint where that helps.
     ListFailed,
-    /// The watch is established; the header of its first answer.
+    /// The watch is established; the header of its first answer. `cluster` is 0 where etcd's grpc-proxy joined the watch to
+    /// another one (`proxy/grpcproxy/watch_broadcast.go`); `revision` is then the one asked for, and says nothing of etcd.
     Created { cluster: u64, revision: i64 },
     /// Changes, in order.
     Changes(Vec<Change>),
     /// An answer without changes.
     Progress,
+    /// The probe's answer: etcd's header, and the revision of the key below the prefix that was written last, if that was
+    /// later than asked about.
+    Probed { cluster: u64, revision: i64, newer: Option<i64> },
+    /// The probe failed; the session has already turned to the next endpoint where that helps.
+    ProbeFailed,
     /// The server ended the watch. `compacted`: it no longer has the revision asked for.
     Canceled { compacted: bool },
     /// The stream could not be opened, broke, or its next message is too large to decode.
@@ -54,8 +63,10 @@ pub enum Action {
     List,
     /// Open a watch that starts at this revision.
     Open { from: i64 },
-    /// Ask the server for a sign of life.
+    /// Ask the server for a sign of life, in the stream.
     AskProgress,
+    /// Ask by a read whether a key below the prefix was written after this revision.
+    Probe { revision: i64 },
     /// Close the stream and leave this endpoint.
     LeaveEndpoint,
     /// Close the stream; the endpoint is fine.
@@ -86,6 +97,9 @@ enum State {
     /// The watch stands since `since`, and changes up to revision `until` may have been missed that are still to come: the
     /// follower is not in sync before. At `ask_at` etcd is asked for a sign of life, which it gives only then.
     CatchingUp { since: Tick, until: i64, ask_at: Tick },
+    /// The stream gave no sign of life, and a read is under way. `until`: the revision up to which it has to catch up, if it
+    /// has.
+    Probing { until: Option<i64> },
 }
 
 /// The watch machine of one prefix.
@@ -141,14 +155,14 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Tick> {
         match self.state {
             State::Pausing { until, .. } => Some(until),
-            State::Listing => None,
-            State::Opening { since } => Some(since.plus(ANSWER_MAX)),
-            State::Watching { asked: Some(asked), .. } => Some(asked.plus(ANSWER_MAX)),
+            State::Listing | State::Probing { .. } => None,
+            State::Opening { since } => Some(since.plus(CREATED_MAX)),
+            State::Watching { asked: Some(asked), .. } => Some(asked.plus(PROGRESS_MAX)),
             State::Watching { heard, asked: None } => {
                 let quiet = heard.plus(self.quiet_max);
                 Some(self.relist_at.map_or(quiet, |list_at| list_at.min(quiet)))
             }
-            State::CatchingUp { since, ask_at, .. } => Some(ask_at.min(since.plus(ANSWER_MAX))),
+            State::CatchingUp { since, ask_at, .. } => Some(ask_at.min(since.plus(PROGRESS_MAX))),
         }
     }
 
@@ -162,6 +176,11 @@ impl Machine {
             Input::Created { cluster, revision } => self.created(now, cluster, revision),
             Input::Changes(changes) => self.changes(now, changes),
             Input::Progress => self.progress(now),
+            Input::Probed { cluster, revision, newer } => self.probed(now, cluster, revision, newer),
+            Input::ProbeFailed if matches!(self.state, State::Probing { .. }) => {
+                self.broke(now, Action::Close, Then::List)
+            }
+            Input::ProbeFailed => vec![],
             Input::Canceled { compacted: true } => {
                 // What was compacted away is not to be had as changes any more: list, and let the follower diff.
                 self.in_sync = false;
@@ -184,10 +203,9 @@ impl Machine {
         match &mut self.state {
             State::Pausing { then: Then::List, .. } => self.list(),
             State::Pausing { then: Then::Watch, .. } => self.open(now),
-            State::Listing => vec![],
-            State::Opening { .. } | State::Watching { asked: Some(_), .. } => {
-                self.broke(now, Action::LeaveEndpoint, self.after_break(now))
-            }
+            State::Listing | State::Probing { .. } => vec![],
+            State::Opening { .. } => self.broke(now, Action::LeaveEndpoint, Then::List),
+            State::Watching { asked: Some(_), .. } => self.probe(None),
             // What is known stays in force until the list is here: nothing says that it is wrong.
             State::Watching { .. } if self.relist_at.is_some_and(|list_at| now >= list_at) => {
                 let mut actions = vec![Action::Close];
@@ -198,8 +216,9 @@ impl Machine {
                 *asked = Some(now);
                 vec![Action::AskProgress]
             }
-            State::CatchingUp { since, .. } if now >= since.plus(ANSWER_MAX) => {
-                self.broke(now, Action::LeaveEndpoint, Then::List)
+            State::CatchingUp { since, until, .. } if now >= since.plus(PROGRESS_MAX) => {
+                let until = *until;
+                self.probe(Some(until))
             }
             State::CatchingUp { ask_at, .. } => {
                 *ask_at = now.plus(CATCH_UP);
@@ -218,6 +237,11 @@ impl Machine {
         vec![Action::Open { from: self.revision + 1 }]
     }
 
+    fn probe(&mut self, until: Option<i64>) -> Vec<Action> {
+        self.state = State::Probing { until };
+        vec![Action::Probe { revision: self.revision }]
+    }
+
     fn listed(&mut self, now: Tick, cluster: u64, revision: i64, entries: Vec<Entry>) -> Vec<Action> {
         if !matches!(self.state, State::Listing) {
             return vec![];
@@ -234,18 +258,41 @@ impl Machine {
         if !matches!(self.state, State::Opening { .. }) {
             return vec![];
         }
-        if cluster != self.cluster || revision < self.revision {
+        let is_joined = cluster == 0;
+        if (cluster != self.cluster && !is_joined) || revision < self.revision {
             // Another etcd, or one that was wiped or restored: this watch would be silent for ever.
-            let mut actions = vec![Action::Close];
-            actions.extend(self.list());
-            return actions;
+            return self.broke(now, Action::Close, Then::List);
         }
         self.backoff.reset();
-        if revision <= self.revision {
+        if revision <= self.revision && !is_joined {
             return vec![self.watching(now)];
         }
-        self.state = State::CatchingUp { since: now, until: revision, ask_at: now.plus(CATCH_UP) };
+        self.catch_up(now, revision)
+    }
+
+    fn catch_up(&mut self, now: Tick, until: i64) -> Vec<Action> {
+        self.state = State::CatchingUp { since: now, until, ask_at: now.plus(CATCH_UP) };
         vec![]
+    }
+
+    /// The read proves that etcd is there. Nothing newer: what is known is what stands. A newer key may be on its way in the
+    /// stream: it is waited for, once.
+    fn probed(&mut self, now: Tick, cluster: u64, revision: i64, newer: Option<i64>) -> Vec<Action> {
+        let State::Probing { until } = self.state else {
+            return vec![];
+        };
+        match (newer, until) {
+            _ if cluster != self.cluster || revision < self.revision => {
+                self.broke(now, Action::Close, Then::List)
+            }
+            (None, _) => vec![self.watching(now)],
+            (Some(newer), None) => self.catch_up(now, newer),
+            (Some(_), Some(_)) => {
+                let mut actions = vec![Action::Close];
+                actions.extend(self.list());
+                actions
+            }
+        }
     }
 
     /// How it goes on after a break.
@@ -259,7 +306,7 @@ impl Machine {
     fn changes(&mut self, now: Tick, mut changes: Vec<Change>) -> Vec<Action> {
         match &mut self.state {
             State::Watching { heard, asked } => (*heard, *asked) = (now, None),
-            State::CatchingUp { .. } => {}
+            State::CatchingUp { .. } | State::Probing { .. } => {}
             State::Pausing { .. } | State::Listing | State::Opening { .. } => return vec![],
         }
         changes.retain(|change| change.mod_revision() > self.revision);
@@ -268,7 +315,12 @@ impl Machine {
         };
         self.revision = last.mod_revision();
         let mut actions = vec![Action::Tell(Event::Changed(changes))];
-        if matches!(self.state, State::CatchingUp { until, .. } if self.revision >= until) {
+        let up_to = match self.state {
+            State::CatchingUp { until, .. } => Some(until),
+            State::Probing { until } => Some(until.unwrap_or(0)),
+            _ => None,
+        };
+        if up_to.is_some_and(|until| self.revision >= until) {
             actions.push(self.watching(now));
         }
         actions
@@ -276,7 +328,7 @@ impl Machine {
 
     fn progress(&mut self, now: Tick) -> Vec<Action> {
         match self.state {
-            State::Watching { .. } | State::CatchingUp { .. } => {
+            State::Watching { .. } | State::CatchingUp { .. } | State::Probing { .. } => {
                 vec![self.watching(now)]
             }
             State::Pausing { .. } | State::Listing | State::Opening { .. } => vec![],

@@ -96,6 +96,7 @@ fn a_compacted_revision_is_answered_with_a_list_at_once() {
     assert_eq!(actions, [Action::Close, Action::Tell(Event::OutOfSync), Action::List]);
 }
 
+/// It is listed after a pause that grows: an etcd, or what stands before it, that always answers so is not asked in a loop.
 #[test]
 fn a_wiped_or_foreign_etcd_is_found_when_the_watch_is_created() {
     for (cluster, revision) in [(1, 9), (2, 50)] {
@@ -103,18 +104,74 @@ fn a_wiped_or_foreign_etcd_is_found_when_the_watch_is_created() {
         machine.step(at(1), Input::Broke { too_large: false });
         wake(&mut machine);
         let actions = machine.step(at(9), Input::Created { cluster, revision });
-        assert_eq!(actions, [Action::Close, Action::List], "cluster {cluster} revision {revision}");
+        assert_eq!(actions, [Action::Close], "cluster {cluster} revision {revision}");
+        assert!(machine.wake_at().unwrap() > at(9));
+        assert_eq!(wake(&mut machine), [Action::List]);
     }
 }
 
-#[test]
-fn a_silent_stream_is_asked_after_5_s_and_left_3_s_later() {
+/// A machine whose stream was asked for a sign of life at 5 s, and gave none; a read is under way since 6 s.
+fn probing() -> Machine {
     let mut machine = watching();
     assert_eq!(machine.step(at(4_999), Input::Woke), []);
     assert_eq!(machine.step(at(5_000), Input::Woke), [Action::AskProgress]);
-    assert_eq!(machine.step(at(7_999), Input::Woke), []);
-    let left = machine.step(at(8_000), Input::Woke);
-    assert_eq!(left, [Action::LeaveEndpoint, Action::Tell(Event::OutOfSync)]);
+    assert_eq!(machine.step(at(5_999), Input::Woke), []);
+    assert_eq!(machine.step(at(6_000), Input::Woke), [Action::Probe { revision: 10 }]);
+    machine
+}
+
+#[test]
+fn a_silent_stream_of_an_etcd_that_does_not_answer_is_out_of_sync() {
+    let mut machine = probing();
+    let failed = machine.step(at(9_000), Input::ProbeFailed);
+    assert_eq!(failed, [Action::Close, Action::Tell(Event::OutOfSync)]);
+    assert_eq!(wake(&mut machine), [Action::List]);
+}
+
+/// Of a stream of another history nothing is to be had: the etcd behind a grpc-proxy was replaced, wiped or restored.
+#[test]
+fn a_probe_answered_by_another_cluster_or_an_earlier_revision_leads_to_a_list() {
+    for (cluster, revision) in [(2, 20), (1, 9)] {
+        let probed = probing().step(at(6_001), Input::Probed { cluster, revision, newer: None });
+        assert_eq!(probed, [Action::Close, Action::Tell(Event::OutOfSync)]);
+    }
+}
+
+/// etcd's grpc-proxy never gives the sign of life.
+#[test]
+fn a_silent_stream_of_an_etcd_that_has_nothing_newer_is_in_sync() {
+    let mut machine = probing();
+    let probed = machine.step(at(6_001), Input::Probed { cluster: 1, revision: 20, newer: None });
+    assert_eq!(probed, [Action::Tell(Event::InSync)]);
+    assert_eq!(machine.wake_at(), Some(at(11_001)));
+}
+
+#[test]
+fn a_newer_key_is_waited_for_once_and_then_listed() {
+    let newer = Input::Probed { cluster: 1, revision: 20, newer: Some(12) };
+    let mut machine = probing();
+    assert_eq!(machine.step(at(6_001), newer.clone()), []);
+    let arrived = machine.step(at(6_002), Input::Changes(vec![put(12)]));
+    assert_eq!(arrived, [Action::Tell(Event::Changed(vec![put(12)])), Action::Tell(Event::InSync)]);
+
+    let mut machine = probing();
+    machine.step(at(6_001), newer.clone());
+    assert_eq!(machine.step(at(7_001), Input::Woke), [Action::Probe { revision: 10 }]);
+    assert_eq!(machine.step(at(7_002), newer), [Action::Close, Action::List]);
+}
+
+/// etcd's grpc-proxy joins a watch to another one, and answers without the cluster, at the revision asked for.
+#[test]
+fn a_joined_watch_is_in_sync_when_a_probe_says_that_nothing_is_newer() {
+    let mut machine = Machine::new(at(0), 7);
+    machine.step(at(0), Input::Woke);
+    machine.step(at(0), Input::Listed { cluster: 1, revision: 10, entries: vec![] });
+    assert_eq!(machine.step(at(0), Input::Created { cluster: 0, revision: 11 }), []);
+    let until = [110, 220, 330, 440, 550, 660, 770, 880, 990];
+    assert!(until.iter().all(|ms| machine.step(at(*ms), Input::Woke) == [Action::AskProgress]));
+    assert_eq!(machine.step(at(1_000), Input::Woke), [Action::Probe { revision: 10 }]);
+    let probed = machine.step(at(1_001), Input::Probed { cluster: 1, revision: 20, newer: None });
+    assert_eq!(probed, [Action::Tell(Event::InSync)]);
 }
 
 #[test]
@@ -165,6 +222,9 @@ fn inputs() -> impl Strategy<Value = Input> {
         (0..3_u64, 0..50_i64).prop_map(|(cluster, revision)| Input::Created { cluster, revision }),
         (0..60_i64).prop_map(|revision| Input::Changes(vec![put(revision)])),
         Just(Input::Progress),
+        (0..3_u64, 0..50_i64, proptest::option::of(0..60_i64))
+            .prop_map(|(cluster, revision, newer)| { Input::Probed { cluster, revision, newer } }),
+        Just(Input::ProbeFailed),
         any::<bool>().prop_map(|compacted| Input::Canceled { compacted }),
         any::<bool>().prop_map(|too_large| Input::Broke { too_large }),
     ]
@@ -192,7 +252,8 @@ proptest! {
                     _ => {}
                 }
             }
-            prop_assert!(machine.wake_at().is_some() || matches!(machine.state, State::Listing));
+            let is_calling = matches!(machine.state, State::Listing | State::Probing { .. });
+            prop_assert!(machine.wake_at().is_some() || is_calling);
         }
     }
 }

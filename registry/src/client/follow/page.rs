@@ -1,6 +1,6 @@
 //! Reads everything below a prefix, a page at a time, all pages at one revision.
 
-use etcd_client::{GetOptions, KeyValue};
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 
 use super::{Entry, Event};
 use crate::session::{ANSWER_LEN_MAX, Class, EtcdError, Session};
@@ -53,6 +53,34 @@ pub async fn list(session: &Session, prefix: &str, revision: i64) -> Result<List
             }
         }
     }
+}
+
+/// What was written last below a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newer {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// etcd's revision at the answer.
+    pub revision: i64,
+    /// The revision of the key that was written last, if that was after the revision asked about.
+    pub newer: Option<i64>,
+}
+
+/// Whether a key below `prefix` was written after `revision`. etcd looks at all of them; the answer is one key without its
+/// value.
+pub async fn newer(session: &Session, prefix: &str, revision: i64) -> Result<Newer, EtcdError> {
+    let options = GetOptions::new()
+        .with_range(after_all(prefix))
+        .with_min_mod_revision(revision.saturating_add(1))
+        .with_sort(SortTarget::Mod, SortOrder::Descend)
+        .with_limit(1)
+        .with_keys_only();
+    let asking =
+        |client: etcd_client::Client| async move { client.kv_client().get(prefix, Some(options)).await };
+    let answer = session.call("read what is new in", asking).await?;
+    let header = answer.header().map(|header| (header.cluster_id(), header.revision()));
+    let (cluster, revision) = header.unwrap_or_default();
+    Ok(Newer { cluster, revision, newer: answer.kvs().first().map(KeyValue::mod_revision) })
 }
 
 /// What is asked for next: keys from `from` on, at most `limit`, as of `revision` (0: now).

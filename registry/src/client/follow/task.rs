@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::{Action, Input, Machine, RELIST_EVERY};
-use super::page::{after_all, entry, list};
+use super::page::{Newer, after_all, entry, list, newer};
 use super::{Change, Event};
 use crate::session::{CALL_MAX, Class, Connected, Epoch, EtcdError, Session, within};
 use crate::time::Clock;
@@ -88,6 +88,7 @@ async fn run(session: &Session, prefix: &str, mut machine: Machine, events: &mps
                     Err(_) => waiting = Some(Input::Broke { too_large: false }),
                 },
                 Action::AskProgress => ask_progress(stream.as_mut()).await,
+                Action::Probe { revision } => waiting = Some(probed(session, prefix, revision).await),
                 Action::Close => stream = None,
                 Action::LeaveEndpoint => {
                     if let Some(Stream { epoch, endpoint, .. }) = stream.take() {
@@ -111,6 +112,13 @@ async fn listed(session: &Session, prefix: &str) -> Input {
             Input::Listed { cluster: listed.cluster, revision: listed.revision, entries: listed.entries }
         }
         Err(_) => Input::ListFailed,
+    }
+}
+
+async fn probed(session: &Session, prefix: &str, revision: i64) -> Input {
+    match newer(session, prefix, revision).await {
+        Ok(Newer { cluster, revision, newer }) => Input::Probed { cluster, revision, newer },
+        Err(_) => Input::ProbeFailed,
     }
 }
 
