@@ -188,6 +188,8 @@ pub struct Balancer {
     count_until: Tick,
     /// From when on what is known from the disk may be acted on.
     disk_from: Tick,
+    /// Whom the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
+    known_on_disk: Option<BTreeSet<InstanceId>>,
     /// The last failure, so that each is logged once.
     log_once: LogOnce,
     actions: Vec<Action>,
@@ -204,6 +206,8 @@ impl Balancer {
         (files, ids): (Files, Option<Ids>),
     ) -> Self {
         let mut view = View::guarded(config.prefix, config.guard);
+        let on_disk = config.snapshot.iter().flat_map(|snapshot| snapshot.instances.keys());
+        let known_on_disk = Some(on_disk.filter_map(|id| id.parse().ok()).collect());
         if let Some(snapshot) = config.snapshot.take() {
             let instances = snapshot.instances.len();
             tracing::warn!(instances, "etcd has not answered yet: serving from the snapshot on disk");
@@ -242,6 +246,7 @@ impl Balancer {
             count_at: None,
             count_until: now,
             disk_from: now.plus(DISK_AFTER),
+            known_on_disk,
             log_once: LogOnce::default(),
             actions: Vec::new(),
         }

@@ -162,8 +162,9 @@ impl Files {
         let mut actions = Vec::new();
         self.wake_at = None;
         if let Some(sections) = &mut self.sections
-            // What is not known for certain does not replace what was.
-            && view.in_sync()
+            // What is not known for certain does not replace what was. A HAProxy that is to start from the files has nothing: a
+            // list is enough for it, and etcd may be lost again before the watch stands.
+            && (view.in_sync() || (view.is_listed() && sections.replace.is_some()))
         {
             let policy = &sections.policy.clone();
             let known = Known { view, observed, connected, made, policy };
@@ -241,5 +242,81 @@ impl Sections {
         }
         self.desired = Arc::new(desired);
         Some(Arc::clone(&self.desired))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry::follow::{Entry, Event};
+    use registry::key::{Key, Prefix};
+
+    use super::*;
+    use crate::plan::FirstCheck;
+    use crate::plan::observed::Backend;
+
+    const COUNT: usize = 1_000;
+
+    fn policy() -> Policy {
+        let id_base = 10_000.try_into().unwrap();
+        let (first_check, restart_gap) = (FirstCheck::Skip, Duration::from_secs(30));
+        Policy { check: None, id_base, first_check, init_state: false, restart_gap }
+    }
+
+    fn files() -> Files {
+        let sections = Sections {
+            desired: Arc::default(),
+            requests: WriterRequests::default(),
+            reloads: true,
+            bulk_load: BulkLoad::default(),
+            replace: None,
+            policy: policy(),
+            debounce: Debounce::new(WRITE_EVERY),
+            dirty: Dirty::All,
+        };
+        Files { sections: Some(sections), ids: None, wake_at: None }
+    }
+
+    fn listed() -> View {
+        let mut view = View::new(Prefix::default());
+        let entry = |(revision, n): (i64, usize)| Entry {
+            key: Prefix::default().text(&Key::Instance(format!("web/web-{n}").parse().unwrap())).into_bytes(),
+            value: format!(r#"{{"address":"10.0.0.1","port":{}}}"#, 1_000 + n).into_bytes(),
+            lease: 7,
+            create_revision: revision,
+            mod_revision: revision,
+        };
+        let entries = (1..).zip(0..COUNT).map(entry).collect();
+        view.fold_instances(Tick::default(), Event::Listed { cluster: 1, revision: 2_000, entries });
+        view.fold_overrides(Tick::default(), Event::Listed { cluster: 1, revision: 2_000, entries: vec![] });
+        view
+    }
+
+    /// etcd is lost again between the list and the watch: HAProxy would stay empty until the hold's end.
+    #[test]
+    fn a_haproxy_that_starts_from_the_files_gets_them_of_a_list() {
+        let (mut files, view, mut ids) = (files(), listed(), Ids::new(policy().id_base));
+        let mut observed = Observed::default();
+        observed.backends.insert("web".parse().unwrap(), Backend::default());
+        assert!(!view.in_sync() && view.is_listed());
+        files.mark_dirty(&Scope::All);
+        let mut draw = |files: &mut Files| {
+            files.draw(
+                Tick::from_ms(5),
+                (&view, &Arc::default()),
+                (&observed, &BTreeSet::new()),
+                true,
+                &mut ids,
+            )
+        };
+        assert!(draw(&mut files).is_empty(), "what is not known for certain does not replace what was");
+
+        let version = "2.6.12".parse().unwrap();
+        let worker =
+            Info { version, pid: 7, started_s: 1, stopping: false, uptime_s: 1, node: String::new() };
+        assert!(files.cold_start(Tick::from_ms(5), &view, &observed, &worker, &Ids::new(policy().id_base)));
+        let mut drawn = draw(&mut files);
+        let Some(FilesAction::Sections(desired)) = drawn.pop() else { panic!("{drawn:?}") };
+        assert_eq!(desired.replace, Some(7));
+        assert_eq!(desired.sections[&"web".parse().unwrap()].lines.len(), COUNT);
     }
 }

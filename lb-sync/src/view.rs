@@ -611,6 +611,39 @@ impl View {
         }
     }
 
+    /// HAProxy has these servers of ours, which pass its check, and neither etcd nor the disk explains them: etcd was wiped while
+    /// no lb-sync lived that knew of them, or they are an earlier life's. They are judged as those that expire: a few are
+    /// gone, and of much of a service each stays as a suspect.
+    pub fn judge_unexplained(&mut self, now: Tick, found: BTreeMap<InstanceId, InstanceRecord>) -> Scope {
+        let mut by_service: BTreeMap<ServiceName, BTreeMap<InstanceId, Registered>> = BTreeMap::new();
+        for (id, record) in found {
+            let owner = record.owner_under(&id, 0);
+            let was = Registered { record, owner, create_revision: 0, mod_revision: 0, lease: 0 };
+            by_service.entry(id.service.clone()).or_default().insert(id, was);
+        }
+        let mut changed = BTreeSet::new();
+        for (service, found) in by_service {
+            let suspects_of = self.guard.suspects().filter(|id| id.service == service).count();
+            let left = self.services.get(&service).map_or(0, |all| all.saturating_sub(suspects_of));
+            let count = found.len();
+            let suspects = self.guard.judge(now, &service, found, left);
+            if suspects.is_empty() {
+                tracing::warn!(%service, count, "HAProxy has servers that nothing explains: they are removed");
+            } else {
+                tracing::error!(
+                    %service,
+                    count,
+                    left,
+                    "HAProxy has servers that nothing explains, much of the service: suspects stay while its checks pass"
+                );
+            }
+            for (id, was) in suspects {
+                self.insert(id, was, &mut changed);
+            }
+        }
+        Scope::Only(changed)
+    }
+
     /// Takes a record in; one that does not parse leaves what was known.
     fn put_instance(&mut self, id: InstanceId, entry: &Entry, changed: &mut BTreeSet<InstanceId>) {
         match registered(&id, entry) {

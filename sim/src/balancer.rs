@@ -1,11 +1,12 @@
 //! A balancer's lb-sync, as a value: its machine, its lease, what it follows, and its disk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::haproxy::{Check, CheckInterval, Command, ServerId};
 use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input};
 use lb_sync::files::Files;
-use lb_sync::plan::ids::Ids;
+use lb_sync::plan::ids::{Ids, SavedIds};
 use lb_sync::plan::{AckValue, FirstCheck, Policy};
 use lb_sync::snapshot::Snapshot;
 use lb_sync::view::GuardPolicy;
@@ -29,6 +30,8 @@ const OVERRIDES: usize = 1;
 pub struct Disk {
     /// The last view that was saved.
     pub snapshot: Option<Snapshot>,
+    /// Which instance has which HAProxy id.
+    pub ids: Option<Arc<SavedIds>>,
 }
 
 /// Something that the world does for it.
@@ -46,6 +49,8 @@ pub enum Effect {
     CountOldWorkers,
     /// An ack was put: `service/instance`, the owner and the state.
     Acked(String, String, AckState),
+    /// This stands in the journal, and what HAProxy said where it refused.
+    Journal(String, Option<String>),
 }
 
 /// The process.
@@ -97,9 +102,10 @@ impl BalancerProcess {
             has_master: options.noise % 2 == 1,
         };
         let known = (name.clone(), "127.0.0.1:7100".to_owned());
-        let ids = Some(Ids::new(policy.id_base));
+        let restored = disk.ids.as_ref().and_then(|saved| Ids::restore(policy.id_base, saved).ok());
+        let ids = restored.unwrap_or_else(|| Ids::new(policy.id_base));
         Some(Self {
-            machine: Balancer::new(now, mix(seed), config, known, (Files::default(), ids)),
+            machine: Balancer::new(now, mix(seed), config, known, (Files::default(), Some(ids))),
             link: Link::new(now, Duration::from_secs(options.ttl_s), seed, 2),
             name,
             prefix: Prefix::default(),
@@ -181,12 +187,10 @@ impl BalancerProcess {
                 }
                 Action::CountOldWorkers => effects.push(Effect::CountOldWorkers),
                 Action::CheckLeases(queries) => calls.push(Call::Alive(queries)),
+                Action::Record(event) => effects.push(Effect::Journal(event.what, event.refused)),
+                Action::SaveIds(saved) => self.disk.ids = Some(saved),
                 Action::SaveSnapshot(snapshot) => self.disk.snapshot = Some(snapshot),
-                Action::PutHealth(_)
-                | Action::SaveIds(_)
-                | Action::WriteFiles(_)
-                | Action::Record(_)
-                | Action::StatusChanged => {}
+                Action::PutHealth(_) | Action::WriteFiles(_) | Action::StatusChanged => {}
             }
         }
         effects.extend(calls.into_iter().map(Effect::Call));

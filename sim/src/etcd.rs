@@ -109,6 +109,8 @@ pub struct Etcd {
     outbox: Vec<(StreamId, Message)>,
     /// Counts histories: a wipe or a restore begins another.
     epoch: u32,
+    /// Leases that ran out.
+    expired: BTreeSet<LeaseId>,
     /// The raft term: each start and each election is another; a restored cluster begins anew.
     term: u64,
     /// How often each kind of call was served, for the load at rest.
@@ -132,6 +134,7 @@ impl Default for Etcd {
             full: false,
             outbox: Vec::new(),
             epoch: 0,
+            expired: BTreeSet::new(),
             term: 2,
             calls: BTreeMap::new(),
         }
@@ -185,6 +188,12 @@ impl Etcd {
     #[must_use]
     pub fn is_alive(&self, lease: LeaseId) -> bool {
         self.store.leases.contains_key(&lease)
+    }
+
+    /// Whether `lease` has run out, and no backup has brought it back.
+    #[must_use]
+    pub fn has_expired(&self, lease: LeaseId) -> bool {
+        self.expired.contains(&lease) && !self.is_alive(lease)
     }
 
     /// What it answers to a question about `lease`.
@@ -394,6 +403,7 @@ impl Etcd {
             .take(EXPIRE_MAX)
             .collect();
         for lease in ended {
+            self.expired.insert(lease);
             let Some(lease) = self.store.leases.remove(&lease) else { continue };
             if !lease.keys.is_empty() {
                 self.commit(vec![], lease.keys.into_iter().collect(), 0);

@@ -6,10 +6,12 @@
 //! [`haproxy`]. [`oracles`] say what must hold. The same script gives the same trace, byte for byte.
 
 pub mod balancer;
+pub mod cli;
 pub mod draw;
 pub mod etcd;
 pub mod haproxy;
 pub mod link;
+pub mod marks;
 pub mod oracles;
 pub mod registrar;
 pub mod run;

@@ -5,10 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use registry::name::InstanceId;
 use registry::record::{AckState, InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
-use crate::world::{App, World, service_name};
+use crate::world::{App, RegistrarSlot, World, service_name};
 
 /// A broken oracle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// Nothing that takes traffic away is sent on a view that is older.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
+/// A process that was paused has taken in what waited for it.
+const WAKES_WITHIN: Duration = Duration::from_millis(5);
+/// Two registrars may believe for so long that they have a name.
+const NAME_SHARED_MAX: Duration = Duration::from_secs(8);
 
 impl World {
     /// An app is told to stop: no worker of any HAProxy may have a selectable server at its endpoint, or a stream to it,
@@ -60,10 +65,14 @@ impl World {
         }
     }
 
-    /// A registrar that was started while it was absent does not know of it.
+    /// A registrar that was started while it was absent does not know of it; nor one that was started while etcd was away, and
+    /// then came back without the balancer.
     fn is_unknown_to(&self, balancer: usize, registrar: usize) -> bool {
+        let started = self.registrars[registrar].started;
         let absent = self.balancers[balancer].absent_since;
-        absent.is_some_and(|since| self.registrars[registrar].started >= since)
+        let never_seen =
+            started >= self.etcd_went && self.history_broke.is_some_and(|at| at >= self.etcd_went);
+        absent.is_some_and(|since| started >= since) || never_seen
     }
 
     /// It has been absent for longer than leaves wait for it.
@@ -118,9 +127,7 @@ impl World {
         if state != AckState::Drained {
             return;
         }
-        let is = |slot: &&crate::world::RegistrarSlot| {
-            slot.process.as_ref().is_some_and(|process| process.owner == owner)
-        };
+        let is = |slot: &&RegistrarSlot| slot.process.as_ref().is_some_and(|process| process.owner == owner);
         let Some(addr) = self.registrars.iter().find(is).and_then(|slot| slot.app).map(|(addr, _)| addr)
         else {
             return;
@@ -138,6 +145,13 @@ impl World {
                 || line.starts_with("del server")
                 || line.starts_with("shutdown")
         };
+        let changes = |line: &&String| !line.starts_with("show ");
+        if self.at_rest
+            && let Some(line) = lines.iter().find(changes)
+        {
+            self.violate("rest", format!("lb-{at} sends `{line}`, and nothing has happened"));
+            return;
+        }
         let Some(line) = lines.iter().find(takes) else { return };
         let Some(process) = &self.balancers[at].process else { return };
         let condition = process.machine().condition(self.now);
@@ -145,6 +159,71 @@ impl World {
         if !condition.view.in_sync() || heard.is_none_or(|age| age > VIEW_AGE_MAX + Duration::from_secs(1)) {
             let (line, age) = (line.clone(), heard);
             self.violate("fail static", format!("lb-{at} sends `{line}` on a view of {age:?} ago"));
+        }
+    }
+
+    /// No process believes in a lease that etcd has ended. One that is paused cannot know; one whose app is gone revokes it.
+    pub(crate) fn check_leases(&mut self) {
+        let now = self.now;
+        let runs = |paused: Option<Tick>| paused.is_none_or(|until| now > until.plus(WAKES_WITHIN));
+        let registrars = self.registrars.iter().filter(|slot| runs(slot.paused_until) && slot.app.is_some());
+        let registrars =
+            registrars.filter_map(|slot| Some((slot.name.clone(), &slot.process.as_ref()?.link)));
+        let balancers = self.balancers.iter().enumerate().filter(|(_, slot)| runs(slot.paused_until));
+        let balancers =
+            balancers.filter_map(|(at, slot)| Some((format!("lb-{at}"), &slot.process.as_ref()?.link)));
+        let wrong = registrars.chain(balancers).find_map(|(who, link)| {
+            let lease = link.lease.status().lease?;
+            self.etcd
+                .has_expired(lease)
+                .then(|| format!("{who} believes in lease {lease}, which has expired"))
+        });
+        if let Some(what) = wrong {
+            self.violate("leases", what);
+        }
+    }
+
+    /// At most one registrar of a name believes for long that it is registered.
+    pub(crate) fn check_names(&mut self) {
+        let mut holders: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+        for slot in &self.registrars {
+            let is_current = slot.paused_until.is_none() && slot.cut_until < self.now;
+            let registered = slot.process.as_ref().is_some_and(|process| process.member().registered);
+            if is_current && registered {
+                *holders.entry((slot.service, &slot.name)).or_default() += 1;
+            }
+        }
+        let shared = holders.into_iter().find(|(_, count)| *count > 1).map(|((_, name), _)| name.to_owned());
+        let since = shared.as_ref().map(|_| self.name_shared_since.unwrap_or(self.now));
+        self.name_shared_since = since.filter(|_| self.etcd.is_up());
+        let is_long = self.name_shared_since.is_some_and(|since| self.now.since(since) > NAME_SHARED_MAX);
+        if let Some(name) = shared.filter(|_| is_long) {
+            self.violate(
+                "names",
+                format!("two registrars believe for {NAME_SHARED_MAX:?} that they are {name}"),
+            );
+        }
+    }
+
+    /// HAProxy refuses nothing, but to delete a server that has a connection still.
+    pub(crate) fn check_refusal(&mut self, at: usize, refused: Option<String>) {
+        if let Some(said) = refused.filter(|said| said != "StillHasConnections") {
+            self.violate("refused", format!("lb-{at}: HAProxy says {said}"));
+        }
+    }
+
+    /// An id is never given to another instance than the one that had it.
+    pub(crate) fn check_id(&mut self, at: usize, line: &str) {
+        let mut words = line.split_whitespace();
+        if (words.next(), words.next()) != (Some("add"), Some("server")) {
+            return;
+        }
+        let Some((backend, name)) = words.next().and_then(|path| path.split_once('/')) else { return };
+        let Some(id) = words.skip_while(|word| *word != "id").nth(1) else { return };
+        let key = (backend.to_owned(), id.to_owned());
+        let had = self.balancers[at].ids.insert(key, name.to_owned());
+        if let Some(had) = had.filter(|had| had != name) {
+            self.violate("ids", format!("lb-{at}: id {id} of {backend}/{had} is given to {name}"));
         }
     }
 
@@ -180,7 +259,7 @@ impl World {
             if after.contains_key(service) {
                 continue;
             }
-            let well = |addr: &&SocketAddr| self.app_is_well(**addr, service);
+            let well = |addr: &&SocketAddr| self.app_wants_traffic(**addr, service);
             if let Some(addr) = addrs.iter().find(well) {
                 let what =
                     format!("lb-{at}: `{line}` takes the last server of {service}, at {addr}, which is well");
@@ -188,6 +267,21 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// It listens, its check passes, and neither it nor an operator wants it out, whatever has become of its registrar; and
+    /// no other registrar has its name.
+    fn app_wants_traffic(&self, addr: SocketAddr, service: &str) -> bool {
+        let Some(app) = self.apps.get(&addr).filter(|app| service_name(app.service) == service) else {
+            return false;
+        };
+        let slot = &self.registrars[app.registrar];
+        let same_name = |other: &&RegistrarSlot| other.service == slot.service && other.name == slot.name;
+        self.now.since(app.since) > REACHED_WITHIN
+            && self.now.since(slot.ill_until) > REACHED_WITHIN
+            && !slot.stopping
+            && !self.is_overridden(slot)
+            && self.registrars.iter().filter(same_name).count() == 1
     }
 
     /// It listens, its check passes, and neither it nor an operator wants it out; and its registrar lives or has just died.
@@ -200,17 +294,52 @@ impl World {
         slot.process.is_some()
             && !slot.stopping
             && !self.is_overridden(slot)
-            && self.now >= slot.ill_until
+            && self.now.since(slot.ill_until) > REACHED_WITHIN
             && stable
             && slot.process.as_ref().is_some_and(|process| !process.member().stood_down)
     }
 
     /// An operator wants an instance of its name out, or did lately.
-    fn is_overridden(&self, slot: &crate::world::RegistrarSlot) -> bool {
+    fn is_overridden(&self, slot: &RegistrarSlot) -> bool {
         self.registrars.iter().any(|other| {
             let same = other.service == slot.service && other.name == slot.name;
             same && (other.overridden || self.now.since(other.changed) < REACHED_WITHIN)
         })
+    }
+
+    /// A registrar stands down only for another one of its name. After two new histories (a wipe, and then a backup of before it)
+    /// revisions say nothing: it does so until the lease of the restored record ends.
+    pub(crate) fn stood_down(&mut self, at: usize) {
+        let slot = &self.registrars[at];
+        let is_rival = |other: &&RegistrarSlot| other.service == slot.service && other.name == slot.name;
+        if self.etcd.epoch() < 2 && self.registrars.iter().filter(is_rival).count() == 1 {
+            let what = format!("{} stands down, and there is no other registrar of its name", slot.name);
+            self.violate("names", what);
+        }
+    }
+
+    /// A request reaches an instance that an operator has taken out.
+    pub(crate) fn check_overridden(&mut self, balancer: usize, addr: SocketAddr, registrar: usize) {
+        let (slot, lb) = (&self.registrars[registrar], &self.balancers[balancer]);
+        let settled = |since: Tick| self.now.since(since) > REACHED_WITHIN;
+        let has_etcd = self.etcd.is_up() && settled(self.etcd_came) && settled(lb.cut_until);
+        // Carried out before etcd went away, and nothing has happened to the balancer since.
+        let is_out = self.etcd_went.since(slot.changed) > REACHED_WITHIN
+            && lb.changed.max(lb.cut_until) <= slot.changed;
+        let knows = lb.process.is_some() && settled(lb.changed) && (has_etcd || is_out);
+        // One that another history of etcd lacks ends where its revision has passed the one that was known: that cannot be told
+        // from an operator who lifts it.
+        let id = format!("{}/{}", service_name(slot.service), slot.name).parse::<InstanceId>().ok();
+        let view = lb.process.as_ref().map(|process| process.machine().condition(self.now).view);
+        let is_known = view.zip(id).is_some_and(|(view, id)| view.override_of(&id).is_some());
+        let kept = self.history_broke.is_none() || is_known;
+        if slot.overridden && settled(slot.changed) && knows && kept {
+            let what = format!(
+                "lb-{balancer} sends a request to {} at {addr}, which an operator took out",
+                slot.name
+            );
+            self.violate("overrides", what);
+        }
     }
 
     /// A request for one service has reached another service's app.
@@ -321,16 +450,25 @@ impl World {
                 let extra: Vec<_> = has.difference(&wanted).collect();
                 return Some(format!("lb-{at}: missing {missing:?}, too many {extra:?}"));
             }
+            let is_wanted = |(backend, name): &&(String, String)| {
+                wanted.iter().any(|(service, instance, _)| service == backend && instance == name)
+            };
+            if let Some((backend, name)) = worker.servers.keys().find(|path| !is_wanted(path)) {
+                return Some(format!("lb-{at} still has a server {backend}/{name}"));
+            }
             let presence = format!("/leasehold/v1/balancers/lb-{at}");
             if self.etcd.get(&presence).is_none() {
                 return Some(format!("lb-{at} has no presence"));
+            }
+            if let Some(suspect) = condition.view.suspects().next() {
+                return Some(format!("lb-{at}: {suspect} is still a suspect"));
             }
             for (service, name, _) in &wanted {
                 let key = format!("/leasehold/v1/acks/{service}/{name}/lb-{at}");
                 let ack = self.etcd.get(&key).map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
                 // A value that a second restored backup brought back stays until the next transition: it answers an earlier
                 // record, and no leave counts it.
-                let stale = self.history_broke.is_some() && ack.is_some();
+                let stale = self.etcd.epoch() > 1 && ack.is_some();
                 if !stale && !ack.as_ref().is_some_and(|ack| ack.contains("serving")) {
                     return Some(format!("lb-{at}: the ack of {name} is {ack:?}"));
                 }

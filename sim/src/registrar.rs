@@ -50,6 +50,8 @@ pub enum Effect {
     StoodDown,
     /// It has its name back.
     Returned,
+    /// It has said this.
+    Said(Report),
     /// The process ends.
     End,
 }
@@ -223,13 +225,16 @@ impl RegistrarProcess {
             Action::Members(members::Action::Release) => {
                 self.link.command(now, lease::Input::Release, &mut calls);
             }
-            Action::Members(members::Action::Report { report, .. }) => match report {
-                Report::Left => effects.push(Effect::Left { acked: true }),
-                Report::TimedOut(_) => effects.push(Effect::Left { acked: false }),
-                Report::Superseded | Report::NoName => effects.push(Effect::StoodDown),
-                Report::NameReturned => effects.push(Effect::Returned),
-                _ => {}
-            },
+            Action::Members(members::Action::Report { report, .. }) => {
+                effects.push(Effect::Said(report.clone()));
+                match report {
+                    Report::Left => effects.push(Effect::Left { acked: true }),
+                    Report::TimedOut(_) => effects.push(Effect::Left { acked: false }),
+                    Report::Superseded | Report::NoName => effects.push(Effect::StoodDown),
+                    Report::NameReturned => effects.push(Effect::Returned),
+                    _ => {}
+                }
+            }
             Action::Members(members::Action::Member(_, action)) => match action {
                 member::Action::Put { key, at, state, expected } => {
                     let value = self.value(at, state);

@@ -1,15 +1,19 @@
 //! One run of a script, and shrinking of one that broke an oracle.
 
+use crate::marks::Marks;
 use crate::oracles::Violation;
 use crate::script::{Op, Script};
 use crate::world::{Counts, World};
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+use registry::time::Tick;
 
 /// Most runs of one shrinking.
 const SHRINK_RUNS_MAX: u32 = 300;
 /// A whole leave must fit before the end.
 const LONGEST_LEAVE: Duration = Duration::from_secs(20);
+/// What has come to rest stays so.
+const AT_REST: Duration = Duration::from_secs(5);
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -19,9 +23,15 @@ pub struct Outcome {
     /// What happened.
     pub counts: Counts,
     /// Coverage marks.
-    pub marks: BTreeMap<&'static str, u64>,
+    pub marks: Marks,
     /// One line for each event, if wanted.
     pub trace: Vec<String>,
+}
+
+/// When everything must have come to rest.
+#[must_use]
+pub fn end(script: &Script) -> Tick {
+    World::rest_at(script.quiet_at_ms()).plus(LONGEST_LEAVE)
 }
 
 /// Runs a script to its end, or to the first broken oracle.
@@ -29,11 +39,13 @@ pub struct Outcome {
 pub fn run(script: &Script, trace: bool) -> Outcome {
     let mut world = World::new(script);
     world.trace = trace.then(Vec::new);
-    let end = World::rest_at(script.quiet_at_ms()).plus(LONGEST_LEAVE);
-    if world.run_until(end)
-        && let Some(pending) = world.pending()
-    {
-        world.violate("liveness", pending);
+    let end = end(script);
+    if world.run_until(end) {
+        match world.pending() {
+            Some(pending) => world.violate("liveness", pending),
+            None => world.come_to_rest(),
+        }
+        world.run_until(end.plus(AT_REST));
     }
     Outcome {
         violation: world.violations.into_iter().next(),

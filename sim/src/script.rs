@@ -63,7 +63,7 @@ pub enum Op {
     Outage(u64),
     /// Another member leads: every lease has its whole ttl, every stream breaks.
     Leader,
-    /// etcd's history is compacted.
+    /// Every stream breaks, and what happens before they are back is compacted.
     Compact,
     /// etcd loses everything; it is away for a time.
     Wipe(u64),

@@ -4,6 +4,7 @@
 //! explored. Nothing here decides for the product: it performs what the machines say, with latencies, losses and faults.
 
 mod clients;
+mod coverage;
 mod etcd_calls;
 mod faults;
 mod haproxies;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use registry::name::InstanceId;
 use registry::time::Tick;
 
 use crate::balancer::{BalancerProcess, Disk};
@@ -21,6 +23,7 @@ use crate::draw::Draws;
 use crate::etcd::{self, Etcd, Store};
 use crate::haproxy::{Haproxy, StreamId, WorkerId};
 use crate::link::{Answer, Call};
+use crate::marks::{self, Marks};
 use crate::oracles::Violation;
 use crate::registrar::RegistrarProcess;
 use crate::script::{Op, Options, Script};
@@ -113,6 +116,8 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) enum Past {
     All,
+    /// All of it, and two revisions more, that are compacted at once: who resumes a watch finds that it cannot.
+    Compacted,
     Nothing,
     Backup(Box<Store>, i64),
 }
@@ -181,6 +186,10 @@ pub struct BalancerSlot {
     pub changed: Tick,
     /// Since when it has no presence in etcd.
     pub absent_since: Option<Tick>,
+    /// Its suspects, as last seen.
+    pub(crate) suspects: BTreeSet<InstanceId>,
+    /// Who has had which HAProxy id.
+    pub(crate) ids: BTreeMap<(String, String), String>,
     /// Clients' cookies.
     pub(crate) cookies: BTreeMap<(usize, u64), String>,
 }
@@ -198,6 +207,17 @@ pub struct Counts {
     pub leaves: u64,
     /// Leaves that ended by their deadline.
     pub timed_out: u64,
+}
+
+impl Counts {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.leaves += other.leaves;
+        self.timed_out += other.timed_out;
+    }
 }
 
 /// The world.
@@ -227,14 +247,22 @@ pub struct World {
     pub(crate) burst_until: Tick,
     /// When apps or `HAProxy`s last died by a fault.
     pub(crate) died: BTreeMap<usize, Tick>,
+    /// When etcd last went away.
+    pub(crate) etcd_went: Tick,
+    /// When it was back.
+    pub(crate) etcd_came: Tick,
     /// When an etcd-wide fault last was.
     pub(crate) history_broke: Option<Tick>,
     /// What has happened so far.
     pub counts: Counts,
+    /// Since when two registrars believe that they have the same name.
+    pub(crate) name_shared_since: Option<Tick>,
+    /// All has come to rest: nothing changes any more.
+    pub(crate) at_rest: bool,
     /// What went wrong.
     pub violations: Vec<Violation>,
     /// Coverage marks, each with how often it was hit.
-    pub marks: BTreeMap<&'static str, u64>,
+    pub marks: Marks,
     /// One line for each event, if wanted.
     pub trace: Option<Vec<String>>,
 }
@@ -290,10 +318,14 @@ impl World {
             requests: BTreeMap::new(),
             burst_until: Tick::default(),
             died: BTreeMap::new(),
+            etcd_went: Tick::default(),
+            etcd_came: Tick::default(),
             history_broke: None,
             counts: Counts::default(),
             violations: Vec::new(),
-            marks: BTreeMap::new(),
+            marks: Marks::new(),
+            name_shared_since: None,
+            at_rest: false,
             trace: None,
             options,
         };
@@ -325,6 +357,8 @@ impl World {
                 checks_at: None,
                 changed: now,
                 absent_since: Some(now),
+                suspects: BTreeSet::new(),
+                ids: BTreeMap::new(),
                 cookies: BTreeMap::new(),
             });
             world.at(now, Event::StartBalancer(balancer));
@@ -424,8 +458,13 @@ impl World {
         }
     }
 
-    pub(crate) fn mark(&mut self, mark: &'static str) {
-        *self.marks.entry(mark).or_default() += 1;
+    pub(crate) fn mark(&mut self, mark: &str) {
+        marks::count(&mut self.marks, mark);
+    }
+
+    /// Nothing is pending: from now on nothing may change.
+    pub(crate) fn come_to_rest(&mut self) {
+        self.at_rest = true;
     }
 
     fn handle(&mut self, event: Event) {
@@ -435,6 +474,8 @@ impl World {
             Event::Arrive { from, life, call, sent } => self.serve_call(from, life, call, sent),
             Event::ExpireLeases => {
                 self.etcd.expire(self.now);
+                self.check_leases();
+                self.check_names();
                 self.watch_presence();
                 self.after(etcd::EXPIRE_EVERY, Event::ExpireLeases);
             }

@@ -159,6 +159,8 @@ async fn a_wipe_brings_no_traffic_back(mode: &str) {
     std::fs::write(&ill, "").unwrap();
     let living = ["web-1", "web-2", "web-3"];
     stack.until(|s| s.up("web") == living).await;
+    // What was in flight there has been answered, and counted.
+    stack.until_served(&load, &living, 20).await;
     let before = (load.served("web-4"), load.served("web-5"));
     web.instance(1).slow_down(LONG_MS).await;
 

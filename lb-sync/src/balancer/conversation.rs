@@ -1,9 +1,11 @@
 //! The conversation with HAProxy: what is asked next, and what an answer leads to.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use registry::name::{InstanceId, ServiceName};
+use registry::record::{InstanceRecord, Weight};
 use registry::time::Tick;
 
 use super::reading::Reading;
@@ -16,6 +18,7 @@ use crate::plan::{Plan, Step, backends};
 use crate::scope::Scope;
 use haproxy::answer::AnswerError;
 use haproxy::answer::excerpt::Excerpt;
+use haproxy::answer::flags::OpState;
 use haproxy::answer::info::Info;
 use haproxy::{Command, Reply};
 
@@ -216,6 +219,7 @@ impl Balancer {
 
     /// Plans for what may have changed. Returns whether a round has begun, or a look at once is wanted.
     fn plan(&mut self, now: Tick) -> bool {
+        self.judge_unexplained(now);
         let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
         scope.extend(self.planner.due(now));
         self.files.mark_dirty(&scope);
@@ -243,6 +247,36 @@ impl Balancer {
             self.activity = Activity::Round(Round::new(now, vec![]));
         }
         !matches!(self.activity, Activity::None) || !self.dirty.is_empty()
+    }
+
+    /// Once in this life, as soon as etcd and HAProxy are both known: servers of ours that are in rotation, and that neither etcd
+    /// nor the disk explains.
+    fn judge_unexplained(&mut self, now: Tick) {
+        if !self.view.in_sync() || self.worker.is_none() {
+            return;
+        }
+        let Some(known_on_disk) = self.known_on_disk.take() else { return };
+        let mut found = BTreeMap::new();
+        for (service, backend) in &self.observed.backends {
+            for (instance, server) in &backend.servers {
+                let id = InstanceId { service: service.clone(), instance: instance.clone() };
+                let is_ours = self.planner.ids().is_ours(server.id);
+                let is_known = self.view.instances().contains_key(&id) || known_on_disk.contains(&id);
+                let serves =
+                    server.admin.is_ready() && server.op == OpState::Running && server.check.is_enabled();
+                if let Some(addr) = server.addr.filter(|_| is_ours && !is_known && serves)
+                    && let Ok(port) = NonZeroU16::try_from(addr.port())
+                {
+                    let mut record = InstanceRecord::new(addr.ip(), port);
+                    record.weight = Weight::try_from(u32::from(server.weight.get())).unwrap_or_default();
+                    found.insert(id, record);
+                }
+            }
+        }
+        if !found.is_empty() {
+            let changed = self.view.judge_unexplained(now, found);
+            self.mark_dirty(changed);
+        }
     }
 
     /// Publishes what a plan has found out.

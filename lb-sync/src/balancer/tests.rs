@@ -57,21 +57,26 @@ fn config() -> BalancerConfig {
 impl World {
     /// In sync with a registry that is empty, and connected.
     fn new() -> Self {
+        Self::begin(FakeHaproxy::new(&["web"]), config(), vec![])
+    }
+
+    /// A first life of lb-sync with this HAProxy, in sync with a registry that has these entries.
+    fn begin(haproxy: FakeHaproxy, config: BalancerConfig, entries: Vec<Entry>) -> Self {
         let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
         let balancer =
-            Balancer::new(now, 1, config(), (name, "127.0.0.1:7100".into()), (Files::default(), None));
+            Balancer::new(now, 1, config, (name, "127.0.0.1:7100".into()), (Files::default(), None));
         let mut world = Self {
             now,
-            revision: 1,
+            revision: 100,
             balancer,
-            haproxy: FakeHaproxy::new(&["web"]),
+            haproxy,
             asked: None,
             connecting: false,
             acks: BTreeMap::new(),
             events: vec![],
         };
-        let empty = || Event::Listed { cluster: 1, revision: 1, entries: vec![] };
-        let events = [Input::Instances(empty()), Input::Overrides(empty())];
+        let list = |entries| Event::Listed { cluster: 1, revision: 100, entries };
+        let events = [Input::Instances(list(entries)), Input::Overrides(list(vec![]))];
         world.step(
             events.into_iter().chain([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]),
         );
@@ -230,4 +235,31 @@ fn out_of_sync_nothing_is_taken_away_and_a_restarted_haproxy_is_filled() {
     world.step([Input::Instances(Event::InSync)]);
     world.settle();
     assert!(!world.is_ready("web/web-1"));
+}
+
+fn entry(n: u16) -> Entry {
+    let key = Prefix::default().text(&Key::Instance(format!("web/web-{n}").parse().unwrap())).into_bytes();
+    let value = format!(r#"{{"address":"10.0.0.1","port":{}}}"#, 3_000 + n).into_bytes();
+    Entry { key, value, lease: 7, create_revision: 2, mod_revision: 2 }
+}
+
+/// The servers that are ready when another life of lb-sync finds `kept` of the four that HAProxy has in etcd.
+fn ready_in_next_life(kept: std::ops::RangeInclusive<u16>, config: BalancerConfig) -> Vec<u16> {
+    let first = World::begin(FakeHaproxy::new(&["web"]), self::config(), (1..=4).map(entry).collect());
+    let mut next = World::begin(first.haproxy, config, kept.map(entry).collect());
+    for _ in 0..3 {
+        next.settle();
+    }
+    (1..=4).filter(|n| next.is_ready(&format!("web/web-{n}"))).collect()
+}
+
+/// etcd came back wiped, and no lb-sync lived that knew of them.
+#[test]
+fn servers_that_nothing_explains_stay_as_suspects_if_they_are_much_of_a_service() {
+    assert_eq!(ready_in_next_life(1..=4, config()), [1, 2, 3, 4]);
+    assert_eq!(ready_in_next_life(1..=3, config()), [1, 2, 3], "one of four has gone in the meantime");
+    assert_eq!(ready_in_next_life(1..=1, config()), [1, 2, 3, 4], "three of four may be a wiped etcd's");
+    #[expect(clippy::reversed_empty_ranges, reason = "none")]
+    let none = 1..=0;
+    assert_eq!(ready_in_next_life(none, config()), [1, 2, 3, 4]);
 }

@@ -61,6 +61,7 @@ impl World {
                 self.misrouted(balancer, service, addr, &app);
                 return;
             }
+            self.check_overridden(balancer, addr, app.registrar);
             self.balancers[balancer].cookies.insert((service, client), name.clone());
             let takes = self.duration();
             let opened = self.balancers[balancer].haproxy.open(worker, (backend, name), addr);

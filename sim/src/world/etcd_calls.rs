@@ -65,6 +65,7 @@ impl World {
                 let answer = if self.etcd.keep_alive(now, lease) {
                     keeper::Input::KeptAlive { lease, sent }
                 } else {
+                    self.mark("etcd: a lease is gone");
                     keeper::Input::Gone { lease }
                 };
                 Answer::Lease(answer, Some(self.etcd.header()))
@@ -76,9 +77,11 @@ impl World {
             Call::Verify(lease) => Answer::Verified(lease, self.etcd.keys_of(lease)),
             Call::Write(write) => Answer::Write(self.write(write)),
             Call::List { follower, prefix } => {
+                self.mark("etcd: all is listed");
                 Answer::Listed { follower, list: Some(self.etcd.list(&prefix)) }
             }
             Call::Newer { follower, prefix, revision } => {
+                self.mark("etcd: what is newer is read");
                 Answer::Newer { follower, newer: Some(self.etcd.newer(&prefix, revision)) }
             }
             Call::Open { follower, prefix, from: revision } => {
@@ -100,6 +103,7 @@ impl World {
             Call::Names(prefix) => Answer::Names(Ok(self.etcd.list(&prefix).1)),
             Call::TimeToLive(lease) => Answer::TimeToLive(Ok(self.etcd.time_to_live(now, lease))),
             Call::Alive(queries) => {
+                self.mark("etcd: leases are asked about");
                 let ttl = |lease| self.etcd.time_to_live(now, lease);
                 let alive = queries.into_iter().filter_map(|(id, lease)| Some((id, lease, ttl(lease)?)));
                 Answer::Alive(alive.collect())
@@ -119,10 +123,12 @@ impl World {
         };
         match self.etcd.txn(txn) {
             TxnAnswer::Done(revision) => ledger::Input::Written { revision },
-            TxnAnswer::Occupied(found) => ledger::Input::Occupied {
-                found: found
-                    .map(|entry| ledger::Found { value: entry.value, mod_revision: entry.mod_revision }),
-            },
+            TxnAnswer::Occupied(found) => {
+                self.mark("etcd: a write finds another's record");
+                let found =
+                    found.map(|entry| ledger::Found { value: entry.value, mod_revision: entry.mod_revision });
+                ledger::Input::Occupied { found }
+            }
             TxnAnswer::LeaseGone => ledger::Input::LeaseGone,
             TxnAnswer::NoSpace => ledger::Input::Failed,
         }
@@ -135,6 +141,9 @@ impl World {
             let Some((to, life)) = self.streams.get(&stream).copied() else { continue };
             // The answer that names the stream comes first.
             let mut at = self.now.plus(self.draws.latency(Self::entity(to), "stream"));
+            if message == Message::Compacted {
+                self.mark("etcd: a watch is compacted");
+            }
             if matches!(message, Message::Created { .. }) {
                 at = self.now.plus(Duration::from_millis(21));
             }
@@ -167,14 +176,16 @@ impl World {
         if !self.etcd.is_up() {
             return;
         }
+        self.etcd_went = self.now;
         let streams = self.etcd.stop();
         self.break_streams(streams);
         self.after(away, Event::EtcdBack(past));
     }
 
     pub(super) fn etcd_back(&mut self, past: Past) {
+        let compacts = matches!(past, Past::Compacted);
         match past {
-            Past::All => {}
+            Past::All | Past::Compacted => {}
             Past::Nothing => {
                 self.etcd.wipe();
                 self.history_broke = Some(self.now);
@@ -187,7 +198,21 @@ impl World {
             }
         }
         self.etcd.start(self.now);
+        self.etcd_came = self.now;
+        if compacts {
+            self.compact_behind_watches();
+        }
         self.read_overrides();
+    }
+}
+
+impl World {
+    /// An order came and went while every watch was broken, and is compacted.
+    fn compact_behind_watches(&mut self) {
+        let key = "/leasehold/v1/overrides/web/none".to_owned();
+        self.etcd.txn(Txn { puts: vec![(key.clone(), b"{}".to_vec())], ..Txn::default() });
+        self.etcd.txn(Txn { deletes: vec![key], ..Txn::default() });
+        self.etcd.compact();
     }
 }
 

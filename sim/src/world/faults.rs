@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Event, Past, Process, World, service_name};
-use crate::etcd::Txn;
+use crate::etcd::{Txn, TxnAnswer};
 use crate::script::Op;
 
 /// Clients ask often for so long after an operation.
@@ -68,7 +68,7 @@ impl World {
             Op::RestartHaproxy(n, away) => self.kill_haproxy(bal(n), ms(away)),
             Op::Outage(away) => self.stop_etcd(ms(away), Past::All),
             Op::Leader => self.stop_etcd(ms(1), Past::All),
-            Op::Compact => self.etcd.compact(),
+            Op::Compact => self.stop_etcd(ms(1), Past::Compacted),
             Op::Wipe(away) => self.stop_etcd(ms(away), Past::Nothing),
             Op::Restore(ago, away, bump) => {
                 let from = self.backups.iter().rev().find(|(at, _)| self.now.since(*at) >= ms(ago));
@@ -116,7 +116,10 @@ impl World {
         if !self.etcd.is_up() {
             return;
         }
-        self.etcd.txn(Txn { puts: vec![(key, value.into_bytes())], ..Txn::default() });
+        let put = self.etcd.txn(Txn { puts: vec![(key, value.into_bytes())], ..Txn::default() });
+        if put == TxnAnswer::NoSpace {
+            return;
+        }
         let slot = &mut self.registrars[at];
         (slot.overridden, slot.changed) = (true, self.now);
         self.after(lasting, Event::ClearOverride(at));
@@ -129,7 +132,11 @@ impl World {
         }
         let key = self.override_key(at);
         // As an operator who finds it still in force after a wipe: an override without an order, and then none.
-        self.etcd.txn(Txn { puts: vec![(key.clone(), b"{}".to_vec())], ..Txn::default() });
+        let cleared = self.etcd.txn(Txn { puts: vec![(key.clone(), b"{}".to_vec())], ..Txn::default() });
+        if cleared == TxnAnswer::NoSpace {
+            self.after(Duration::from_secs(1), Event::ClearOverride(at));
+            return;
+        }
         self.etcd.txn(Txn { deletes: vec![key], ..Txn::default() });
         let slot = &mut self.registrars[at];
         (slot.overridden, slot.changed) = (false, self.now);

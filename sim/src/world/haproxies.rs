@@ -51,6 +51,7 @@ impl World {
         let now = self.now;
         let mut answers = Vec::with_capacity(lines.len());
         for line in lines {
+            self.check_id(at, line);
             let before = self.selectable(at);
             match self.balancers[at].haproxy.ask(now, session, line) {
                 Ok((answer, cut)) => {

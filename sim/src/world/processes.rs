@@ -175,11 +175,9 @@ impl World {
                         self.mark("left at the deadline");
                     }
                 }
-                Effect::StoodDown => self.mark("stood down"),
-                Effect::Returned => {
-                    self.registrars[at].changed = self.now;
-                    self.mark("returned after standing down");
-                }
+                Effect::StoodDown => self.stood_down(at),
+                Effect::Returned => self.registrars[at].changed = self.now,
+                Effect::Said(report) => self.mark_report(at, &report),
                 Effect::End => self.registrar_ended(at),
             }
         }
@@ -299,9 +297,14 @@ impl World {
                     self.send_commands(at, lines);
                 }
                 Effect::CountOldWorkers => self.count_old_workers(at),
+                Effect::Journal(what, refused) => {
+                    self.mark_deed(what, refused.is_some());
+                    self.check_refusal(at, refused);
+                }
                 Effect::Acked(id, owner, state) => self.check_ack(at, &id, &owner, state),
             }
         }
+        self.mark_view(at);
         self.set_wake(process);
     }
 }

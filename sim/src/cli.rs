@@ -1,0 +1,5 @@
+//! What `sim` does for each of its commands.
+
+pub mod replay;
+pub mod seeds;
+pub mod step;
