@@ -85,6 +85,17 @@ pub struct BalancerConfig {
     pub has_master: bool,
 }
 
+/// What this life of lb-sync says of itself in its presence record.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// The balancer's name.
+    pub name: BalancerName,
+    /// A random id.
+    pub id: String,
+    /// `ADDR:PORT` of the status port.
+    pub status: String,
+}
+
 /// Something that has happened.
 #[derive(Debug)]
 pub enum Input {
@@ -194,13 +205,13 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Knows nothing yet but for the snapshot. `status` is the address of the status port, `seed` spreads waits.
+    /// Knows nothing yet but for the snapshot. `seed` spreads waits.
     #[must_use]
     pub fn new(
         now: Tick,
         seed: u64,
         mut config: BalancerConfig,
-        (name, status): (BalancerName, String),
+        life: Life,
         (files, ids): (Files, Option<Ids>),
     ) -> Self {
         let mut view = View::guarded(config.prefix, config.guard);
@@ -222,7 +233,7 @@ impl Balancer {
             talk: Talk::Away,
             activity: Activity::None,
             worker: None,
-            publisher: Publisher::new(name, status),
+            publisher: Publisher::new(life),
             files,
             routes: RouteSync::default(),
             backends: BackendMaker::new(config.backend_defaults),

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::balancer::{Balancer, BalancerTask, Outputs};
+use crate::balancer::{Balancer, BalancerTask, Life, Outputs};
 use crate::config::{ConfigError, RunConfig};
 use crate::snapshot::{self, Snapshot};
 
@@ -79,9 +79,9 @@ pub async fn run(
     let (snapshots, new_snapshots) = watch::channel(None);
     let outputs = Outputs { lease, health: tell_health, snapshots, files: files.link, status };
     let (name, sockets) = (config.balancer, (config.pass.socket.clone(), config.master_socket));
-    let known = (name.clone(), told.to_string());
-    let balancer =
-        Balancer::new(Clock.now(), fastrand::u64(..), config.pass, known, (files.files, files.ids));
+    let id = format!("{:016x}", fastrand::u64(..));
+    let life = Life { name: name.clone(), id, status: told.to_string() };
+    let balancer = Balancer::new(Clock.now(), fastrand::u64(..), config.pass, life, (files.files, files.ids));
     let balancing = BalancerTask::new(balancer, (name, prefix), sockets, session, outputs);
 
     let mut tasks = JoinSet::new();

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use ::haproxy::{Check, CheckInterval, Command, ServerId};
-use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input};
+use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input, Life};
 use lb_sync::files::Files;
 use lb_sync::plan::ids::Ids;
 use lb_sync::plan::{AckValue, FirstCheck, Policy};
 use lb_sync::snapshot::Snapshot;
 use lb_sync::view::GuardPolicy;
 use registry::follow::Event;
-use registry::key::{Key, Prefix};
+use registry::key::{AckKey, Key, Prefix};
 use registry::lease::{Fence, machine as lease};
 use registry::name::BalancerName;
 use registry::record::{AckRecord, AckState, to_value};
@@ -96,11 +96,11 @@ impl BalancerProcess {
             snapshot: disk.snapshot.clone(),
             has_master: options.noise % 2 == 1,
         };
-        let known = (name.clone(), "127.0.0.1:7100".to_owned());
+        let life = Life { name: name.clone(), id: format!("{:016x}", mix(seed ^ 7)), status: String::new() };
         let ids = Some(Ids::new(policy.id_base));
         Some(Self {
-            machine: Balancer::new(now, mix(seed), config, known, (Files::default(), ids)),
-            link: Link::new(now, Duration::from_secs(options.ttl_s), seed, 2),
+            machine: Balancer::new(now, mix(seed), config, life, (Files::default(), ids)),
+            link: Link::new(now, Duration::from_secs(options.ttl_s), seed),
             name,
             prefix: Prefix::default(),
             disk,
@@ -162,13 +162,13 @@ impl BalancerProcess {
                 Action::Ask(commands) => effects.push(Effect::Ask(commands)),
                 Action::PutAck(id, AckValue { owner, revision, state }) => {
                     effects.push(Effect::Acked(id.to_string(), owner.clone(), state));
-                    let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                    let key = self.prefix.text(&Key::Ack(AckKey { balancer: self.name.clone(), id }));
                     let ack = AckRecord { owner, revision: Some(revision), state, at: String::new() };
                     let value = to_value(&ack);
                     self.link.command(now, lease::Input::Put { key, value, fence: Fence::None }, &mut calls);
                 }
                 Action::RemoveAck(id) => {
-                    let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                    let key = self.prefix.text(&Key::Ack(AckKey { balancer: self.name.clone(), id }));
                     self.link.command(now, lease::Input::Remove { key }, &mut calls);
                 }
                 Action::PutPresence(record) => {

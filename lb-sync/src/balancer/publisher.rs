@@ -6,7 +6,7 @@ use proto::health::Status;
 use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::record::{AckState, BalancerRecord};
 
-use super::{Action, health};
+use super::{Action, Life, health};
 use crate::condition::SyncCondition;
 use crate::plan::AckValue;
 use crate::view::View;
@@ -26,9 +26,7 @@ struct Basis {
 /// Remembers what was published last.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    balancer: BalancerName,
-    /// `ADDR:PORT` of the status port, for the presence record.
-    status: String,
+    life: Life,
     health: BTreeMap<String, Status>,
     acks: BTreeMap<InstanceId, AckValue>,
     presence: Option<BalancerRecord>,
@@ -42,10 +40,9 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Nothing is published yet.
-    pub(super) fn new(balancer: BalancerName, status: String) -> Self {
+    pub(super) fn new(life: Life) -> Self {
         Self {
-            balancer,
-            status,
+            life,
             health: BTreeMap::new(),
             acks: BTreeMap::new(),
             presence: None,
@@ -62,7 +59,7 @@ impl Publisher {
 
     /// The balancer's name.
     pub(super) fn balancer(&self) -> &BalancerName {
-        &self.balancer
+        &self.life.name
     }
 
     /// Publishes the acks that differ from what stands: on transitions only, so that no registrar wakes for nothing.
@@ -108,9 +105,10 @@ impl Publisher {
         }
         if let Some(worker) = condition.worker {
             let presence = BalancerRecord {
+                id: Some(self.life.id.clone()),
                 services: condition.observed.backends.keys().cloned().collect(),
                 haproxy_version: worker.version.to_string(),
-                status: self.status.clone(),
+                status: self.life.status.clone(),
             };
             if self.presence.as_ref() != Some(&presence) {
                 actions.push(Action::PutPresence(presence.clone()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use daemon::service_manager::{Message, notify};
 use proto::health::Statuses;
 use registry::follow::Following;
-use registry::key::{Key, Prefix};
+use registry::key::{AckKey, Key, Prefix};
 use registry::lease::{Fence, LeaseHandle, LeaseId, TimeToLive, time_to_live};
 use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckRecord, to_value};
@@ -211,7 +211,7 @@ impl BalancerTask {
             Action::Ask(commands) => self.line.ask(commands),
             Action::PutAck(id, AckValue { owner, revision, state }) => {
                 let at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
-                let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                let key = self.prefix.text(&Key::Ack(AckKey { balancer: self.name.clone(), id }));
                 lease
                     .put(
                         key,
@@ -221,7 +221,7 @@ impl BalancerTask {
                     .await;
             }
             Action::RemoveAck(id) => {
-                lease.remove(self.prefix.text(&Key::Ack(id, self.name.clone()))).await;
+                lease.remove(self.prefix.text(&Key::Ack(AckKey { balancer: self.name.clone(), id }))).await;
             }
             Action::PutPresence(record) => {
                 let key = self.prefix.text(&Key::Balancer(self.name.clone()));

@@ -58,8 +58,13 @@ impl World {
     /// In sync with a registry that is empty, and connected.
     fn new() -> Self {
         let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
-        let balancer =
-            Balancer::new(now, 1, config(), (name, "127.0.0.1:7100".into()), (Files::default(), None));
+        let balancer = Balancer::new(
+            now,
+            1,
+            config(),
+            Life { name, id: "a life".into(), status: "127.0.0.1:7100".into() },
+            (Files::default(), None),
+        );
         let mut world = Self {
             now,
             revision: 1,

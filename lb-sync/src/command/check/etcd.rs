@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use registry::key::Key;
+use registry::key::{AckKey, Key};
 use registry::name::{InstanceId, ServiceName};
 use registry::preflight::{self, Member, Written};
 use registry::record::{BalancerRecord, to_value};
@@ -13,7 +13,7 @@ use super::super::{read, text};
 use super::finding::Finding;
 use crate::config::RunConfig;
 
-/// An instance that is asked for in acks; a role that grants less than all acks shows here.
+/// An instance that is asked for in acks; a role that grants less than all acks of the balancer shows here.
 const ANY: &str = "lb-sync/check";
 
 /// Two lines for each endpoint that answers, one for each that does not.
@@ -88,14 +88,15 @@ async fn try_rights(session: &Session, config: &RunConfig) -> Result<String, Etc
     let written =
         preflight::write(session, &prefix.text(&presence), to_value(&BalancerRecord::default())).await?;
     if let Ok(id) = ANY.parse::<InstanceId>() {
-        preflight::may_write(session, &prefix.text(&Key::Ack(id, config.balancer.clone()))).await?;
+        let ack = AckKey { balancer: config.balancer.clone(), id };
+        preflight::may_write(session, &prefix.text(&Key::Ack(ack))).await?;
     }
     let written = match written {
         Written::AndRevoked => "",
         Written::Occupied => " (which stands there: an lb-sync of that name runs, or ran until just now)",
     };
     Ok(format!(
-        "may read instances/ and overrides/, and write balancers/{}{written} and acks/",
+        "may read instances/ and overrides/, and write balancers/{0}{written} and acks/{0}/",
         config.balancer
     ))
 }
