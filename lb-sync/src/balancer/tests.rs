@@ -26,6 +26,10 @@ struct World {
     connecting: bool,
     acks: BTreeMap<InstanceId, AckState>,
     events: Vec<String>,
+    /// The name of the presence record that was put last, until it is said to stand.
+    present: Option<BalancerName>,
+    /// Whether etcd takes writes.
+    writable: bool,
 }
 
 fn config() -> BalancerConfig {
@@ -54,18 +58,25 @@ fn config() -> BalancerConfig {
     }
 }
 
+fn life(name: BalancerName) -> Life {
+    let (id, host, boot, status) = ("a life".into(), "host".into(), "boot".into(), "127.0.0.1:7100".into());
+    Life { name, id, host, boot, socket: "haproxy.sock".into(), status }
+}
+
 impl World {
     /// In sync with a registry that is empty, and connected.
     fn new() -> Self {
+        let mut world = Self::unheard();
+        world.hear();
+        world.settle();
+        world
+    }
+
+    /// Before etcd was heard.
+    fn unheard() -> Self {
         let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
-        let balancer = Balancer::new(
-            now,
-            1,
-            config(),
-            Life { name, id: "a life".into(), status: "127.0.0.1:7100".into() },
-            (Files::default(), None),
-        );
-        let mut world = Self {
+        let balancer = Balancer::new(now, 1, config(), life(name), (Files::default(), None));
+        Self {
             now,
             revision: 1,
             balancer,
@@ -74,14 +85,18 @@ impl World {
             connecting: false,
             acks: BTreeMap::new(),
             events: vec![],
-        };
+            present: None,
+            writable: true,
+        }
+    }
+
+    /// etcd is heard: it has no instance, and no balancer.
+    fn hear(&mut self) {
         let empty = || Event::Listed { cluster: 1, revision: 1, entries: vec![] };
-        let events = [Input::Instances(empty()), Input::Overrides(empty())];
-        world.step(
-            events.into_iter().chain([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]),
+        let inputs = [Input::Instances, Input::Overrides, Input::Balancers];
+        self.step(
+            inputs.into_iter().flat_map(|input: fn(Event) -> Input| [input(empty()), input(Event::InSync)]),
         );
-        world.settle();
-        world
     }
 
     fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
@@ -94,8 +109,9 @@ impl World {
                     assert_eq!(commands.first(), Some(&Command::ShowInfo), "every answer says who gave it");
                     self.asked = Some(commands);
                 }
-                Action::PutAck(id, ack) => drop(self.acks.insert(id, ack.state)),
-                Action::RemoveAck(id) => drop(self.acks.remove(&id)),
+                Action::PutAck(key, ack) => drop(self.acks.insert(key.id, ack.state)),
+                Action::RemoveAck(key) => drop(self.acks.remove(&key.id)),
+                Action::PutPresence { name, .. } => self.present = Some(name),
                 Action::Record(event) => self.events.push(event.what),
                 _ => {}
             }
@@ -106,6 +122,12 @@ impl World {
     fn answer(&mut self) -> bool {
         if std::mem::take(&mut self.connecting) {
             self.step([Input::Connected]);
+            return true;
+        }
+        if self.writable && self.present.take().is_some() {
+            self.revision += 1;
+            let revision = Some(self.revision);
+            self.step([Input::Presence(PresenceStatus { stands: true, superseded: false, revision })]);
             return true;
         }
         let Some(commands) = self.asked.take() else { return false };
@@ -235,4 +257,34 @@ fn out_of_sync_nothing_is_taken_away_and_a_restarted_haproxy_is_filled() {
     world.step([Input::Instances(Event::InSync)]);
     world.settle();
     assert!(!world.is_ready("web/web-1"));
+}
+
+/// Finding of the simulation: servers were added, and presence was told afterwards. No leave in between was acked.
+#[test]
+fn no_server_is_added_before_presence_stands() {
+    let mut world = World::unheard();
+    world.writable = false;
+    world.hear();
+    world.put("web/web-1", "up");
+    while world.answer() {}
+    assert!(world.present.is_some(), "it is claimed");
+    assert!(!world.is_ready("web/web-1"), "no leave would wait for it");
+    world.writable = true;
+    while world.answer() {}
+    assert!(world.is_ready("web/web-1"), "at once");
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving));
+}
+
+#[test]
+fn an_etcd_that_takes_no_writes_keeps_haproxy_empty_for_a_bounded_time() {
+    let mut world = World::unheard();
+    world.writable = false;
+    world.hear();
+    world.put("web/web-1", "up");
+    for _ in 0..4 {
+        world.settle();
+        world.step([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]);
+    }
+    assert!(world.is_ready("web/web-1"));
+    assert_eq!(world.ack("web/web-1"), None, "no name is known to be ours");
 }

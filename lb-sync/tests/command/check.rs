@@ -14,7 +14,7 @@ fn all_well_is_told_line_by_line() {
         0,
         &[
             "ok       configuration: balancer b, keys below /leasehold/v1",
-            "may read instances/ and overrides/, and write balancers/b and acks/b/",
+            "may read instances/, overrides/ and balancers/, and write balancers/b and acks/b/",
             "ok       registry: 1 instance of 1 service",
             "admin.sock: level admin, mode 600, of ",
             "ok       HAProxy version: ",

@@ -152,6 +152,12 @@ impl Prefix {
         format!("{}/balancers/", self.0)
     }
 
+    /// What one balancer says about all instances.
+    #[must_use]
+    pub fn acks_by(&self, balancer: &BalancerName) -> String {
+        format!("{}/acks/{balancer}/", self.0)
+    }
+
     /// What balancers say about all instances: of a fleet, as many keys as it has instances times balancers.
     #[must_use]
     pub fn acks(&self) -> String {
