@@ -111,7 +111,7 @@ impl Registrant {
     }
 
     fn ack_key(&self, instance: &str) -> String {
-        format!("{PREFIX}/acks/{}/{instance}/{BALANCER}", self.service)
+        format!("{PREFIX}/acks/{BALANCER}/{}/{instance}", self.service)
     }
 
     fn key(&self, instance: &str) -> String {

@@ -84,8 +84,8 @@ def keep(etcd, key, record):
 def awaited(etcd, service, instance, owner):
     """The balancers that serve the service and have not said that they are done with us."""
     present = {name for name, it in etcd.below(f"{PREFIX}/balancers/").items() if service in it.get("services", [])}
-    acks = etcd.below(f"{PREFIX}/acks/{service}/{instance}/")
-    return present - {name for name, ack in acks.items() if ack["owner"] == owner and ack["state"] == "drained"}
+    acks = {name: etcd.below(f"{PREFIX}/acks/{name}/{service}/{instance}").get("") for name in present}
+    return {name for name, ack in acks.items() if not (ack and ack["owner"] == owner and ack["state"] == "drained")}
 
 
 def leave(etcd, lease, key, record, service, instance):

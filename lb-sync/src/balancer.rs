@@ -13,6 +13,7 @@ mod conversation;
 mod error;
 mod events;
 mod health;
+pub(crate) mod presence;
 mod publisher;
 pub(crate) mod reading;
 mod round;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use daemon::log_once::LogOnce;
 use proto::health::Status;
 use registry::follow::Event;
-use registry::key::Prefix;
+use registry::key::{AckKey, Prefix};
 use registry::lease::{LeaseId, TimeToLive};
 use registry::name::{BalancerName, InstanceId};
 use registry::record::BalancerRecord;
@@ -36,6 +37,7 @@ use registry::time::Tick;
 
 pub(crate) use backends::can_add_backends;
 pub use error::PassError;
+pub use presence::PresenceStatus;
 pub use task::{BalancerTask, Outputs};
 
 use crate::condition::SyncCondition;
@@ -52,6 +54,7 @@ use backends::BackendMaker;
 use conversation::{Activity, Talk};
 use haproxy::answer::info::Info;
 use haproxy::{BackendName, Command, DialogueError};
+use presence::Presence;
 use publisher::Publisher;
 use routes::RouteSync;
 use schedule::Schedule;
@@ -62,6 +65,10 @@ const COMMANDS_MAX: usize = 10;
 
 /// How long etcd may take to answer before what is known from the disk is acted on.
 const DISK_AFTER: Duration = Duration::from_millis(1_500);
+
+/// Longest that the first servers of a life wait for its presence to stand. An etcd that can be read and not written must
+/// not keep HAProxy empty.
+const PRESENCE_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// Longest that the files wait for the end of what is under way.
 const FILES_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -85,6 +92,43 @@ pub struct BalancerConfig {
     pub has_master: bool,
 }
 
+/// What this life of lb-sync says of itself in its presence record.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// The name that the balancer was given.
+    pub name: BalancerName,
+    /// A random id.
+    pub id: String,
+    /// The host's name.
+    pub host: String,
+    /// The boot id of the host's kernel.
+    pub boot: String,
+    /// HAProxy's runtime socket.
+    pub socket: String,
+    /// `ADDR:PORT` of the status port.
+    pub status: String,
+}
+
+impl Life {
+    /// The presence record, as far as it does not depend on HAProxy.
+    #[must_use]
+    pub fn record(&self) -> BalancerRecord {
+        let Self { id, host, boot, socket, status, .. } = self.clone();
+        let lb_sync_version = env!("CARGO_PKG_VERSION").to_owned();
+        let (services, haproxy_version) = (vec![], String::new());
+        BalancerRecord {
+            id: Some(id),
+            host,
+            boot,
+            socket,
+            services,
+            haproxy_version,
+            lb_sync_version,
+            status,
+        }
+    }
+}
+
 /// Something that has happened.
 #[derive(Debug)]
 pub enum Input {
@@ -92,6 +136,10 @@ pub enum Input {
     Instances(Event),
     /// An event of the follower of `overrides/`.
     Overrides(Event),
+    /// An event of the follower of `balancers/`.
+    Balancers(Event),
+    /// What is known of the presence record that was put last.
+    Presence(PresenceStatus),
     /// etcd says that these leases live, and how much time they have.
     LeasesAlive(Vec<(InstanceId, LeaseId, TimeToLive)>),
     /// There is a session with HAProxy.
@@ -120,13 +168,20 @@ pub enum Action {
     /// Send these commands in one request: [`Input::Answers`] or [`Input::Lost`] follows. At most one is under way.
     Ask(Vec<Command>),
     /// Write an ack.
-    PutAck(InstanceId, AckValue),
+    PutAck(AckKey, AckValue),
     /// Take an ack back.
-    RemoveAck(InstanceId),
+    RemoveAck(AckKey),
     /// Acks and presence may not stand any more, since etcd has another history: write them again.
     DoubtKeys,
-    /// Write the presence record.
-    PutPresence(BalancerRecord),
+    /// Write the presence record under a name of this life: [`Input::Presence`] follows.
+    PutPresence {
+        /// The name.
+        name: BalancerName,
+        /// The record.
+        record: BalancerRecord,
+        /// Claim the name, or put its key right: write only if the key's `mod_revision` is this.
+        expected: Option<i64>,
+    },
     /// Publish health, by name.
     PutHealth(BTreeMap<String, Status>),
     /// Ask etcd which of these leases live: [`Input::LeasesAlive`] follows.
@@ -188,23 +243,27 @@ pub struct Balancer {
     count_until: Tick,
     /// From when on what is known from the disk may be acted on.
     disk_from: Tick,
-    /// Whom the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
+    /// The instances that the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
     known_on_disk: Option<BTreeSet<InstanceId>>,
+    /// The first servers of this life wait for its presence to stand, at most until then.
+    waits_for_presence: bool,
+    presence_until: Option<Tick>,
     /// The last failure, so that each is logged once.
     log_once: LogOnce,
     actions: Vec<Action>,
 }
 
 impl Balancer {
-    /// Knows nothing yet but for the snapshot. `status` is the address of the status port, `seed` spreads waits.
+    /// Knows nothing yet but for the snapshot. `seed` spreads waits.
     #[must_use]
     pub fn new(
         now: Tick,
         seed: u64,
         mut config: BalancerConfig,
-        (name, status): (BalancerName, String),
+        life: Life,
         (files, ids): (Files, Option<Ids>),
     ) -> Self {
+        let presence = Presence::new(config.prefix.clone(), life);
         let mut view = View::guarded(config.prefix, config.guard);
         let on_disk = config.snapshot.iter().flat_map(|snapshot| snapshot.instances.keys());
         let known_on_disk = Some(on_disk.filter_map(|id| id.parse().ok()).collect());
@@ -226,7 +285,7 @@ impl Balancer {
             talk: Talk::Away,
             activity: Activity::None,
             worker: None,
-            publisher: Publisher::new(name, status),
+            publisher: Publisher::new(presence),
             files,
             routes: RouteSync::default(),
             backends: BackendMaker::new(config.backend_defaults),
@@ -247,6 +306,8 @@ impl Balancer {
             count_until: now,
             disk_from: now.plus(DISK_AFTER),
             known_on_disk,
+            waits_for_presence: false,
+            presence_until: None,
             log_once: LogOnce::default(),
             actions: Vec::new(),
         }
@@ -287,10 +348,11 @@ impl Balancer {
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
         let planned = self.planner.wake_at().filter(|_| self.is_waiting() && self.is_connected());
+        let planned = if self.waits_for_presence { self.presence_until } else { planned };
         let due = self.is_waiting().then(|| self.schedule.wake_at());
         let waits_for_disk = self.view.is_from_disk() && !self.dirty.is_empty() && !self.has_own_servers();
         let is_idle = self.is_waiting() && self.is_connected();
-        let disk = (waits_for_disk && is_idle).then_some(self.disk_from);
+        let disk = (waits_for_disk && is_idle && !self.waits_for_presence).then_some(self.disk_from);
         let waits = [
             disk,
             self.count_at,
@@ -313,7 +375,8 @@ impl Balancer {
     #[must_use]
     pub fn report(&self, now: Tick, generation: u64) -> Report {
         let progress = PassProgress { generation, passed: self.passed, read_at: self.read_at };
-        let published = (self.publisher.balancer(), self.publisher.known());
+        let presence = &self.publisher.presence;
+        let published = ((&presence.life().name, presence.name()), self.publisher.known());
         Report::of(&self.condition(now), &self.planner, published, &self.metrics, progress)
     }
 
@@ -338,6 +401,16 @@ impl Balancer {
         let changed = match input {
             Input::Instances(event) => self.view.fold_instances(now, event),
             Input::Overrides(event) => self.view.fold_overrides(now, event),
+            Input::Balancers(event) => {
+                self.publisher.presence.fold(event);
+                Scope::none()
+            }
+            Input::Presence(status) => {
+                self.publisher.presence.status(status);
+                // What waits for it goes on in this step.
+                self.publisher.publish_presence(&mut self.actions);
+                Scope::none()
+            }
             Input::LeasesAlive(alive) => {
                 let mut changed = Scope::none();
                 for (id, lease, ttl) in alive {

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use daemon::port::{self, ListenError, PortServices};
 use proto::health::Statuses;
-use registry::follow::follow;
+use registry::follow::{follow, follow_quietly};
+use registry::host;
 use registry::lease::lease_task;
 use registry::local_addr::local_address_towards;
+use registry::name::BalancerName;
 use registry::session::Session;
 use registry::time::Clock;
 use tokio::net::TcpListener;
@@ -18,12 +20,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::balancer::{Balancer, BalancerTask, Outputs};
+use crate::balancer::{Balancer, BalancerTask, Life, Outputs};
 use crate::config::{ConfigError, RunConfig};
 use crate::snapshot::{self, Snapshot};
 
 /// Longest that our own address may take to be found out, before the first pass.
 const FIND_ADDRESS_MAX: Duration = Duration::from_secs(1);
+
+/// How long the presence of balancers may be quiet before etcd is asked for a sign of life: it seldom changes.
+const PRESENCE_QUIET_MAX: Duration = Duration::from_secs(30);
 
 /// What `run` cannot be begun or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -72,17 +77,18 @@ pub async fn run(
     let (lease, holding) = lease_task(session.clone(), config.ttl, end.clone());
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
+    let (balancers, following_balancers) =
+        follow_quietly(session.clone(), prefix.balancers(), PRESENCE_QUIET_MAX, end.clone());
     let (hub, status, auditing) =
         crate::port::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
     let services = PortServices { tls, ..crate::port::services(&hub, &end) };
     let told = reachable(listening, session.endpoints()).await;
     let (snapshots, new_snapshots) = watch::channel(None);
     let outputs = Outputs { lease, health: tell_health, snapshots, files: files.link, status };
-    let (name, sockets) = (config.balancer, (config.pass.socket.clone(), config.master_socket));
-    let known = (name.clone(), told.to_string());
-    let balancer =
-        Balancer::new(Clock.now(), fastrand::u64(..), config.pass, known, (files.files, files.ids));
-    let balancing = BalancerTask::new(balancer, (name, prefix), sockets, session, outputs);
+    let sockets = (config.pass.socket.clone(), config.master_socket);
+    let life = life(config.balancer, &config.pass.socket, told);
+    let balancer = Balancer::new(Clock.now(), fastrand::u64(..), config.pass, life, (files.files, files.ids));
+    let balancing = BalancerTask::new(balancer, prefix, sockets, session, outputs);
 
     let mut tasks = JoinSet::new();
     let state_dir = config.state_dir.clone();
@@ -100,12 +106,13 @@ pub async fn run(
     tasks.spawn(async move { (holding.await, "the lease").1 });
     tasks.spawn(async move { (following_instances.await, "the watch of the instances").1 });
     tasks.spawn(async move { (following_overrides.await, "the watch of the overrides").1 });
+    tasks.spawn(async move { (following_balancers.await, "the watch of the balancers").1 });
     tasks.spawn_on(
         async move { (port::serve(listener, health, services, stop).await, "the status port").1 },
         others,
     );
     let ended = tokio::select! {
-        last_view = balancing.run(instances, overrides, shutdown.clone()) => {
+        last_view = balancing.run((instances, overrides, balancers), shutdown.clone()) => {
             if let Some((dir, view)) = state_dir.zip(last_view) {
                 snapshot::save_last(dir, view).await;
             }
@@ -115,6 +122,19 @@ pub async fn run(
     };
     end.cancel();
     if shutdown.is_cancelled() { Ok(()) } else { Err(RunError::TaskEnded(ended)) }
+}
+
+/// What this life says of itself.
+pub(crate) fn life(name: BalancerName, socket: &Path, status: SocketAddr) -> Life {
+    let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+    Life {
+        name,
+        id: format!("{:016x}", fastrand::u64(..)),
+        host: host::name(),
+        boot: host::boot_id(),
+        socket: socket.display().to_string(),
+        status: status.to_string(),
+    }
 }
 
 fn make_state_dir(dir: &Path) -> Result<(), ConfigError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::haproxy::{Check, CheckInterval, Command, ServerId};
-use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input};
+use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input, Life, PresenceStatus};
 use lb_sync::files::Files;
 use lb_sync::plan::ids::{Ids, SavedIds};
 use lb_sync::plan::{AckValue, FirstCheck, Policy};
@@ -24,6 +24,7 @@ use crate::script::Options;
 /// The followers of a balancer.
 const INSTANCES: usize = 0;
 const OVERRIDES: usize = 1;
+const BALANCERS: usize = 2;
 
 /// What outlives the process.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +65,8 @@ pub struct BalancerProcess {
     prefix: Prefix,
     /// What it has saved.
     pub disk: Disk,
+    /// The key of presence that was put last, the number of that command, and what was known of it last.
+    presence: Option<(String, u64, Option<PresenceStatus>)>,
 }
 
 /// How servers are made in a simulation.
@@ -101,15 +104,23 @@ impl BalancerProcess {
             snapshot: disk.snapshot.clone(),
             has_master: options.noise % 2 == 1,
         };
-        let known = (name.clone(), "127.0.0.1:7100".to_owned());
+        let life = Life {
+            name: name.clone(),
+            id: format!("{:016x}", mix(seed ^ 7)),
+            host: name.to_string(),
+            boot: String::new(),
+            socket: "haproxy.sock".to_owned(),
+            status: "127.0.0.1:7100".to_owned(),
+        };
         let restored = disk.ids.as_ref().and_then(|saved| Ids::restore(policy.id_base, saved).ok());
-        let ids = restored.unwrap_or_else(|| Ids::new(policy.id_base));
+        let ids = Some(restored.unwrap_or_else(|| Ids::new(policy.id_base)));
         Some(Self {
-            machine: Balancer::new(now, mix(seed), config, known, (Files::default(), Some(ids))),
-            link: Link::new(now, Duration::from_secs(options.ttl_s), seed, 2),
+            machine: Balancer::new(now, mix(seed), config, life, (Files::default(), ids)),
+            link: Link::new(now, Duration::from_secs(options.ttl_s), seed),
             name,
             prefix: Prefix::default(),
             disk,
+            presence: None,
         })
     }
 
@@ -129,6 +140,7 @@ impl BalancerProcess {
     pub fn start(&mut self, now: Tick) -> Vec<Effect> {
         let mut calls = self.link.follow(now, INSTANCES, self.prefix.instances());
         calls.extend(self.link.follow(now, OVERRIDES, self.prefix.overrides()));
+        calls.extend(self.link.follow(now, BALANCERS, self.prefix.balancers()));
         let mut effects: Vec<Effect> = calls.into_iter().map(Effect::Call).collect();
         effects.extend(self.woke(now));
         effects
@@ -159,6 +171,23 @@ impl BalancerProcess {
 
     /// Inputs of the machine.
     pub fn step(&mut self, now: Tick, inputs: Vec<Input>) -> Vec<Effect> {
+        let mut effects = self.step_machine(now, inputs);
+        while let Some(status) = self.presence_changed() {
+            effects.extend(self.step_machine(now, vec![Input::Presence(status)]));
+        }
+        effects
+    }
+
+    /// What is known of the presence record, if that is new.
+    fn presence_changed(&mut self) -> Option<PresenceStatus> {
+        let (key, put, known) = self.presence.as_mut()?;
+        let status = PresenceStatus::of(self.link.lease.status(), key, *put);
+        let status = status.filter(|status| *known != Some(*status))?;
+        *known = Some(status);
+        Some(status)
+    }
+
+    fn step_machine(&mut self, now: Tick, inputs: Vec<Input>) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut calls = Vec::new();
         for action in self.machine.step(now, inputs) {
@@ -166,21 +195,24 @@ impl BalancerProcess {
                 Action::Connect => effects.push(Effect::Connect),
                 Action::Disconnect => effects.push(Effect::Disconnect),
                 Action::Ask(commands) => effects.push(Effect::Ask(commands)),
-                Action::PutAck(id, AckValue { owner, revision, state }) => {
-                    effects.push(Effect::Acked(id.to_string(), owner.clone(), state));
-                    let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                Action::PutAck(key, AckValue { owner, revision, state }) => {
+                    effects.push(Effect::Acked(key.id.to_string(), owner.clone(), state));
+                    let key = self.prefix.text(&Key::Ack(key));
                     let ack = AckRecord { owner, revision: Some(revision), state, at: String::new() };
                     let value = to_value(&ack);
                     self.link.command(now, lease::Input::Put { key, value, fence: Fence::None }, &mut calls);
                 }
-                Action::RemoveAck(id) => {
-                    let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
+                Action::RemoveAck(key) => {
+                    let key = self.prefix.text(&Key::Ack(key));
                     self.link.command(now, lease::Input::Remove { key }, &mut calls);
                 }
-                Action::PutPresence(record) => {
-                    let key = self.prefix.text(&Key::Balancer(self.name.clone()));
-                    let value = to_value(&record);
-                    self.link.command(now, lease::Input::Put { key, value, fence: Fence::None }, &mut calls);
+                Action::PutPresence { name, record, expected } => {
+                    let (value, covers) = (to_value(&record), self.prefix.acks_by(&name));
+                    let fence = Fence::Presence { id: record.id.unwrap_or_default(), covers, expected };
+                    let key = self.prefix.text(&Key::Balancer(name));
+                    let put = lease::Input::Put { key: key.clone(), value, fence };
+                    let number = self.link.command(now, put, &mut calls);
+                    self.presence = Some((key, number, None));
                 }
                 Action::DoubtKeys => {
                     self.link.command(now, lease::Input::Doubt, &mut calls);
@@ -208,7 +240,8 @@ impl BalancerProcess {
 fn events_as_inputs(events: Vec<(usize, Event)>) -> Vec<Input> {
     let input = |(follower, event)| match follower {
         INSTANCES => Input::Instances(event),
-        _ => Input::Overrides(event),
+        OVERRIDES => Input::Overrides(event),
+        _ => Input::Balancers(event),
     };
     events.into_iter().map(input).collect()
 }

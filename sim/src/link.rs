@@ -127,9 +127,9 @@ pub struct Link {
 impl Link {
     /// Asks for a lease of `ttl`, and follows nothing.
     #[must_use]
-    pub fn new(now: Tick, ttl: Duration, seed: u64, followers: usize) -> Self {
+    pub fn new(now: Tick, ttl: Duration, seed: u64) -> Self {
         let lease = lease::Machine::new(now, ttl, [mix(seed), mix(seed ^ 1)], Arc::default());
-        Self { lease, followers: (0..followers).map(|_| None).collect(), commands: 0, seed, lives: 0 }
+        Self { lease, followers: Vec::new(), commands: 0, seed, lives: 0 }
     }
 
     /// When something is due.
@@ -142,6 +142,9 @@ impl Link {
     /// Begins to follow `prefix` as follower number `index`.
     pub fn follow(&mut self, now: Tick, index: usize, prefix: String) -> Vec<Call> {
         self.lives += 1;
+        if self.followers.len() <= index {
+            self.followers.resize_with(index + 1, || None);
+        }
         let machine = follow::machine::Machine::new(now, mix(self.seed ^ u64::from(self.lives)));
         let before =
             self.followers[index].replace(Follower { machine, prefix, life: self.lives, stream: None });
@@ -150,7 +153,7 @@ impl Link {
 
     /// Ends follower number `index`.
     pub fn unfollow(&mut self, index: usize) -> Vec<Call> {
-        let before = self.followers[index].take();
+        let before = self.followers.get_mut(index).and_then(Option::take);
         before.and_then(|before| before.stream).map(Call::Close).into_iter().collect()
     }
 
@@ -188,7 +191,7 @@ impl Link {
         let mut events = Vec::new();
         let at = |follower: (usize, u32), this: &Self| {
             let same = |slot: &Follower| slot.life == follower.1;
-            this.followers[follower.0].as_ref().is_some_and(same).then_some(follower.0)
+            this.followers.get(follower.0)?.as_ref().is_some_and(same).then_some(follower.0)
         };
         match answer {
             Answer::Lease(answer, header) => {

@@ -464,7 +464,7 @@ impl World {
                 return Some(format!("lb-{at}: {suspect} is still a suspect"));
             }
             for (service, name, _) in &wanted {
-                let key = format!("/leasehold/v1/acks/{service}/{name}/lb-{at}");
+                let key = format!("/leasehold/v1/acks/lb-{at}/{service}/{name}");
                 let ack = self.etcd.get(&key).map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
                 // A value that a second restored backup brought back stays until the next transition: it answers an earlier
                 // record, and no leave counts it.

@@ -26,6 +26,7 @@ use crate::script::Options;
 /// The followers of a registrar.
 const OWN: usize = 0;
 const PRESENCE: usize = 1;
+/// The first of those of acks.
 const ACKS: usize = 2;
 
 /// Something that the world does for it.
@@ -69,6 +70,8 @@ pub struct RegistrarProcess {
     service: String,
     record: InstanceRecord,
     puts: u64,
+    /// The keys of acks, by the number of the follower.
+    acks: Vec<String>,
     status: lease::LeaseStatus,
 }
 
@@ -113,12 +116,13 @@ impl RegistrarProcess {
         let members = Members::new(&[config], &owner, &Prefix::default(), mix(seed ^ 3));
         Some(Self {
             machine: Registrar::new(supervisor, vec![prober], members, Some(0)),
-            link: Link::new(now, Duration::from_secs(options.ttl_s), seed, 3),
+            link: Link::new(now, Duration::from_secs(options.ttl_s), seed),
             owner,
             addr,
             service: service.to_owned(),
             record,
             puts: 0,
+            acks: Vec::new(),
             status: lease::LeaseStatus::default(),
         })
     }
@@ -201,7 +205,7 @@ impl RegistrarProcess {
             let input = match follower {
                 OWN => member::Input::Own(event),
                 PRESENCE => member::Input::Presence(event),
-                _ => member::Input::Acks(event),
+                ack => member::Input::Acks(self.acks[ack - ACKS].clone(), event),
             };
             effects.extend(self.step(now, Input::Members(members::Input::Member(0, input))));
         }
@@ -255,9 +259,15 @@ impl RegistrarProcess {
                 member::Action::FollowPresence { presence } => {
                     calls.extend(self.link.follow(now, PRESENCE, presence));
                 }
-                member::Action::FollowBalancers { presence, acks } => {
+                member::Action::FollowBalancers { presence } => {
                     calls.extend(self.link.follow(now, PRESENCE, presence));
-                    calls.extend(self.link.follow(now, ACKS, acks));
+                    for index in 0..self.acks.len() {
+                        calls.extend(self.link.unfollow(ACKS + index));
+                    }
+                }
+                member::Action::FollowAck { key } => {
+                    calls.extend(self.link.follow(now, ACKS + self.acks.len(), key.clone()));
+                    self.acks.push(key);
                 }
                 member::Action::Report(_) => {}
             },

@@ -2,11 +2,14 @@
 //! backwards, and one behind its own proxy.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test, helpers included")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use testkit::haproxy::Seen;
+use testkit::haproxy::{HaProxy, Layout, Seen};
+use testkit::home::Home;
 use testkit::instance::Instance;
+use testkit::lb_sync::LbSync;
 use testkit::service::Member;
 use testkit::stack::SEEN_MAX;
 use testkit::{Clock, PREFIX, PerSecond as _, Stack, http, wait};
@@ -256,4 +259,53 @@ async fn an_lb_sync_upgraded_in_the_middle_of_a_leave_ends_it_after_the_last_ans
     stack.until(|s| s.servers("web") == ["web-2", "web-3"]).await;
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{report}");
+}
+
+/// Two processes of `HAProxy`, each with an lb-sync that was given the name of the other: a cloned host, or one host with two of them. Before,
+/// both wrote the same acks, and an instance was stopped once either of them had drained it.
+#[tokio::test]
+async fn an_instance_that_leaves_waits_for_both_balancers_of_one_name() {
+    let stack = Stack::native().await;
+    let home = Arc::new(Home::new().unwrap());
+    let free = || stack.ports().free().unwrap();
+    let (socket, services) = (home.join("haproxy.sock"), stack.haproxy().layout().services.clone());
+    let layout = Layout {
+        socket,
+        traffic_port: free(),
+        stats_port: free(),
+        services,
+        ..stack.haproxy().layout().clone()
+    };
+    let haproxy = HaProxy::launch(&home, layout).await.unwrap();
+    let endpoint = stack.etcd_endpoints();
+    let second = LbSync::launch(&home, &endpoint, haproxy.socket(), free()).await.unwrap();
+    let web = stack.service("web").with_flag("--inflight", "1s").instances(2).serving().await;
+    for name in ["lb", "lb.2"] {
+        stack.until_key(&format!("{PREFIX}/balancers/{name}"), true).await;
+        stack.until_key(&format!("{PREFIX}/acks/{name}/web/web-1"), true).await;
+    }
+    let metrics = second.page("/metrics").await.unwrap();
+    assert!(metrics.contains("leasehold_lb_name_taken 1"), "{metrics}");
+    assert!(stack.lb_sync().page("/metrics").await.unwrap().contains("leasehold_lb_name_taken 0"));
+
+    second.pause();
+    let leaving = web.instance(1);
+    let resumed = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        second.resume();
+        Clock.now()
+    };
+    let (left, resumed) = tokio::join!(
+        async {
+            leaving.terminate().await;
+            Clock.now()
+        },
+        resumed
+    );
+    assert!(left > resumed, "it left before the second of that name had drained it");
+
+    // The next life of the second one has its name at once.
+    second.restart().await;
+    stack.until_key(&format!("{PREFIX}/acks/lb.2/web/web-2"), true).await;
+    stack.until_key(&format!("{PREFIX}/balancers/lb.3"), false).await;
 }

@@ -45,7 +45,7 @@ async fn survives_instances_that_leave_before_their_first_check(
         registration.put(record(*port, "draining")).await;
     }
     for (name, ..) in &leaving {
-        stack.until_key(&format!("{}/acks/web/{name}/lb", testkit::PREFIX), true).await;
+        stack.until_key(&format!("{}/acks/lb/web/{name}", testkit::PREFIX), true).await;
     }
     let mut apps = Vec::new();
     for (name, port, _) in &leaving {

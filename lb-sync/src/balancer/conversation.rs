@@ -11,7 +11,7 @@ use registry::time::Tick;
 use super::reading::Reading;
 use super::round::{NewerWaits, Round};
 use super::schedule::Due;
-use super::{Action, Balancer, COMMANDS_MAX, PassError, events};
+use super::{Action, Balancer, COMMANDS_MAX, PRESENCE_WAIT_MAX, PassError, events};
 use crate::plan::observed::{Observed, Server};
 use crate::plan::pending::PendingPlan;
 use crate::plan::{Plan, Step, backends};
@@ -209,6 +209,9 @@ impl Balancer {
         if self.plan(now) {
             return Begun::Activity;
         }
+        if self.waits_for_presence {
+            return Begun::Nothing;
+        }
         let commands = self.routes.commands(&self.view, &self.observed);
         if commands.is_empty() {
             return Begun::Nothing;
@@ -219,6 +222,9 @@ impl Balancer {
 
     /// Plans for what may have changed. Returns whether a round has begun, or a look at once is wanted.
     fn plan(&mut self, now: Tick) -> bool {
+        if self.waits_for_presence(now) {
+            return false;
+        }
         self.judge_unexplained(now);
         let mut scope = std::mem::replace(&mut self.dirty, Scope::none());
         scope.extend(self.planner.due(now));
@@ -300,6 +306,16 @@ impl Balancer {
     fn waits_for_cold_start(&mut self, now: Tick) -> bool {
         let Some(worker) = &self.worker else { return false };
         self.files.cold_start(now, &self.view, &self.observed, worker, self.planner.ids_mut())
+    }
+
+    /// Whether nothing is planned yet, since no leave would wait for what is served. Without etcd nothing waits: an outage stops
+    /// no instance from being served.
+    fn waits_for_presence(&mut self, now: Tick) -> bool {
+        self.waits_for_presence = !self.publisher.presence.has_stood() && self.view.in_sync() && {
+            let until = *self.presence_until.get_or_insert(now.plus(PRESENCE_WAIT_MAX));
+            now < until
+        };
+        self.waits_for_presence
     }
 
     /// Whether what is known from the disk is not acted on: etcd may answer in a moment; and a HAProxy that has servers of ours

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use registry::name::InstanceId;
+use registry::name::{BalancerName, InstanceId};
+use registry::record::BalancerRecord;
 use registry::time::Tick;
 
 use super::Action;
@@ -13,6 +14,29 @@ use crate::port::{Effect, JournalEvent, Metrics};
 use crate::status::Details;
 use crate::view::View;
 use haproxy::{Command, Reply, ServerState};
+
+/// Logs that another balancer has the name that this one was given, and returns what is recorded of it.
+pub(super) fn name_taken(
+    name: &BalancerName,
+    by: Option<&BalancerRecord>,
+    runs_as: Option<&BalancerName>,
+) -> JournalEvent {
+    let (host, socket) = by.map_or(("", ""), |by| (by.host.as_str(), by.socket.as_str()));
+    if let Some(runs_as) = runs_as {
+        tracing::error!(
+            balancer = %name, %runs_as, host, socket,
+            "another lb-sync has this balancer's name: running under another one, so that leaves wait for both\n  give each balancer a name of its own (--balancer), and start one lb-sync for each HAProxy"
+        );
+    } else {
+        tracing::error!(
+            balancer = %name, host, socket,
+            "other lb-syncs have this balancer's name and all that are derived from it: leaves do not wait for this one\n  give each balancer a name of its own (--balancer)"
+        );
+    }
+    let what = runs_as.map_or_else(|| "has no name".to_owned(), |runs_as| format!("runs as {runs_as}"));
+    let why = format!("another lb-sync has the name {name} (host {host:?}, HAProxy's socket {socket:?})");
+    JournalEvent { what, why, ..JournalEvent::default() }
+}
 
 /// Logs and counts every step, and has the latest steps recorded. `arrived` says when the changes that are carried out
 /// were received.

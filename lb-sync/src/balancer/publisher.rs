@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::health::Status;
-use registry::name::{BalancerName, InstanceId, ServiceName};
-use registry::record::{AckState, BalancerRecord};
+use registry::key::AckKey;
+use registry::name::{InstanceId, ServiceName};
+use registry::record::AckState;
 
-use super::{Action, health};
+use super::presence::{Presence, PresenceAction};
+use super::{Action, events, health};
 use crate::condition::SyncCondition;
 use crate::plan::AckValue;
 use crate::view::View;
@@ -26,12 +28,10 @@ struct Basis {
 /// Remembers what was published last.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    balancer: BalancerName,
-    /// `ADDR:PORT` of the status port, for the presence record.
-    status: String,
+    /// The name, under which presence and acks stand.
+    pub(super) presence: Presence,
     health: BTreeMap<String, Status>,
     acks: BTreeMap<InstanceId, AckValue>,
-    presence: Option<BalancerRecord>,
     /// What presence and health were last published on.
     basis: Option<Basis>,
     /// Services that are or were registered: a service whose last instance has left is not serving, not unknown.
@@ -42,13 +42,11 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Nothing is published yet.
-    pub(super) fn new(balancer: BalancerName, status: String) -> Self {
+    pub(super) fn new(presence: Presence) -> Self {
         Self {
-            balancer,
-            status,
+            presence,
             health: BTreeMap::new(),
             acks: BTreeMap::new(),
-            presence: None,
             basis: None,
             known: BTreeSet::new(),
             known_at: 0,
@@ -60,12 +58,8 @@ impl Publisher {
         &self.known
     }
 
-    /// The balancer's name.
-    pub(super) fn balancer(&self) -> &BalancerName {
-        &self.balancer
-    }
-
-    /// Publishes the acks that differ from what stands: on transitions only, so that no registrar wakes for nothing.
+    /// Publishes the acks that differ from what stands: on transitions only, so that no registrar wakes for nothing. As long
+    /// as no name is known to be ours, they are only remembered.
     pub(super) fn publish_acks(
         &mut self,
         acks: &[(InstanceId, Option<AckValue>)],
@@ -83,13 +77,38 @@ impl Publisher {
             } {
                 continue;
             }
-            let id = id.clone();
+            let key = self.presence.name().map(|name| AckKey { balancer: name.clone(), id: id.clone() });
             if let Some(ack) = ack {
                 self.acks.insert(id.clone(), ack.clone());
-                actions.push(Action::PutAck(id, ack.clone()));
+                actions.extend(key.map(|key| Action::PutAck(key, ack.clone())));
             } else {
-                self.acks.remove(&id);
-                actions.push(Action::RemoveAck(id));
+                self.acks.remove(id);
+                actions.extend(key.map(Action::RemoveAck));
+            }
+        }
+    }
+
+    /// Publishes the record of this life, and the acks again under a name that is new.
+    pub(super) fn publish_presence(&mut self, actions: &mut Vec<Action>) {
+        for action in self.presence.step() {
+            match action {
+                PresenceAction::Put { name, record, expected } => {
+                    actions.push(Action::PutPresence { name, record, expected });
+                }
+                PresenceAction::Confirmed(balancer) => {
+                    let key = |id: &InstanceId| AckKey { balancer: balancer.clone(), id: id.clone() };
+                    actions.extend(self.acks.iter().map(|(id, ack)| Action::PutAck(key(id), ack.clone())));
+                    actions.push(Action::StatusChanged);
+                }
+                PresenceAction::Taken { by, runs_as } => {
+                    let life = self.presence.life();
+                    actions.push(Action::Record(events::name_taken(
+                        &life.name,
+                        by.as_ref(),
+                        runs_as.as_ref(),
+                    )));
+                    actions.push(Action::StatusChanged);
+                }
             }
         }
     }
@@ -103,19 +122,14 @@ impl Publisher {
             fresh: health::is_fresh(condition),
             reads: condition.reads,
         };
-        if self.basis.replace(basis) == Some(basis) {
-            return;
+        let is_new = self.basis.replace(basis) != Some(basis);
+        if let Some(worker) = condition.worker.filter(|_| is_new) {
+            let services = condition.observed.backends.keys().cloned().collect();
+            self.presence.want(services, worker.version.to_string());
         }
-        if let Some(worker) = condition.worker {
-            let presence = BalancerRecord {
-                services: condition.observed.backends.keys().cloned().collect(),
-                haproxy_version: worker.version.to_string(),
-                status: self.status.clone(),
-            };
-            if self.presence.as_ref() != Some(&presence) {
-                actions.push(Action::PutPresence(presence.clone()));
-                self.presence = Some(presence);
-            }
+        self.publish_presence(actions);
+        if !is_new {
+            return;
         }
         self.add_services(condition.view);
         let health = health::statuses(condition, &self.known);

@@ -10,8 +10,8 @@ use daemon::service_manager::{Message, notify};
 use proto::health::Statuses;
 use registry::follow::Following;
 use registry::key::{Key, Prefix};
-use registry::lease::{Fence, LeaseHandle, LeaseId, TimeToLive, time_to_live};
-use registry::name::{BalancerName, InstanceId};
+use registry::lease::{Fence, LeaseHandle, LeaseId, LeaseStatus, TimeToLive, time_to_live};
+use registry::name::InstanceId;
 use registry::record::{AckRecord, to_value};
 use registry::session::Session;
 use registry::time::Clock;
@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Action, Balancer, Input};
+use super::{Action, Balancer, Input, PresenceStatus};
 use crate::files::FilesLink;
 use crate::notify::Manager;
 use crate::plan::AckValue;
@@ -51,8 +51,8 @@ pub struct Outputs {
 /// The task and all that it owns.
 pub struct BalancerTask {
     balancer: Balancer,
-    name: BalancerName,
     prefix: Prefix,
+    presence: PresenceWatch,
     socket: PathBuf,
     line: Line,
     outputs: Outputs,
@@ -63,6 +63,33 @@ pub struct BalancerTask {
     master: Option<PathBuf>,
     counting: JoinSet<Option<usize>>,
     manager: Manager,
+}
+
+/// What becomes of the presence record.
+struct PresenceWatch {
+    lease: watch::Receiver<LeaseStatus>,
+    /// The key that was put last, and the number of that command.
+    put: Option<(String, u64)>,
+    /// What was known of it last.
+    known: Option<PresenceStatus>,
+}
+
+impl PresenceWatch {
+    /// The next status of the record that was put last. May be dropped and called again.
+    async fn next(&mut self) -> Input {
+        loop {
+            if self.lease.changed().await.is_err() {
+                // The task of the lease has ended, which ends the process.
+                return pending().await;
+            }
+            let Some((key, put)) = &self.put else { continue };
+            let status = PresenceStatus::of(&self.lease.borrow_and_update(), key, *put);
+            if let Some(status) = status.filter(|status| self.known != Some(*status)) {
+                self.known = Some(status);
+                return Input::Presence(status);
+            }
+        }
+    }
 }
 
 /// The session with HAProxy.
@@ -123,21 +150,22 @@ enum Event {
 }
 
 impl BalancerTask {
-    /// Performs what `balancer` says, for the balancer `name` and the HAProxy behind `socket`, with its master socket.
+    /// Performs what `balancer` says, for the HAProxy behind `socket`, with its master socket.
     #[must_use]
     pub fn new(
         balancer: Balancer,
-        (name, prefix): (BalancerName, Prefix),
+        prefix: Prefix,
         (socket, master): (PathBuf, Option<PathBuf>),
         session: Session,
         outputs: Outputs,
     ) -> Self {
         let (line, lease_checks, counting) = (Line::None, JoinSet::new(), JoinSet::new());
         let manager = Manager::of_this_process();
+        let presence = PresenceWatch { lease: outputs.lease.status(), put: None, known: None };
         Self {
             balancer,
-            name,
             prefix,
+            presence,
             socket,
             line,
             outputs,
@@ -154,8 +182,7 @@ impl BalancerTask {
     /// life is to begin with.
     pub async fn run(
         mut self,
-        mut instances: Following,
-        mut overrides: Following,
+        (mut instances, mut overrides, mut balancers): (Following, Following, Following),
         shutdown: CancellationToken,
     ) -> Option<Snapshot> {
         loop {
@@ -171,6 +198,8 @@ impl BalancerTask {
                 happened = self.line.next() => Event::Input(happened),
                 event = instances.recv() => input(event, Input::Instances),
                 event = overrides.recv() => input(event, Input::Overrides),
+                event = balancers.recv() => input(event, Input::Balancers),
+                status = self.presence.next() => Event::Input(status),
                 Some(Ok(alive)) = self.lease_checks.join_next() => Event::Input(Input::LeasesAlive(alive)),
                 Some(Ok(count)) = self.counting.join_next() => Event::Input(Input::OldWorkers(count)),
                 happened = self.outputs.files.next() => Event::Input(happened),
@@ -209,23 +238,18 @@ impl BalancerTask {
             Action::Connect => self.line.connect(self.socket.clone()),
             Action::Disconnect => self.line = Line::None,
             Action::Ask(commands) => self.line.ask(commands),
-            Action::PutAck(id, AckValue { owner, revision, state }) => {
+            Action::PutAck(key, AckValue { owner, revision, state }) => {
                 let at = humantime::format_rfc3339_millis(Clock.time_of_day()).to_string();
-                let key = self.prefix.text(&Key::Ack(id, self.name.clone()));
-                lease
-                    .put(
-                        key,
-                        to_value(&AckRecord { owner, revision: Some(revision), state, at }),
-                        Fence::None,
-                    )
-                    .await;
+                let ack = AckRecord { owner, revision: Some(revision), state, at };
+                lease.put(self.prefix.text(&Key::Ack(key)), to_value(&ack), Fence::None).await;
             }
-            Action::RemoveAck(id) => {
-                lease.remove(self.prefix.text(&Key::Ack(id, self.name.clone()))).await;
-            }
-            Action::PutPresence(record) => {
-                let key = self.prefix.text(&Key::Balancer(self.name.clone()));
-                lease.put(key, to_value(&record), Fence::None).await;
+            Action::RemoveAck(key) => drop(lease.remove(self.prefix.text(&Key::Ack(key))).await),
+            Action::PutPresence { name, record, expected } => {
+                let (value, covers) = (to_value(&record), self.prefix.acks_by(&name));
+                let fence = Fence::Presence { id: record.id.unwrap_or_default(), covers, expected };
+                let key = self.prefix.text(&Key::Balancer(name));
+                let put = lease.put(key.clone(), value, fence).await;
+                (self.presence.put, self.presence.known) = (Some((key, put)), None);
             }
             Action::DoubtKeys => drop(lease.doubt().await),
             Action::PutHealth(statuses) => drop(health.send_replace(statuses.into())),

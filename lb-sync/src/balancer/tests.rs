@@ -26,6 +26,10 @@ struct World {
     connecting: bool,
     acks: BTreeMap<InstanceId, AckState>,
     events: Vec<String>,
+    /// The name of the presence record that was put last, until it is said to stand.
+    present: Option<BalancerName>,
+    /// Whether etcd takes writes.
+    writable: bool,
 }
 
 fn config() -> BalancerConfig {
@@ -54,18 +58,30 @@ fn config() -> BalancerConfig {
     }
 }
 
+fn life(name: BalancerName) -> Life {
+    let (id, host, boot, status) = ("a life".into(), "host".into(), "boot".into(), "127.0.0.1:7100".into());
+    Life { name, id, host, boot, socket: "haproxy.sock".into(), status }
+}
+
 impl World {
     /// In sync with a registry that is empty, and connected.
     fn new() -> Self {
-        Self::begin(FakeHaproxy::new(&["web"]), config(), vec![])
+        Self::begin(FakeHaproxy::new(&["web"]), vec![])
     }
 
     /// A first life of lb-sync with this HAProxy, in sync with a registry that has these entries.
-    fn begin(haproxy: FakeHaproxy, config: BalancerConfig, entries: Vec<Entry>) -> Self {
+    fn begin(haproxy: FakeHaproxy, entries: Vec<Entry>) -> Self {
+        let mut world = Self::unheard(haproxy);
+        world.hear(entries);
+        world.settle();
+        world
+    }
+
+    /// Before etcd was heard.
+    fn unheard(haproxy: FakeHaproxy) -> Self {
         let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
-        let balancer =
-            Balancer::new(now, 1, config, (name, "127.0.0.1:7100".into()), (Files::default(), None));
-        let mut world = Self {
+        let balancer = Balancer::new(now, 1, config(), life(name), (Files::default(), None));
+        Self {
             now,
             revision: 100,
             balancer,
@@ -74,14 +90,19 @@ impl World {
             connecting: false,
             acks: BTreeMap::new(),
             events: vec![],
-        };
+            present: None,
+            writable: true,
+        }
+    }
+
+    /// etcd is heard: it has these instances, and no balancer.
+    fn hear(&mut self, entries: Vec<Entry>) {
         let list = |entries| Event::Listed { cluster: 1, revision: 100, entries };
-        let events = [Input::Instances(list(entries)), Input::Overrides(list(vec![]))];
-        world.step(
-            events.into_iter().chain([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]),
-        );
-        world.settle();
-        world
+        let empty = [Input::Overrides, Input::Balancers];
+        let empty = empty.into_iter().map(|input: fn(Event) -> Input| input(list(vec![])));
+        let lists = std::iter::once(Input::Instances(list(entries))).chain(empty);
+        let synced = [Input::Instances, Input::Overrides, Input::Balancers];
+        self.step(lists.chain(synced.into_iter().map(|input: fn(Event) -> Input| input(Event::InSync))));
     }
 
     fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
@@ -94,8 +115,9 @@ impl World {
                     assert_eq!(commands.first(), Some(&Command::ShowInfo), "every answer says who gave it");
                     self.asked = Some(commands);
                 }
-                Action::PutAck(id, ack) => drop(self.acks.insert(id, ack.state)),
-                Action::RemoveAck(id) => drop(self.acks.remove(&id)),
+                Action::PutAck(key, ack) => drop(self.acks.insert(key.id, ack.state)),
+                Action::RemoveAck(key) => drop(self.acks.remove(&key.id)),
+                Action::PutPresence { name, .. } => self.present = Some(name),
                 Action::Record(event) => self.events.push(event.what),
                 _ => {}
             }
@@ -106,6 +128,12 @@ impl World {
     fn answer(&mut self) -> bool {
         if std::mem::take(&mut self.connecting) {
             self.step([Input::Connected]);
+            return true;
+        }
+        if self.writable && self.present.take().is_some() {
+            self.revision += 1;
+            let revision = Some(self.revision);
+            self.step([Input::Presence(PresenceStatus { stands: true, superseded: false, revision })]);
             return true;
         }
         let Some(commands) = self.asked.take() else { return false };
@@ -244,9 +272,9 @@ fn entry(n: u16) -> Entry {
 }
 
 /// The servers that are ready when another life of lb-sync finds `kept` of the four that HAProxy has in etcd.
-fn ready_in_next_life(kept: std::ops::RangeInclusive<u16>, config: BalancerConfig) -> Vec<u16> {
-    let first = World::begin(FakeHaproxy::new(&["web"]), self::config(), (1..=4).map(entry).collect());
-    let mut next = World::begin(first.haproxy, config, kept.map(entry).collect());
+fn ready_in_next_life(kept: std::ops::RangeInclusive<u16>) -> Vec<u16> {
+    let first = World::begin(FakeHaproxy::new(&["web"]), (1..=4).map(entry).collect());
+    let mut next = World::begin(first.haproxy, kept.map(entry).collect());
     for _ in 0..3 {
         next.settle();
     }
@@ -256,10 +284,40 @@ fn ready_in_next_life(kept: std::ops::RangeInclusive<u16>, config: BalancerConfi
 /// etcd came back wiped, and no lb-sync lived that knew of them.
 #[test]
 fn servers_that_nothing_explains_stay_as_suspects_if_they_are_much_of_a_service() {
-    assert_eq!(ready_in_next_life(1..=4, config()), [1, 2, 3, 4]);
-    assert_eq!(ready_in_next_life(1..=3, config()), [1, 2, 3], "one of four has gone in the meantime");
-    assert_eq!(ready_in_next_life(1..=1, config()), [1, 2, 3, 4], "three of four may be a wiped etcd's");
+    assert_eq!(ready_in_next_life(1..=4), [1, 2, 3, 4]);
+    assert_eq!(ready_in_next_life(1..=3), [1, 2, 3], "one of four has gone in the meantime");
+    assert_eq!(ready_in_next_life(1..=1), [1, 2, 3, 4], "three of four may be a wiped etcd's");
     #[expect(clippy::reversed_empty_ranges, reason = "none")]
     let none = 1..=0;
-    assert_eq!(ready_in_next_life(none, config()), [1, 2, 3, 4]);
+    assert_eq!(ready_in_next_life(none), [1, 2, 3, 4]);
+}
+
+/// Finding of the simulation: servers were added, and presence was told afterwards. No leave in between was acked.
+#[test]
+fn no_server_is_added_before_presence_stands() {
+    let mut world = World::unheard(FakeHaproxy::new(&["web"]));
+    world.writable = false;
+    world.hear(vec![]);
+    world.put("web/web-1", "up");
+    while world.answer() {}
+    assert!(world.present.is_some(), "it is claimed");
+    assert!(!world.is_ready("web/web-1"), "no leave would wait for it");
+    world.writable = true;
+    while world.answer() {}
+    assert!(world.is_ready("web/web-1"), "at once");
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving));
+}
+
+#[test]
+fn an_etcd_that_takes_no_writes_keeps_haproxy_empty_for_a_bounded_time() {
+    let mut world = World::unheard(FakeHaproxy::new(&["web"]));
+    world.writable = false;
+    world.hear(vec![]);
+    world.put("web/web-1", "up");
+    for _ in 0..4 {
+        world.settle();
+        world.step([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]);
+    }
+    assert!(world.is_ready("web/web-1"));
+    assert_eq!(world.ack("web/web-1"), None, "no name is known to be ours");
 }

@@ -8,6 +8,7 @@ use registry::name::InstanceId;
 use registry::record::{DrainTimes, InstanceRecord, InstanceState};
 use registry::time::Clock;
 
+use crate::balancer::presence::may_run_as;
 use crate::config::RunConfig;
 use crate::view::{Registered, View};
 
@@ -64,7 +65,7 @@ async fn ask(config: &RunConfig) -> Result<Vec<Instance>, String> {
             .map_err(|status| format!("the lb-sync at {addr} (--listen) answers: {}", status.message()))?
             .into_inner();
         let balancer = answer.view.map(|view| view.balancer).unwrap_or_default();
-        if balancer != config.balancer.as_str() {
+        if !may_run_as(&config.balancer, &balancer) {
             return Err(format!(
                 "the lb-sync at {addr} (--listen) is that of balancer {balancer}, not of {}",
                 config.balancer

@@ -47,6 +47,11 @@ fn condition(registry: &Registry, report: &Report) -> Result<(), Error> {
             "Whether HAProxy answers on its runtime socket.",
             report.haproxy.is_some(),
         ),
+        (
+            "leasehold_lb_name_taken",
+            "Whether another lb-sync has the name that this one was given, which then runs as NAME.2 or so.",
+            report.has_other_name,
+        ),
     ];
     for (name, help, set) in flags {
         let flag = IntGauge::new(name, help)?;

@@ -172,6 +172,7 @@ mod tests {
             made_at: Tick::default(),
             generation: 0,
             balancer: "b".parse().unwrap(),
+            has_other_name: false,
             registry: RegistryReport {
                 in_sync: true,
                 from_disk: false,

@@ -22,8 +22,10 @@ pub struct Report {
     pub made_at: Tick,
     /// It has all that was told before this.
     pub generation: u64,
-    /// Who tells.
+    /// The balancer, under the name that it has in the registry.
     pub balancer: BalancerName,
+    /// Another balancer has the name that it was given.
+    pub has_other_name: bool,
     /// The view.
     pub registry: RegistryReport,
     /// The HAProxy that answers; `None` while none does.
@@ -111,12 +113,13 @@ impl InstanceReport {
 }
 
 impl Report {
-    /// Draws it up: some milliseconds at 10,000 instances. `known` are the services that are or were registered.
+    /// Draws it up: some milliseconds at 10,000 instances. `given` is the balancer's name, and `name` the one that it has in
+    /// the registry, if it has one; `known` are the services that are or were registered.
     #[must_use]
     pub fn of(
         condition: &SyncCondition<'_>,
         planner: &Planner,
-        (balancer, known): (&BalancerName, &BTreeSet<ServiceName>),
+        ((given, name), known): ((&BalancerName, Option<&BalancerName>), &BTreeSet<ServiceName>),
         totals: &Metrics,
         pulse: PassProgress,
     ) -> Self {
@@ -148,7 +151,8 @@ impl Report {
             made_at: now,
             generation: pulse.generation,
             passed: pulse.passed.map(|at| now.since(at)),
-            balancer: balancer.clone(),
+            balancer: name.unwrap_or(given).clone(),
+            has_other_name: name.is_some_and(|name| name != given),
             registry: RegistryReport {
                 in_sync: view.in_sync(),
                 from_disk: view.is_from_disk(),

@@ -14,7 +14,7 @@ fn all_well_is_told_line_by_line() {
         0,
         &[
             "ok       configuration: balancer b, keys below /leasehold/v1",
-            "may read instances/ and overrides/, and write balancers/b and acks/",
+            "may read instances/, overrides/ and balancers/, and write balancers/b and acks/b/",
             "ok       registry: 1 instance of 1 service",
             "admin.sock: level admin, mode 600, of ",
             "ok       HAProxy version: ",
@@ -84,9 +84,9 @@ fn a_wrong_password_and_a_missing_right_are_told_apart() {
     };
     check("wrong").is(1, &["failed   etcd http", "invalid user ID or password", "-> check --etcd-user"]);
     check("secret\n").is(1, &["answers, logged in as lb", "permission denied -> grant this user's role"]);
-    let acks = ["role", "grant-permission", "lb", "--prefix=true", "readwrite", "/leasehold/v1/acks/"];
+    let acks = ["role", "grant-permission", "lb", "--prefix=true", "readwrite", "/leasehold/v1/acks/b/"];
     fixture.etcd.ctl(&[&["--user", "root:r"], &acks[..]].concat());
-    check("secret\n").is(0, &["answers, logged in as lb", "and write balancers/b and acks/"]);
+    check("secret\n").is(0, &["answers, logged in as lb", "and write balancers/b and acks/b/"]);
     fixture.say("check", &[]).is(1, &["this etcd asks for a login"]);
     fixture.say("plan", &[]).is(78, &["this etcd asks for a login"]);
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use registry::follow::{Event, Store};
-use registry::key::{Key, Prefix};
-use registry::name::{BalancerName, InstanceId, ServiceName};
-use registry::record::{AckRecord, AckState, BalancerRecord, parse};
+use registry::follow::{Event, InstanceAcks, Store};
+use registry::key::{AckLayout, Key, Prefix};
+use registry::name::{BalancerName, ServiceName};
+use registry::record::{AckState, BalancerRecord, parse};
 use registry::time::Tick;
 
 use super::Identity;
@@ -22,8 +22,8 @@ const BALANCERS_MAX: usize = 10_000;
 pub struct Balancers {
     service: ServiceName,
     present: Store<BalancerName, BalancerRecord>,
-    /// Those that were present, and until when they count.
-    vanished: BTreeMap<BalancerName, Tick>,
+    /// Those that were present, until when they count, and how they write acks.
+    vanished: BTreeMap<BalancerName, (Tick, AckLayout)>,
     linger: Duration,
 }
 
@@ -41,10 +41,12 @@ impl Balancers {
         let before = self.serving();
         self.present.fold(event);
         let after = self.serving();
-        for name in before.difference(&after) {
-            self.vanished.insert(name.clone(), now.plus(self.linger));
+        for (name, layout) in before {
+            if !after.contains_key(&name) {
+                self.vanished.insert(name, (now.plus(self.linger), layout));
+            }
         }
-        self.vanished.retain(|name, until| now < *until && !after.contains(name));
+        self.vanished.retain(|name, (until, _)| now < *until && !after.contains_key(name));
         while self.vanished.len() > BALANCERS_MAX {
             self.vanished.pop_first();
         }
@@ -58,19 +60,26 @@ impl Balancers {
     /// When one that has vanished no longer counts.
     #[must_use]
     pub fn wake_at(&self, now: Tick) -> Option<Tick> {
-        self.vanished.values().copied().filter(|until| now < *until).min()
+        self.vanished.values().map(|(until, _)| *until).filter(|until| now < *until).min()
     }
 
-    fn serving(&self) -> BTreeSet<BalancerName> {
+    /// Those that are present, and how each writes its acks.
+    fn serving(&self) -> BTreeMap<BalancerName, AckLayout> {
         let serve = |record: &BalancerRecord| record.services.contains(&self.service);
         let serving = self.present.values().iter().filter(|(_, record)| serve(record));
-        serving.map(|(name, _)| name.clone()).collect()
+        serving.map(|(name, record)| (name.clone(), record.ack_layout())).collect()
+    }
+
+    /// All that count at `now`, as far as is known.
+    fn known(&self, now: Tick) -> BTreeMap<BalancerName, AckLayout> {
+        let counts = self.vanished.iter().filter(|(_, (until, _))| now < *until);
+        let vanished = counts.map(|(name, (_, layout))| (name.clone(), *layout));
+        self.serving().into_iter().chain(vanished).collect()
     }
 
     /// All that count at `now`; `None` as long as that cannot be told.
-    fn counted(&self, now: Tick) -> Option<BTreeSet<BalancerName>> {
-        let vanished = self.vanished.iter().filter(|(_, until)| now < **until).map(|(name, _)| name.clone());
-        self.present.is_current().then(|| self.serving().into_iter().chain(vanished).collect())
+    fn counted(&self, now: Tick) -> Option<BTreeMap<BalancerName, AckLayout>> {
+        self.present.is_current().then(|| self.known(now))
     }
 }
 
@@ -81,22 +90,27 @@ impl Balancers {
 #[derive(Clone, Debug)]
 pub struct View {
     identity: Identity,
-    acks: Store<(InstanceId, BalancerName), AckRecord>,
+    acks: InstanceAcks,
 }
 
 impl View {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        let ack = |key| if let Key::Ack(id, name) = key { Some((id, name)) } else { None };
-        let prefix = identity.prefix.clone();
-        let acks = Store::new(prefix, BALANCERS_MAX, ack, |entry| parse(&entry.value).ok());
+        let acks = InstanceAcks::new(identity.prefix.clone(), identity.id.clone());
         Self { identity, acks }
     }
 
-    /// Takes in what was seen below [`registry::key::Prefix::acks_of`].
-    pub fn acks(&mut self, event: Event) {
-        self.acks.fold(event);
+    /// The keys of acks that are to be followed from now on. The acks of balancers that are known already need not wait for
+    /// the list of `balancers/`.
+    pub fn follow(&mut self, now: Tick, balancers: &Balancers) -> Vec<String> {
+        let known = balancers.known(now);
+        self.acks.follow(known.iter().map(|(name, layout)| (name, *layout)))
+    }
+
+    /// Takes in what was seen of `key`, one of those that [`Self::follow`] named.
+    pub fn acks(&mut self, key: &str, event: Event) {
+        self.acks.fold(key, event);
     }
 
     /// The balancers that count and have not said `drained` of our record as it stands at `revision`, or later. `None` as
@@ -108,19 +122,22 @@ impl View {
         balancers: &Balancers,
         revision: Option<i64>,
     ) -> Option<BTreeSet<BalancerName>> {
-        if !self.acks.is_current() {
+        let counted = balancers.counted(now)?;
+        if !counted.iter().all(|(name, layout)| self.acks.is_current(name, *layout)) {
             return None;
         }
-        let Identity { id, owner, .. } = &self.identity;
-        let has_drained = |balancer: &BalancerName| {
-            let ack = self.acks.values().get(&(id.clone(), balancer.clone()));
-            ack.is_some_and(|ack| {
-                // An lb-sync of 0.1.0 names no revision.
-                let answers = ack.revision.is_none_or(|of| revision.is_none_or(|ours| of >= ours));
-                ack.owner == *owner && ack.state == AckState::Drained && answers
+        let has_drained = |balancer: &BalancerName, layout: AckLayout| {
+            self.acks.of(balancer, layout).is_some_and(|ack| {
+                let answers = match ack.revision {
+                    Some(of) => revision.is_none_or(|ours| of >= ours),
+                    // An lb-sync of 0.1.0 names no revision. The ack of an upgraded one would be of its earlier life.
+                    None => layout == AckLayout::ByInstance,
+                };
+                ack.owner == self.identity.owner && ack.state == AckState::Drained && answers
             })
         };
-        Some(balancers.counted(now)?.into_iter().filter(|name| !has_drained(name)).collect())
+        let awaited = counted.into_iter().filter(|(name, layout)| !has_drained(name, *layout));
+        Some(awaited.map(|(name, _)| name).collect())
     }
 }
 

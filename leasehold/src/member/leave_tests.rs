@@ -5,12 +5,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use registry::follow::{Change, Entry};
 use registry::key::Prefix;
-use registry::record::to_value;
+use registry::record::{AckRecord, to_value};
 
 use super::*;
 
 fn identity() -> Identity {
-    let id: InstanceId = "web/web-1".parse().unwrap();
+    let id: registry::name::InstanceId = "web/web-1".parse().unwrap();
     Identity { id, owner: "me".into(), prefix: Prefix::default() }
 }
 
@@ -20,13 +20,13 @@ fn put(key: &str, value: Vec<u8>) -> Entry {
 
 fn presence(balancer: &str, services: &[&str]) -> Entry {
     let services = services.iter().map(|name| name.parse().unwrap()).collect();
-    let record = BalancerRecord { services, ..BalancerRecord::default() };
+    let record = BalancerRecord { id: Some("a life".into()), services, ..BalancerRecord::default() };
     put(&format!("balancers/{balancer}"), to_value(&record))
 }
 
 fn ack(balancer: &str, owner: &str, state: AckState) -> Entry {
     let record = AckRecord { owner: owner.into(), revision: Some(REVISION), state, at: String::new() };
-    put(&format!("acks/web/web-1/{balancer}"), to_value(&record))
+    put(&format!("acks/{balancer}/web/web-1"), to_value(&record))
 }
 
 fn listed(entries: Vec<Entry>) -> Event {
@@ -51,21 +51,36 @@ struct Seen {
     now: Tick,
     balancers: Balancers,
     view: View,
+    /// The acks that stand, by key.
+    acks: BTreeMap<String, Entry>,
 }
 
 impl Seen {
     fn nothing() -> Self {
         let Identity { id, prefix, .. } = identity();
         let balancers = Balancers::new(prefix, id.service, LINGER);
-        Self { now: NOW, balancers, view: View::new(identity()) }
+        Self { now: NOW, balancers, view: View::new(identity()), acks: BTreeMap::new() }
     }
 
+    /// The acks that are followed from now on are listed at once.
     fn presence(&mut self, event: Event) {
-        self.balancers.fold(self.now, event);
+        for key in self.follow(event) {
+            let stands = self.acks.get(&key).cloned();
+            self.view.acks(&key, listed(stands.into_iter().collect()));
+            self.view.acks(&key, Event::InSync);
+        }
     }
 
-    fn acks(&mut self, event: Event) {
-        self.view.acks(event);
+    fn follow(&mut self, event: Event) -> Vec<String> {
+        self.balancers.fold(self.now, event);
+        self.view.follow(self.now, &self.balancers)
+    }
+
+    /// Something is written at the key of an ack.
+    fn ack(&mut self, entry: Entry) {
+        let key = String::from_utf8(entry.key.clone()).unwrap();
+        self.acks.insert(key.clone(), entry.clone());
+        self.view.acks(&key, changed(entry));
     }
 
     fn awaited(&self) -> Option<BTreeSet<BalancerName>> {
@@ -79,8 +94,8 @@ fn view(balancers: Vec<Entry>, acks: Vec<Entry>) -> Seen {
     for event in [listed(balancers), Event::InSync] {
         view.presence(event);
     }
-    for event in [listed(acks), Event::InSync] {
-        view.acks(event);
+    for entry in acks {
+        view.ack(entry);
     }
     view
 }
@@ -90,18 +105,18 @@ fn names(view: &Seen) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_concluded_before_both_are_listed_and_in_sync() {
-    let events: [fn(&mut Seen); 4] = [
-        |view| view.presence(listed(vec![])),
-        |view| view.presence(Event::InSync),
-        |view| view.acks(listed(vec![])),
-        |view| view.acks(Event::InSync),
-    ];
+fn nothing_is_concluded_before_all_is_listed_and_in_sync() {
+    const KEY: &str = "/leasehold/v1/acks/lb-1/web/web-1";
+    let lb = || listed(vec![presence("lb-1", &["web"])]);
+    let drained = || listed(vec![ack("lb-1", "me", AckState::Drained)]);
     let mut view = Seen::nothing();
-    for event in events {
-        assert_eq!(view.awaited(), None);
-        event(&mut view);
-    }
+    assert_eq!(view.follow(lb()), [KEY], "not only once it is in sync");
+    assert_eq!(view.awaited(), None);
+    assert_eq!(view.follow(Event::InSync), [""; 0]);
+    assert_eq!(view.awaited(), None);
+    view.view.acks(KEY, drained());
+    assert_eq!(view.awaited(), None);
+    view.view.acks(KEY, Event::InSync);
     assert_eq!(names(&view), [""; 0]);
     view.presence(Event::OutOfSync);
     assert_eq!(view.awaited(), None, "a balancer may have come in the meantime");
@@ -116,13 +131,13 @@ fn who_serves_the_service_is_awaited_until_it_says_drained_of_us() {
         vec![ack("lb-3", "an owner before us", AckState::Drained)],
     );
     assert_eq!(names(&view), ["lb-1", "lb-3"]);
-    view.acks(changed(ack("lb-1", "me", AckState::Draining)));
+    view.ack(ack("lb-1", "me", AckState::Draining));
     assert_eq!(names(&view), ["lb-1", "lb-3"]);
-    view.acks(changed(ack("lb-1", "me", AckState::Drained)));
+    view.ack(ack("lb-1", "me", AckState::Drained));
     assert_eq!(names(&view), ["lb-3"]);
-    view.acks(changed(ack("lb-3", "me", AckState::Drained)));
+    view.ack(ack("lb-3", "me", AckState::Drained));
     assert_eq!(names(&view), [""; 0]);
-    view.acks(changed(ack("lb-3", "me", AckState::Serving)));
+    view.ack(ack("lb-3", "me", AckState::Serving));
     assert_eq!(names(&view), ["lb-3"], "it took us back");
 }
 
@@ -138,7 +153,7 @@ fn a_balancer_that_vanishes_is_awaited_for_a_time_and_one_that_comes_at_once() {
     view.now = NOW.plus(LINGER);
     assert_eq!(names(&view), ["lb-2"]);
     view.presence(changed(presence("lb-1", &["web"])));
-    view.acks(changed(ack("lb-1", "me", AckState::Drained)));
+    view.ack(ack("lb-1", "me", AckState::Drained));
     assert_eq!(names(&view), ["lb-2"], "it is back, and says so");
 }
 
@@ -157,14 +172,47 @@ fn a_list_that_lacks_a_balancer_does_not_end_the_wait_for_it() {
 fn an_ack_of_an_earlier_record_does_not_count() {
     let mut view = view(vec![presence("lb-1", &["web"])], vec![ack("lb-1", "me", AckState::Drained)]);
     assert_eq!(names(&view), [""; 0]);
-    let of = |revision| {
-        let (owner, state, at) = ("me".into(), AckState::Drained, String::new());
-        changed(put("acks/web/web-1/lb-1", to_value(&AckRecord { owner, revision, state, at })))
-    };
-    view.acks(of(Some(REVISION - 1)));
+    view.ack(drained_at("acks/lb-1/web/web-1", Some(REVISION - 1)));
     assert_eq!(names(&view), ["lb-1"]);
-    view.acks(of(None));
-    assert_eq!(names(&view), [""; 0], "an lb-sync of 0.1.0 names no revision");
+    view.ack(drained_at("acks/lb-1/web/web-1", Some(REVISION + 1)));
+    assert_eq!(names(&view), [""; 0]);
+}
+
+fn drained_at(key: &str, revision: Option<i64>) -> Entry {
+    let (owner, state, at) = ("me".into(), AckState::Drained, String::new());
+    put(key, to_value(&AckRecord { owner, revision, state, at }))
+}
+
+/// lb-sync 0.1.0 has no id, names no revision, and writes the balancer last. Once it is upgraded, what its earlier life said
+/// says nothing.
+#[test]
+fn a_balancer_of_0_1_0_is_read_at_the_key_that_it_writes() {
+    let old = |services: &[&str]| {
+        let services = services.iter().map(|name| name.parse().unwrap()).collect();
+        put("balancers/lb-1", to_value(&BalancerRecord { services, ..BalancerRecord::default() }))
+    };
+    let mut view = view(vec![old(&["web"])], vec![]);
+    view.ack(drained_at("acks/lb-1/web/web-1", None));
+    assert_eq!(names(&view), ["lb-1"]);
+    view.ack(drained_at("acks/web/web-1/lb-1", None));
+    assert_eq!(names(&view), [""; 0]);
+    view.presence(gone("balancers/lb-1"));
+    assert_eq!(names(&view), [""; 0], "as it was written");
+    view.presence(changed(presence("lb-1", &["web"])));
+    assert_eq!(names(&view), ["lb-1"], "upgraded");
+    view.ack(ack("lb-1", "me", AckState::Drained));
+    assert_eq!(names(&view), [""; 0]);
+}
+
+/// The names of one key's three parts say nothing of its layout: a balancer may be called as a service is.
+#[test]
+fn a_service_that_is_named_like_a_balancer_confuses_nothing() {
+    let mut view = view(vec![presence("web", &["web"]), presence("web-1", &["web"])], vec![]);
+    // Of another instance, by a balancer of 0.1.0 that is called `web-1`: `web`'s ack of us is at `acks/web/web/web-1`.
+    view.ack(drained_at("acks/web/web/web-1", None));
+    assert_eq!(names(&view), ["web", "web-1"]);
+    view.ack(ack("web", "me", AckState::Drained));
+    assert_eq!(names(&view), ["web-1"]);
 }
 
 #[test]
@@ -172,17 +220,9 @@ fn a_record_that_does_not_parse_changes_nothing() {
     let mut view = view(vec![presence("lb-1", &["web"])], vec![ack("lb-1", "me", AckState::Draining)]);
     view.presence(changed(put("balancers/lb-1", b"oops".to_vec())));
     view.presence(listed(vec![put("balancers/lb-1", b"oops".to_vec()), put("balancers/l b", vec![])]));
-    view.acks(changed(put("acks/web/web-1/lb-1", b"{}".to_vec())));
+    view.ack(put("acks/lb-1/web/web-1", b"{}".to_vec()));
     assert_eq!(names(&view), ["lb-1"], "the last good one still says it serves us");
-    view.acks(changed(put(
-        "acks/web/web-10/lb-1",
-        to_value(&AckRecord {
-            owner: "me".into(),
-            revision: Some(REVISION),
-            state: AckState::Drained,
-            at: String::new(),
-        }),
-    )));
+    view.ack(drained_at("acks/lb-1/web/web-10", Some(REVISION)));
     assert_eq!(names(&view), ["lb-1"], "an ack for another instance");
 }
 
@@ -202,7 +242,7 @@ proptest! {
                 view.presence(changed(presence(&name, if *serves { &["web"] } else { &["api"] })));
             } else if *said > 0 {
                 let state = if *said == 1 { AckState::Draining } else { AckState::Drained };
-                view.acks(changed(ack(&name, "me", state)));
+                view.ack(ack(&name, "me", state));
             }
         }
         let expected: Vec<String> = balancers.iter()

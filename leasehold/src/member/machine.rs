@@ -59,8 +59,8 @@ pub enum Input {
     Own(Event),
     /// An event about the presence of balancers, after [`Action::FollowBalancers`].
     Presence(Event),
-    /// An event about the acks of balancers, after [`Action::FollowBalancers`].
-    Acks(Event),
+    /// An event about this key of an ack, after [`Action::FollowAck`].
+    Acks(String, Event),
     /// The instance is to leave.
     Leave,
     /// The moment of [`Machine::wake_at`] has come.
@@ -99,12 +99,15 @@ pub enum Action {
         /// The prefix of the presence keys.
         presence: String,
     },
-    /// Follow the presence of balancers anew, and their acks of this instance.
+    /// Follow the presence of balancers anew, and no ack so far.
     FollowBalancers {
         /// The prefix of the presence keys.
         presence: String,
-        /// The prefix of the acks.
-        acks: String,
+    },
+    /// Follow the ack of one balancer of this instance as well.
+    FollowAck {
+        /// Its key.
+        key: String,
     },
     /// Log this change.
     Report(Report),
@@ -232,11 +235,13 @@ impl Machine {
             Input::Own(event) => self.own(now, event),
             Input::Presence(event) => {
                 self.balancers.fold(now, event);
-                self.check_acks(now)
+                let mut actions = self.follow_acks(now);
+                actions.extend(self.check_acks(now));
+                actions
             }
-            Input::Acks(event) => {
+            Input::Acks(key, event) => {
                 if let State::Draining { view: Some(view), .. } = &mut self.state {
-                    view.acks(event);
+                    view.acks(&key, event);
                 }
                 self.check_acks(now)
             }
@@ -353,10 +358,10 @@ impl Machine {
         match &mut self.state {
             State::Member { .. } => actions.push(Action::Report(Report::Registered)),
             State::Draining { view: view @ None, .. } => {
-                let (presence, acks) = (identity.prefix.balancers(), identity.prefix.acks_of(&identity.id));
                 *view = Some(Box::new(View::new(identity.clone())));
                 self.balancers.doubt();
-                actions.push(Action::FollowBalancers { presence, acks });
+                actions.push(Action::FollowBalancers { presence: identity.prefix.balancers() });
+                actions.extend(self.follow_acks(now));
             }
             _ => {}
         }
@@ -460,6 +465,13 @@ impl Machine {
             }
             State::Draining { .. } | State::Left => vec![],
         }
+    }
+
+    /// Follows the acks of the balancers that have become known.
+    fn follow_acks(&mut self, now: Tick) -> Vec<Action> {
+        let State::Draining { view: Some(view), .. } = &mut self.state else { return vec![] };
+        let keys = view.follow(now, &self.balancers);
+        keys.into_iter().map(|key| Action::FollowAck { key }).collect()
     }
 
     fn check_acks(&mut self, now: Tick) -> Vec<Action> {

@@ -71,9 +71,11 @@ fn follow_presence() -> Action {
     Action::FollowPresence { presence: "/leasehold/v1/balancers/".into() }
 }
 
+/// The key of an ack by a balancer of 0.1.0.
+const ACK: &str = "/leasehold/v1/acks/web/web-1/lb-1";
+
 fn follow_balancers() -> Action {
-    let (presence, acks) = ("/leasehold/v1/balancers/".into(), "/leasehold/v1/acks/web/web-1/".into());
-    Action::FollowBalancers { presence, acks }
+    Action::FollowBalancers { presence: "/leasehold/v1/balancers/".into() }
 }
 
 fn list_names() -> Action {
@@ -134,20 +136,17 @@ fn leaving_waits_for_the_record_then_for_the_balancers() {
 
     let record = BalancerRecord { services: vec!["web".parse().unwrap()], ..BalancerRecord::default() };
     let presence = listed(vec![entry("balancers/lb-1", to_value(&record))]);
-    for event in [presence, Event::InSync] {
-        assert_eq!(machine.step(NOW, Input::Presence(event)), []);
-    }
-    assert_eq!(machine.step(NOW, Input::Acks(listed(vec![]))), []);
+    assert_eq!(machine.step(NOW, Input::Presence(presence)), [Action::FollowAck { key: ACK.into() }]);
+    assert_eq!(machine.step(NOW, Input::Presence(Event::InSync)), []);
+    let acks = |event| Input::Acks(ACK.into(), event);
+    assert_eq!(machine.step(NOW, acks(listed(vec![]))), []);
     let awaited = BTreeSet::from(["lb-1".parse().unwrap()]);
-    assert_eq!(
-        machine.step(NOW, Input::Acks(Event::InSync)),
-        [Action::Report(Report::Awaiting(awaited.clone()))]
-    );
-    assert_eq!(machine.step(NOW, Input::Acks(Event::InSync)), [], "it is said once");
+    assert_eq!(machine.step(NOW, acks(Event::InSync)), [Action::Report(Report::Awaiting(awaited.clone()))]);
+    assert_eq!(machine.step(NOW, acks(Event::InSync)), [], "it is said once");
 
     let ack = AckRecord { owner: "me".into(), revision: None, state: AckState::Drained, at: String::new() };
     let ack = Event::Changed(vec![Change::Put(entry("acks/web/web-1/lb-1", to_value(&ack)))]);
-    assert_eq!(machine.step(NOW, Input::Acks(ack)), [Action::Report(Report::Left)]);
+    assert_eq!(machine.step(NOW, acks(ack)), [Action::Report(Report::Left)]);
     assert!(machine.status().left);
     assert_eq!(machine.wake_at(NOW), None);
 }
@@ -346,9 +345,9 @@ fn inputs() -> impl Strategy<Value = Input> {
         1 => Just(Input::Own(listed(vec![]))),
         2 => Just(Input::Presence(listed(vec![]))),
         2 => Just(Input::Presence(Event::InSync)),
-        2 => Just(Input::Acks(listed(vec![]))),
-        2 => Just(Input::Acks(Event::InSync)),
-        1 => Just(Input::Acks(Event::OutOfSync)),
+        2 => Just(Input::Acks(ACK.into(), listed(vec![]))),
+        2 => Just(Input::Acks(ACK.into(), Event::InSync)),
+        1 => Just(Input::Acks(ACK.into(), Event::OutOfSync)),
         1 => Just(names(&["web-1"])),
         1 => Just(Input::Names(Err("no answer".into()))),
         1 => Just(Input::Leave),

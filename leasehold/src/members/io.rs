@@ -1,5 +1,6 @@
 //! Performs what [`super::Members`] decides: keeps the lease, writes records, lists names, follows keys.
 
+use std::collections::BTreeMap;
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,7 +55,8 @@ struct MemberIo {
     asking: Option<JoinHandle<Result<Option<TimeToLive>, String>>>,
     own: Option<Following>,
     presence: Option<Following>,
-    acks: Option<Following>,
+    /// By key.
+    acks: BTreeMap<String, Following>,
 }
 
 impl MembersIo {
@@ -83,7 +85,7 @@ impl MembersIo {
             asking: None,
             own: None,
             presence: None,
-            acks: None,
+            acks: BTreeMap::new(),
         };
         Self {
             session,
@@ -164,9 +166,13 @@ impl MembersIo {
             machine::Action::FollowPresence { presence } => {
                 member.presence = Some(quietly(presence, PRESENCE_QUIET_MAX));
             }
-            machine::Action::FollowBalancers { presence, acks } => {
+            machine::Action::FollowBalancers { presence } => {
                 member.presence = Some(quietly(presence, QUIET_MAX));
-                member.acks = Some(quietly(acks, QUIET_MAX));
+                member.acks.clear();
+            }
+            machine::Action::FollowAck { key } => {
+                let following = quietly(key.clone(), QUIET_MAX);
+                member.acks.insert(key, following);
             }
             // The machine of all members returns reports by themselves.
             machine::Action::Report(_) => {}
@@ -194,7 +200,7 @@ impl MemberIo {
             ttl = finished(&mut self.asking) => Some(machine::Input::Lease(ttl)),
             event = next_event(&mut self.own) => event.map(machine::Input::Own),
             event = next_event(&mut self.presence) => event.map(machine::Input::Presence),
-            event = next_event(&mut self.acks) => event.map(machine::Input::Acks),
+            (key, event) = next_ack(&mut self.acks) => event.map(|event| machine::Input::Acks(key, event)),
         }
     }
 }
@@ -240,6 +246,24 @@ async fn next_event(following: &mut Option<Following>) -> Option<Event> {
         *following = None;
     }
     event
+}
+
+/// The next event of any of these, and its key; pending where nothing is followed. No event, once: a follower's task has
+/// ended.
+async fn next_ack(acks: &mut BTreeMap<String, Following>) -> (String, Option<Event>) {
+    let next = poll_fn(|context| {
+        for (key, events) in acks.iter_mut() {
+            if let Poll::Ready(event) = events.poll_recv(context) {
+                return Poll::Ready((key.clone(), event));
+            }
+        }
+        Poll::Pending
+    });
+    let (key, event) = next.await;
+    if event.is_none() {
+        acks.remove(&key);
+    }
+    (key, event)
 }
 
 fn log(service: &ServiceName, instance: Option<&InstanceName>, report: &Report) {

@@ -1,7 +1,7 @@
 //! What stands in the registry.
 
 use registry::follow::{Entry, Store, list};
-use registry::key::{Key, Prefix};
+use registry::key::{AckKey, AckLayout, Key, Prefix};
 use registry::lease::LeaseId;
 use registry::name::{BalancerName, InstanceId};
 use registry::record::{AckRecord, BalancerRecord, InstanceRecord, OverrideRecord, parse};
@@ -24,7 +24,7 @@ pub(super) struct Registry {
     pub(super) instances: Store<InstanceId, Registered>,
     pub(super) overrides: Store<InstanceId, OverrideRecord>,
     pub(super) balancers: Store<BalancerName, BalancerRecord>,
-    pub(super) acks: Store<(InstanceId, BalancerName), AckRecord>,
+    pub(super) acks: Store<AckKey, AckRecord>,
 }
 
 impl Registry {
@@ -65,13 +65,13 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The balancers that have an ack of `id`.
-    pub(super) fn acks_of<'a>(
-        &'a self,
-        id: &'a InstanceId,
-    ) -> impl Iterator<Item = (&'a BalancerName, &'a AckRecord)> {
-        let acks = self.acks.values().iter().filter(move |((of, _), _)| of == id);
-        acks.map(|((_, balancer), ack)| (balancer, ack))
+    /// What this balancer says of `id`, in either layout of keys. The record says in which it is.
+    pub(super) fn ack(&self, id: &InstanceId, balancer: &BalancerName) -> Option<&AckRecord> {
+        let about = AckKey { balancer: balancer.clone(), id: id.clone() };
+        [AckLayout::ByBalancer, AckLayout::ByInstance].into_iter().find_map(|layout| {
+            let key = AckKey::new(layout, balancer, id);
+            self.acks.values().get(&key).filter(|ack| key.meaning(ack) == about)
+        })
     }
 
     /// The balancers that serve the service of `id`, each with what it says of `id` as it is registered now.
@@ -79,12 +79,20 @@ impl Registry {
         &'a self,
         id: &'a InstanceId,
     ) -> impl Iterator<Item = (&'a BalancerName, Option<&'a AckRecord>)> {
+        self.said_by(id, |balancer, _| self.ack(id, balancer))
+    }
+
+    /// The same, where `ack` says what each says.
+    pub(super) fn said_by<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        ack: impl Fn(&BalancerName, &BalancerRecord) -> Option<&'a AckRecord>,
+    ) -> impl Iterator<Item = (&'a BalancerName, Option<&'a AckRecord>)> {
         let owner = self.instances.values().get(id).map(|one| one.record.owner_under(id, one.lease));
         let serve = |record: &BalancerRecord| record.services.contains(&id.service);
-        self.balancers.values().iter().filter(move |(_, record)| serve(record)).map(move |(name, _)| {
-            let ack = self.acks.values().get(&(id.clone(), name.clone()));
+        self.balancers.values().iter().filter(move |(_, record)| serve(record)).map(move |(name, record)| {
             // An ack of an earlier owner of the name says nothing about the present one.
-            (name, ack.filter(|ack| owner.as_ref().is_none_or(|owner| ack.owner == *owner)))
+            (name, ack(name, record).filter(|ack| owner.as_ref().is_none_or(|owner| ack.owner == *owner)))
         })
     }
 }
@@ -101,6 +109,6 @@ fn balancer(key: Key) -> Option<BalancerName> {
     if let Key::Balancer(name) = key { Some(name) } else { None }
 }
 
-pub(super) fn acked(key: Key) -> Option<(InstanceId, BalancerName)> {
-    if let Key::Ack(id, name) = key { Some((id, name)) } else { None }
+pub(super) fn acked(key: Key) -> Option<AckKey> {
+    if let Key::Ack(key) = key { Some(key) } else { None }
 }

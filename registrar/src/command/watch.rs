@@ -1,8 +1,8 @@
 //! `registrar watch`: what changes in the registry, a line each, until it is interrupted.
 
 use registry::follow::{Entry, Event, Store, follow};
-use registry::key::Prefix;
-use registry::name::{BalancerName, InstanceId, ServiceName};
+use registry::key::{AckKey, Prefix};
+use registry::name::{InstanceId, ServiceName};
 use registry::record::{AckRecord, InstanceRecord, OverrideRecord, parse};
 use registry::session::Session;
 use registry::time::Clock;
@@ -76,7 +76,7 @@ struct Line {
 struct Known {
     records: Store<InstanceId, String>,
     overrides: Store<InstanceId, String>,
-    acks: Store<(InstanceId, BalancerName), String>,
+    acks: Store<AckKey, AckRecord>,
 }
 
 impl Known {
@@ -84,7 +84,7 @@ impl Known {
         Self {
             records: Store::new(prefix.clone(), KEYS_MAX, read::instance, record_text),
             overrides: Store::new(prefix.clone(), KEYS_MAX, read::overridden, override_text),
-            acks: Store::new(prefix.clone(), KEYS_MAX, read::acked, ack_text),
+            acks: Store::new(prefix.clone(), KEYS_MAX, read::acked, |entry| parse(&entry.value).ok()),
         }
     }
 
@@ -97,11 +97,24 @@ impl Known {
             OVERRIDE => changed(&mut self.overrides, event, |id, text| {
                 news(id, OVERRIDE, text.map_or("override cleared", String::as_str))
             }),
-            _ => changed(&mut self.acks, event, |(id, balancer), text| {
-                let text = text.map_or("ack removed", String::as_str);
-                news(id, ACK, &format!("{balancer}: {text}"))
-            }),
+            _ => self.fold_acks(event),
         }
+    }
+
+    /// What an ack is about is said by its key and its record, so that of one that is gone the last record is asked.
+    fn fold_acks(&mut self, event: Event) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for (key, before) in self.acks.fold(event) {
+            let now = self.acks.values().get(&key);
+            let said = |ack: &AckRecord| (key.meaning(ack), acked(ack.state));
+            let (before, now) = (before.as_ref().map(said), now.map(said));
+            let differs = before != now;
+            let text = now.as_ref().map_or("ack removed", |(_, text)| text);
+            if let Some((AckKey { balancer, id }, _)) = now.as_ref().or(before.as_ref()).filter(|_| differs) {
+                lines.push(news(id, ACK, &format!("{balancer}: {text}")));
+            }
+        }
+        lines
     }
 }
 
@@ -133,10 +146,6 @@ fn override_text(entry: &Entry) -> Option<String> {
     let weight = overriding.weight.map(|weight| format!("weight {}", weight.get()));
     let what: Vec<String> = overriding.mode.map(|it| mode(it).to_owned()).into_iter().chain(weight).collect();
     Some(format!("{} wants {}: {}", plain(by), what.join(", "), plain(&overriding.reason)))
-}
-
-fn ack_text(entry: &Entry) -> Option<String> {
-    Some(acked(parse::<AckRecord>(&entry.value).ok()?.state).to_owned())
 }
 
 fn news(id: &InstanceId, what: &'static str, said: &str) -> Line {
@@ -180,8 +189,11 @@ mod tests {
             [""; 0],
             "nothing in it is new"
         );
-        let ack = entry("acks/web/a/lb", r#"{"owner":"o","state":"serving","at":""}"#);
+        let ack = entry("acks/lb/web/a", r#"{"owner":"o","revision":7,"state":"serving","at":""}"#);
         assert_eq!(said(&mut known, ACK, Event::Changed(vec![Change::Put(ack)])), ["web/a  lb: serving"]);
+        let old = entry("acks/web/b/lb", r#"{"owner":"o","state":"serving","at":""}"#);
+        let old = Event::Changed(vec![Change::Put(old)]);
+        assert_eq!(said(&mut known, ACK, old), ["web/b  lb: serving"], "of an lb-sync of 0.1.0");
         let overriding = entry("overrides/web/a", r#"{"mode":"drain","by":"kim","reason":"disk\u001b[2J"}"#);
         assert_eq!(
             said(&mut known, OVERRIDE, Event::Changed(vec![Change::Put(overriding)])),
@@ -190,6 +202,7 @@ mod tests {
         let other = entry("instances/web/b", r#"{"address":"10.0.0.6","port":80}"#);
         let after = said(&mut known, RECORD, listed(vec![other]));
         assert_eq!(after, ["web/a  gone", "web/b  up at 10.0.0.6:80, weight 100"], "acks are another list");
-        assert_eq!(said(&mut known, ACK, listed(vec![])), ["web/a  lb: ack removed"], "all are gone");
+        let gone = said(&mut known, ACK, listed(vec![]));
+        assert_eq!(gone, ["web/a  lb: ack removed", "web/b  lb: ack removed"], "all are gone");
     }
 }

@@ -1,13 +1,15 @@
-//! Follows everything below a prefix: a list, then a watch from there on, for as long as the process lives.
+//! Follows one key, or everything below a prefix that ends with `/`: a list, then a watch from there on, for as long as the process lives.
 //!
 //! [`machine`] and [`page`] decide, the task performs. A follower receives [`Event`]s, which [`Store`] folds into a complete
 //! set, and learns whenever that set may be out of date. The machines are public for simulations and tests of the whole.
 
+mod acks;
 pub mod machine;
 pub mod page;
 mod store;
 mod task;
 
+pub use acks::InstanceAcks;
 pub use machine::QUIET_MAX;
 pub(crate) use page::after_all;
 pub use page::{Listed, list};

@@ -3,17 +3,19 @@
 
 use std::collections::BTreeSet;
 
-use registry::key::Key;
-use registry::name::{InstanceId, ServiceName};
+use registry::cas;
+use registry::key::{AckKey, Key};
+use registry::name::{BalancerName, InstanceId, ServiceName};
 use registry::preflight::{self, Member, Written};
-use registry::record::{BalancerRecord, to_value};
+use registry::record::{BalancerRecord, parse, to_value};
 use registry::session::{EtcdError, EtcdOptions, Session};
 
 use super::super::{read, text};
 use super::finding::Finding;
 use crate::config::RunConfig;
+use crate::run::life;
 
-/// An instance that is asked for in acks; a role that grants less than all acks shows here.
+/// An instance that is asked for in acks; a role that grants less than all acks of the balancer shows here.
 const ANY: &str = "lb-sync/check";
 
 /// Two lines for each endpoint that answers, one for each that does not.
@@ -34,6 +36,7 @@ pub(super) async fn endpoints(options: &EtcdOptions, config: &RunConfig) -> Vec<
             Ok(member) => {
                 findings.push(Finding::ok(&*check, of_member(&member, options.etcd_user.as_deref())));
                 findings.push(rights(&check, &session, config).await);
+                findings.extend(name(&session, config).await);
                 clusters.extend((member.cluster != 0).then_some(member.cluster));
             }
             Err(error) => findings.push(Finding::by_error(check, &error)),
@@ -84,19 +87,45 @@ async fn try_rights(session: &Session, config: &RunConfig) -> Result<String, Etc
     let prefix = &config.pass.prefix;
     preflight::read(session, &prefix.instances()).await?;
     preflight::read(session, &prefix.overrides()).await?;
+    preflight::read(session, &prefix.balancers()).await?;
     let presence = Key::Balancer(config.balancer.clone());
     let written =
         preflight::write(session, &prefix.text(&presence), to_value(&BalancerRecord::default())).await?;
     if let Ok(id) = ANY.parse::<InstanceId>() {
-        preflight::may_write(session, &prefix.text(&Key::Ack(id, config.balancer.clone()))).await?;
+        let ack = AckKey { balancer: config.balancer.clone(), id };
+        preflight::may_write(session, &prefix.text(&Key::Ack(ack))).await?;
     }
     let written = match written {
         Written::AndRevoked => "",
         Written::Occupied => " (which stands there: an lb-sync of that name runs, or ran until just now)",
     };
     Ok(format!(
-        "may read instances/ and overrides/, and write balancers/{}{written} and acks/",
+        "may read instances/, overrides/ and balancers/, and write balancers/{0}{written} and acks/{0}/",
         config.balancer
+    ))
+}
+
+/// Whether the balancer's name is another one's. `None` where that cannot be read, which [`rights`] says.
+async fn name(session: &Session, config: &RunConfig) -> Option<Finding> {
+    let key = config.pass.prefix.text(&Key::Balancer(config.balancer.clone()));
+    let value = cas::read(session, &key).await.ok()?.value?;
+    let held = parse::<BalancerRecord>(&value).ok()?;
+    let ours = life(config.balancer.clone(), &config.pass.socket, config.listen).record();
+    name_held(&config.balancer, &held, &ours)
+}
+
+/// `held` stands under the name; `ours` is what `run` here would write.
+fn name_held(name: &BalancerName, held: &BalancerRecord, ours: &BalancerRecord) -> Option<Finding> {
+    if held.id.is_none() || held.is_same_haproxy(ours) {
+        return None;
+    }
+    let (host, socket) = (&held.host, &held.socket);
+    Some(Finding::warning(
+        "balancer's name",
+        format!(
+            "an lb-sync on host {host} for HAProxy at {socket} has the name {name}: this one would run, or runs, as {name}.2 or so"
+        ),
+        "give each balancer a name of its own with --balancer",
     ))
 }
 
@@ -115,6 +144,21 @@ fn strangers(clusters: &BTreeSet<u64>) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_another_haproxys_lb_sync_has_is_told() {
+        let record = |host: &str, id: &str| BalancerRecord {
+            id: Some(id.into()),
+            host: host.into(),
+            socket: "/run/a.sock".into(),
+            ..BalancerRecord::default()
+        };
+        let found = |held| name_held(&"lb".parse().unwrap(), &held, &record("here", "b"));
+        assert_eq!(found(record("here", "a")), None, "the one that runs here");
+        assert_eq!(found(BalancerRecord::default()), None, "an lb-sync of 0.1.0 says nothing of its host");
+        let finding = found(record("there", "a")).unwrap();
+        assert!(!finding.is_failed() && finding.seen.contains("on host there"), "{finding:?}");
+    }
 
     #[test]
     fn endpoints_of_two_clusters_are_told() {

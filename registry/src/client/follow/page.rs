@@ -165,12 +165,13 @@ impl Pager {
     }
 }
 
-/// The end of the range that holds every key beginning with `prefix`. Our prefixes end with `/`, so the last
-/// byte can always be raised.
+/// The end of the range that holds every key beginning with `prefix`, if that ends with `/`; otherwise it is one key, and
+/// the range holds no other: `web-1` is not `web-10`.
 pub(crate) fn after_all(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
-    if let Some(last) = end.last_mut() {
-        *last = last.saturating_add(1);
+    match end.last_mut() {
+        Some(last) if *last == b'/' => *last += 1,
+        _ => end.push(0),
     }
     end
 }
@@ -185,6 +186,12 @@ pub(super) fn entry(kv: KeyValue) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_holds_what_is_below_it_and_a_key_only_itself() {
+        assert_eq!(after_all("/p/"), b"/p0");
+        assert_eq!(after_all("/p/web-1"), b"/p/web-1\0");
+    }
 
     fn page(keys: &[&str], revision: i64, more: bool) -> Page {
         let entry = |key: &&str| Entry {

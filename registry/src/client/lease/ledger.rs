@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::LeaseId;
 use crate::backoff::Backoff;
-use crate::record::{InstanceRecord, parse};
+use crate::record::{BalancerRecord, InstanceRecord, parse};
 use crate::time::Tick;
 
 /// Keys in one transaction; etcd takes 128 operations (`--max-txn-ops`).
@@ -17,7 +17,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Whether others may hold the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {
-    /// The key carries our own name: no other process writes it.
+    /// No other process writes the key, as long as what it is named by is ours.
     None,
     /// An instance's key, ours by this `owner` id. Our first write takes it over from any other owner; later
     /// writes happen only while it is still ours, or absent.
@@ -29,6 +29,16 @@ pub enum Fence {
         owner: String,
         /// What was seen.
         expected: i64,
+    },
+    /// A balancer's presence, ours by this `id`. Every write happens only on what was seen, or last written. The keys below
+    /// `covers` carry the same name: once another one has it, they are let go of as well, and not deleted.
+    Presence {
+        /// The id that our record carries.
+        id: String,
+        /// The prefix of the keys that are ours as long as the name is.
+        covers: String,
+        /// For a claim, the key's `mod_revision` as it was seen; `None` for a new value of a key that is ours.
+        expected: Option<i64>,
     },
 }
 
@@ -106,8 +116,8 @@ pub(super) struct Ledger {
     missing: BTreeSet<Arc<str>>,
     to_delete: BTreeSet<String>,
     superseded: BTreeSet<String>,
-    /// Whether any key was ever fenced.
-    fences: bool,
+    /// Those of `slots` that are fenced: a few, where a balancer has thousands of others.
+    fenced: BTreeSet<Arc<str>>,
     under_way: Option<UnderWay>,
     retry_at: Option<Tick>,
     backoff: Backoff,
@@ -121,7 +131,7 @@ impl Ledger {
             missing: BTreeSet::new(),
             to_delete: BTreeSet::new(),
             superseded: BTreeSet::new(),
-            fences: false,
+            fenced: BTreeSet::new(),
             under_way: None,
             retry_at: None,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
@@ -145,11 +155,14 @@ impl Ledger {
 
     /// The revision of our last write of each fenced key.
     pub(super) fn revisions(&self) -> BTreeMap<String, i64> {
-        if !self.fences {
-            return BTreeMap::new();
-        }
-        let fenced = self.slots.iter().filter(|(_, slot)| slot.fence != Fence::None);
+        let fenced = self.fenced.iter().filter_map(|key| self.slots.get_key_value(key));
         fenced.filter_map(|(key, slot)| Some((key.to_string(), slot.written?))).collect()
+    }
+
+    /// The fenced keys that stand under the lease with the value that was put last.
+    pub(super) fn standing(&self) -> BTreeSet<String> {
+        let stands = |key: &&Arc<str>| self.lease.is_some() && !self.missing.contains(*key);
+        self.fenced.iter().filter(stands).map(ToString::to_string).collect()
     }
 
     /// What is believed to stand may not: everything is written again.
@@ -213,6 +226,9 @@ impl Ledger {
     fn put(&mut self, key: String, value: Vec<u8>, fence: Fence) {
         let (fence, expected) = match fence {
             Fence::Claim { owner, expected } => (Fence::Owner(owner), Some(expected)),
+            Fence::Presence { id, covers, expected } => {
+                (Fence::Presence { id, covers, expected: None }, expected)
+            }
             other => (other, None),
         };
         // A claim was made after a look at what stands there. Everything else was asked for before the news had reached
@@ -221,18 +237,21 @@ impl Ledger {
             return;
         }
         self.superseded.remove(&key);
-        self.fences |= fence != Fence::None;
         self.to_delete.remove(&key);
         match self.slots.get_mut(&*key) {
-            Some(slot) if slot.value == value && slot.fence == fence => {}
+            Some(slot) if slot.value == value && slot.fence == fence && expected.is_none() => {}
             Some(slot) => {
                 slot.value = value;
                 slot.fence = fence;
                 slot.stands = None;
+                slot.revision = expected.or(slot.revision);
                 self.missing.insert(key.into());
             }
             None => {
                 let key: Arc<str> = key.into();
+                if fence != Fence::None {
+                    self.fenced.insert(Arc::clone(&key));
+                }
                 self.missing.insert(Arc::clone(&key));
                 self.slots
                     .insert(key, Slot { value, fence, stands: None, revision: expected, written: None });
@@ -244,6 +263,7 @@ impl Ledger {
     fn remove(&mut self, key: String) {
         let slot = self.slots.remove(&*key);
         self.missing.remove(&*key);
+        self.fenced.remove(&*key);
         if slot.is_none_or(|slot| slot.fence == Fence::None) && !self.superseded.contains(&key) {
             self.to_delete.insert(key);
         }
@@ -291,13 +311,28 @@ impl Ledger {
                 if is_foreign(&found.value, &slot.fence)
                     && slot.written.is_none_or(|ours| found.mod_revision > ours) =>
             {
+                let covers = match &slot.fence {
+                    Fence::Presence { covers, .. } => Some(covers.clone()),
+                    _ => None,
+                };
                 self.slots.remove(&*key);
                 self.missing.remove(&*key);
+                self.fenced.remove(&*key);
                 self.superseded.insert(key);
+                if let Some(prefix) = covers {
+                    self.let_go(&prefix);
+                }
             }
             // Ours (an unanswered write that did arrive), or no record at all: it is written over.
             Some(found) => slot.revision = Some(found.mod_revision),
         }
+    }
+
+    /// The keys below `prefix` are another one's from now on.
+    fn let_go(&mut self, prefix: &str) {
+        self.slots.retain(|key, _| !key.starts_with(prefix));
+        self.missing.retain(|key| !key.starts_with(prefix));
+        self.to_delete.retain(|key| !key.starts_with(prefix));
     }
 
     fn next_write(&mut self) -> Option<Action> {
@@ -305,11 +340,10 @@ impl Ledger {
             return None;
         }
         let lease = self.lease?;
-        // The last first: presence (`balancers/…`) stands before any ack (`acks/…`), so that no leave misses who serves.
+        // What is fenced first: presence stands before any ack, so that no leave misses a balancer.
         let missing = || self.missing.iter().rev().filter_map(|key| self.slots.get_key_value(key));
-        let fenced = || missing().find(|(_, slot)| slot.fence != Fence::None);
-        // A balancer fences nothing, and has thousands of keys.
-        if let Some((key, slot)) = self.fences.then(fenced).flatten() {
+        let mut fenced = self.fenced.iter().filter(|key| self.missing.contains(*key));
+        if let Some((key, slot)) = fenced.next_back().and_then(|key| self.slots.get_key_value(key)) {
             let put = (key.to_string(), slot.value.clone());
             let revision = slot.revision;
             self.under_way = Some(UnderWay { lease, puts: vec![put.clone()], deletes: vec![] });
@@ -331,10 +365,15 @@ impl Ledger {
 
 /// Whether `value` is another owner's record. What is no record has no owner.
 fn is_foreign(value: &[u8], fence: &Fence) -> bool {
-    let Fence::Owner(ours) = fence else {
-        return false;
-    };
-    parse::<InstanceRecord>(value).is_ok_and(|record| record.owner.as_ref() != Some(ours))
+    match fence {
+        Fence::Owner(ours) | Fence::Claim { owner: ours, .. } => {
+            parse::<InstanceRecord>(value).is_ok_and(|record| record.owner.as_ref() != Some(ours))
+        }
+        Fence::Presence { id, .. } => {
+            parse::<BalancerRecord>(value).is_ok_and(|record| record.id.as_ref() != Some(id))
+        }
+        Fence::None => false,
+    }
 }
 
 #[cfg(test)]

@@ -181,3 +181,58 @@ mod any_order {
         }
     }
 }
+
+const PRESENCE: &str = "/l/balancers/lb";
+
+fn presence_of(id: &str) -> Vec<u8> {
+    format!(r#"{{"id":"{id}","services":[]}}"#).into_bytes()
+}
+
+fn claim_presence(value: &[u8], expected: Option<i64>) -> Input {
+    let fence = Fence::Presence { id: "me".into(), covers: "/l/acks/lb/".into(), expected };
+    Input::Put { key: PRESENCE.into(), value: value.into(), fence }
+}
+
+/// A presence that stands under lease 1, written at revision 7, with an ack.
+fn present() -> Ledger {
+    let mut ledger = Ledger::new(1);
+    ledger.step(NOW, plain_put("/l/acks/lb/web/a"));
+    ledger.step(NOW, claim_presence(&presence_of("me"), Some(0)));
+    let first = ledger.step(NOW, Input::Lease(Some(1)));
+    assert!(matches!(&first[..], [Action::WriteFenced { expected: 0, .. }]), "before any ack: {first:?}");
+    assert!(!ledger.standing().contains(PRESENCE));
+    let acks = ledger.step(NOW, Input::Written { revision: 7 });
+    assert!(matches!(&acks[..], [Action::Write { .. }]), "{acks:?}");
+    assert!(ledger.standing().contains(PRESENCE));
+    ledger.step(NOW, Input::Written { revision: 8 });
+    ledger
+}
+
+#[test]
+fn a_name_that_another_balancer_has_is_let_go_of_with_all_acks_under_it() {
+    let mut ledger = present();
+    ledger.step(NOW, plain_put("/l/acks/lb.2/web/a"));
+    ledger.step(NOW, Input::Written { revision: 9 });
+    ledger.step(NOW, Input::Remove { key: "/l/acks/lb/web/b".into() });
+    ledger.step(NOW, Input::Written { revision: 10 });
+    ledger.step(NOW, Input::Lease(None));
+    ledger.step(NOW, Input::Lease(Some(2)));
+    let found = Some(Found { value: presence_of("another"), mod_revision: 12 });
+    let then = ledger.step(NOW, Input::Occupied { found });
+    assert!(ledger.superseded().contains(PRESENCE) && ledger.standing().is_empty());
+    let Some(Action::Write { puts, deletes, .. }) = then.first() else { panic!("{then:?}") };
+    let keys: Vec<&str> = puts.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!((keys, deletes.len()), (vec!["/l/acks/lb.2/web/a"], 0), "the other one's acks are left alone");
+}
+
+#[test]
+fn a_presence_that_was_changed_by_hand_is_written_again_on_what_was_seen() {
+    let mut ledger = present();
+    assert_eq!(ledger.step(NOW, claim_presence(&presence_of("me"), None)), [], "it stands");
+    let again = ledger.step(NOW, claim_presence(&presence_of("me"), Some(9)));
+    assert!(matches!(&again[..], [Action::WriteFenced { expected: 9, .. }]), "{again:?}");
+    assert!(ledger.standing().is_empty());
+    let ours = Some(Found { value: presence_of("me"), mod_revision: 10 });
+    let again = ledger.step(NOW, Input::Occupied { found: ours });
+    assert!(matches!(&again[..], [Action::WriteFenced { expected: 10, .. }]), "ours: {again:?}");
+}

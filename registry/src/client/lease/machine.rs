@@ -25,8 +25,10 @@ pub struct LeaseStatus {
     pub seq: u64,
     /// Keys that a newer owner took over.
     pub superseded: BTreeSet<String>,
-    /// The revision of our last write of each instance's record.
+    /// The revision of our last write of each fenced key.
     pub revisions: BTreeMap<String, i64>,
+    /// The fenced keys that stand in etcd under `lease`, each with the value that was put last.
+    pub standing: BTreeSet<String>,
     /// The lease is revoked, or given up: the task has ended.
     pub released: bool,
     /// What the last call to etcd failed with; `None` once one succeeded.
@@ -243,6 +245,10 @@ impl Machine {
         let revisions = self.ledger.revisions();
         if self.status.revisions != revisions {
             self.status.revisions = revisions;
+        }
+        let standing = self.ledger.standing();
+        if self.status.standing != standing {
+            self.status.standing = standing;
         }
         if self.status.superseded != *self.ledger.superseded() {
             self.status.superseded.clone_from(self.ledger.superseded());

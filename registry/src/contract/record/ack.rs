@@ -1,4 +1,4 @@
-//! `acks/<service>/<instance>/<balancer>`: how far a balancer is with an instance.
+//! `acks/<balancer>/<service>/<instance>`: how far a balancer is with an instance.
 
 use serde::{Deserialize, Serialize};
 
