@@ -466,9 +466,9 @@ impl World {
             for (service, name, _) in &wanted {
                 let key = format!("/leasehold/v1/acks/lb-{at}/{service}/{name}");
                 let ack = self.etcd.get(&key).map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
-                // A value that a second restored backup brought back stays until the next transition: it answers an earlier
+                // A value that a restored backup brought back, whose revision has passed the one that was known, stays until the next transition: it answers an earlier
                 // record, and no leave counts it.
-                let stale = self.etcd.epoch() > 1 && ack.is_some();
+                let stale = self.history_broke.is_some() && ack.is_some();
                 if !stale && !ack.as_ref().is_some_and(|ack| ack.contains("serving")) {
                     return Some(format!("lb-{at}: the ack of {name} is {ack:?}"));
                 }
