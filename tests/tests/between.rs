@@ -305,7 +305,29 @@ async fn an_instance_that_leaves_waits_for_both_balancers_of_one_name() {
     assert!(left > resumed, "it left before the second of that name had drained it");
 
     // The next life of the second one has its name at once.
+    let name = format!("{PREFIX}/balancers/lb.2");
+    let before = stack.etcd().get(&name).await.unwrap();
     second.restart().await;
-    stack.until_key(&format!("{PREFIX}/acks/lb.2/web/web-2"), true).await;
+    let another = async || Ok(stack.etcd().get(&name).await?.filter(|now| before.as_ref() != Some(now)));
+    wait::until(Duration::from_secs(5), "the next life under lb.2", another).await.unwrap();
     stack.until_key(&format!("{PREFIX}/balancers/lb.3"), false).await;
+}
+
+/// Presence that is deleted or written over by hand is put back, sooner than the keys under the lease are asked about (30 s): a
+/// leave would not wait for this balancer.
+#[tokio::test]
+async fn presence_that_is_deleted_or_written_over_is_put_back() {
+    let stack = Stack::native().await;
+    let (etcd, key) = (stack.etcd(), format!("{PREFIX}/balancers/lb"));
+    stack.until_key(&key, true).await;
+    let before = etcd.get(&key).await.unwrap();
+    let is_back = async || {
+        let look = async || Ok((etcd.get(&key).await? == before).then_some(()));
+        wait::until(Duration::from_secs(5), "presence as it was", look).await.unwrap();
+    };
+    etcd.delete(&key).await.unwrap();
+    is_back().await;
+    etcd.put(&key, r#"{"services":[]}"#, 0).await.unwrap();
+    is_back().await;
+    assert_ne!(etcd.lease_of(&key).await.unwrap(), 0, "under lb-sync's lease");
 }
