@@ -626,7 +626,12 @@ impl View {
             let suspects_of = self.guard.suspects().filter(|id| id.service == service).count();
             let left = self.services.get(&service).map_or(0, |all| all.saturating_sub(suspects_of));
             let count = found.len();
-            let suspects = self.guard.judge(now, &service, found, left);
+            // A few are no sign of a wipe, even shortly after etcd was away: each of them may have left while lb-sync did not run.
+            let suspects = if self.guard.is_much(count, left) {
+                self.guard.judge(now, &service, found, left)
+            } else {
+                BTreeMap::new()
+            };
             if suspects.is_empty() {
                 tracing::warn!(%service, count, "HAProxy has servers that nothing explains: they are removed");
             } else {

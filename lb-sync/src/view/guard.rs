@@ -108,6 +108,12 @@ impl Guard {
         suspects
     }
 
+    /// Whether `gone` are more than the share of a service of which `left` are registered.
+    pub(super) fn is_much(&self, gone: usize, left: usize) -> bool {
+        let percent = gone.saturating_mul(100) / (gone + left).max(1);
+        u32::try_from(percent).is_ok_and(|percent| percent > self.policy.share_percent)
+    }
+
     /// Longest that a suspect stays.
     pub(super) fn suspect_max(&self) -> Duration {
         self.policy.suspect_max
