@@ -627,7 +627,7 @@ impl View {
             let left = self.services.get(&service).map_or(0, |all| all.saturating_sub(suspects_of));
             let count = found.len();
             // A few are no sign of a wipe, even shortly after etcd was away: each of them may have left while lb-sync did not run.
-            let suspects = if self.guard.is_much(count, left) {
+            let suspects = if self.guard.policy().is_much(count, left) {
                 self.guard.judge(now, &service, found, left)
             } else {
                 BTreeMap::new()

@@ -71,16 +71,16 @@ impl World {
 
     /// A first life of lb-sync with this HAProxy, in sync with a registry that has these entries.
     fn begin(haproxy: FakeHaproxy, entries: Vec<Entry>) -> Self {
-        let mut world = Self::unheard(haproxy);
+        let mut world = Self::unheard(haproxy, config());
         world.hear(entries);
         world.settle();
         world
     }
 
     /// Before etcd was heard.
-    fn unheard(haproxy: FakeHaproxy) -> Self {
+    fn unheard(haproxy: FakeHaproxy, config: BalancerConfig) -> Self {
         let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
-        let balancer = Balancer::new(now, 1, config(), life(name), (Files::default(), None));
+        let balancer = Balancer::new(now, 1, config, life(name), (Files::default(), None));
         Self {
             now,
             revision: 100,
@@ -292,10 +292,26 @@ fn servers_that_nothing_explains_stay_as_suspects_if_they_are_much_of_a_service(
     assert_eq!(ready_in_next_life(none), [1, 2, 3, 4]);
 }
 
+/// Shortly after etcd was away every expiry is doubted; one that came after the last snapshot and has gone is none.
+#[test]
+fn one_that_nothing_explains_is_removed_also_where_a_snapshot_was_served_from() {
+    let entries = |n: u16| (1..=n).map(entry).collect::<Vec<_>>();
+    let three = World::begin(FakeHaproxy::new(&["web"]), entries(3));
+    let snapshot = three.balancer.view.snapshot();
+    let four = World::begin(three.haproxy, entries(4));
+    assert!(four.is_ready("web/web-4"));
+    let mut next = World::unheard(four.haproxy, BalancerConfig { snapshot, ..config() });
+    next.hear(entries(3));
+    for _ in 0..3 {
+        next.settle();
+    }
+    assert!(!next.is_ready("web/web-4") && next.is_ready("web/web-3"));
+}
+
 /// Finding of the simulation: servers were added, and presence was told afterwards. No leave in between was acked.
 #[test]
 fn no_server_is_added_before_presence_stands() {
-    let mut world = World::unheard(FakeHaproxy::new(&["web"]));
+    let mut world = World::unheard(FakeHaproxy::new(&["web"]), config());
     world.writable = false;
     world.hear(vec![]);
     world.put("web/web-1", "up");
@@ -310,7 +326,7 @@ fn no_server_is_added_before_presence_stands() {
 
 #[test]
 fn an_etcd_that_takes_no_writes_keeps_haproxy_empty_for_a_bounded_time() {
-    let mut world = World::unheard(FakeHaproxy::new(&["web"]));
+    let mut world = World::unheard(FakeHaproxy::new(&["web"]), config());
     world.writable = false;
     world.hear(vec![]);
     world.put("web/web-1", "up");

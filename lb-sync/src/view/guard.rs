@@ -37,6 +37,16 @@ impl Default for GuardPolicy {
     }
 }
 
+impl GuardPolicy {
+    /// Whether `gone` are more than the share of a service of which `left` are registered.
+    #[must_use]
+    pub fn is_much(&self, gone: usize, left: usize) -> bool {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let all = number(gone).saturating_add(number(left));
+        number(gone).saturating_mul(100) > u64::from(self.share_percent).saturating_mul(all)
+    }
+}
+
 /// Counts expiries, and keeps the suspects.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -88,8 +98,7 @@ impl Guard {
         let excess = recent.len().saturating_sub(RECENT_MAX);
         recent.drain(..excess);
         let (gone, all) = (recent.len(), recent.len() + left);
-        let share_max = u64::from(self.policy.share_percent) * u64::try_from(all).unwrap_or(u64::MAX);
-        let too_many = u64::try_from(gone).unwrap_or(u64::MAX).saturating_mul(100) > share_max;
+        let too_many = self.policy.is_much(gone, left);
         let in_doubt = self.doubt_until.is_some_and(|until| now < until);
         // No expiry takes a service's last instance: HAProxy's own check says whether it is gone.
         let is_last = left == 0 && self.policy.share_percent < 100;
@@ -108,10 +117,9 @@ impl Guard {
         suspects
     }
 
-    /// Whether `gone` are more than the share of a service of which `left` are registered.
-    pub(super) fn is_much(&self, gone: usize, left: usize) -> bool {
-        let percent = gone.saturating_mul(100) / (gone + left).max(1);
-        u32::try_from(percent).is_ok_and(|percent| percent > self.policy.share_percent)
+    /// When an expiry is not believed.
+    pub(super) fn policy(&self) -> GuardPolicy {
+        self.policy
     }
 
     /// Longest that a suspect stays.
