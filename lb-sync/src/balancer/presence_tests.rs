@@ -273,6 +273,7 @@ impl World {
     /// The put of a life takes effect, as its ledger has it. Returns whether there was one.
     fn write(&mut self, at: usize) -> bool {
         let revision = self.revision();
+        let lives: Vec<LeaseId> = self.lives.iter().filter(|one| one.alive).map(|one| one.lease).collect();
         let one = &mut self.lives[at];
         let Some((name, record, expected)) = one.pending.take() else { return false };
         let found = self.keys.get(&name);
@@ -281,11 +282,12 @@ impl World {
             && now != expected.or(one.written).unwrap_or(0)
             && one.written.is_none_or(|ours| now > ours);
         if is_foreign {
-            let by = found.map(|(by, ..)| by.clone()).unwrap();
-            let had_it = one.presence.name() == Some(&name);
-            assert!(!had_it || by.is_same_haproxy(&record), "{name} is taken from one that lives by {by:?}");
             one.presence.status(LOST);
         } else {
+            if let Some((from, lease, _)) = found.filter(|(from, ..)| from.id != record.id) {
+                let may = !lives.contains(lease) || from.is_same_haproxy(&record);
+                assert!(may, "{name} is taken from {from:?}, which lives, by {record:?}");
+            }
             one.written = Some(revision);
             one.presence.status(stands(revision));
             self.changes.push(Change::Put(entry(name.as_str(), to_value(&record), one.lease, revision)));
@@ -297,12 +299,17 @@ impl World {
         true
     }
 
-    /// The lease of a life that has ended ends.
+    /// The lease of a life that has ended ends: etcd refuses what is still on its way.
     fn expire(&mut self, at: usize) {
-        let lease = self.lives[at].lease;
+        let one = &mut self.lives[at];
+        if one.alive {
+            return;
+        }
+        one.pending = None;
+        let lease = one.lease;
         let gone: Vec<BalancerName> =
             self.keys.iter().filter(|(_, (_, of, _))| *of == lease).map(|(name, _)| name.clone()).collect();
-        for name in gone.into_iter().filter(|_| !self.lives[at].alive) {
+        for name in gone {
             self.keys.remove(&name);
             let key = format!("/leasehold/v1/balancers/{name}").into_bytes();
             self.changes.push(Change::Delete { key, mod_revision: self.revision() });

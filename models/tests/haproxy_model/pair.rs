@@ -146,6 +146,7 @@ impl Pair {
     /// `shutdown sessions` of a server with one request that may be asked twice: on 2.6 it is.
     pub(crate) async fn cut(&mut self, name: &str) {
         let server = ServerPath::new("web".parse().unwrap(), name.parse().unwrap());
+        let mut arrivals = self.apps.arrivals();
         self.ask(&[Order { command: Command::ShutdownSessions { server }, to: None, weightless: false }])
             .await;
         let cut = self.model.take_cut();
@@ -153,6 +154,8 @@ impl Pair {
         if cut[0].asks_again {
             let apps = &self.apps;
             self.model.retry_stream(Clock.now(), cut[0].stream, 0, |addr| apps.listens(addr)).unwrap();
+            // HAProxy counts it before the app has read it: a release in between would not be seen there.
+            tokio::time::timeout(WITHIN, arrivals.changed()).await.expect("it is not asked again").unwrap();
         } else {
             let answer = self.held.remove(0).1.await.unwrap();
             assert_eq!(answer.server, None);
