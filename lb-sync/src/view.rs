@@ -195,6 +195,15 @@ impl View {
         self.overrides.get(id)
     }
 
+    /// The instances of `service` that are registered.
+    pub fn instances_of(&self, service: &ServiceName) -> impl Iterator<Item = &InstanceId> {
+        // The first of all legal names: it is the shortest that begins with the lowest of the legal characters.
+        let first = "0".parse().ok().map(|instance| InstanceId { service: service.clone(), instance });
+        let from = first.into_iter().flat_map(|first| self.instances.range(first..));
+        let service = service.clone();
+        from.map(|(id, _)| id).take_while(move |id| id.service == service)
+    }
+
     /// What record and override want for `id`; `None` without a record.
     #[must_use]
     pub fn intent_of(&self, id: &InstanceId) -> Option<Intent> {
@@ -587,13 +596,8 @@ impl View {
                 by_service.entry(id.service.clone()).or_default().insert(id, was);
             }
         }
-        let mut suspected: BTreeMap<ServiceName, usize> = BTreeMap::new();
-        for id in self.guard.suspects() {
-            *suspected.entry(id.service.clone()).or_default() += 1;
-        }
         for (service, expired) in by_service {
-            let count = |of: &BTreeMap<ServiceName, usize>| of.get(&service).copied().unwrap_or(0);
-            let left = count(&self.services).saturating_sub(count(&suspected));
+            let left = self.left(&service);
             let suspects = self.guard.judge(now, &service, expired, left);
             if !suspects.is_empty() {
                 let count = suspects.len();
@@ -611,6 +615,13 @@ impl View {
         }
     }
 
+    /// How many instances of `service` are in rotation beside suspects: one that drains serves no new client.
+    fn left(&self, service: &ServiceName) -> usize {
+        let serves =
+            |id: &&InstanceId| self.intent_of(id) == Some(Intent::Serve) && !self.guard.is_suspect(id);
+        self.instances_of(service).filter(serves).count()
+    }
+
     /// HAProxy has these servers of ours, which pass its check, and neither etcd nor the disk explains them: etcd was wiped while
     /// no lb-sync lived that knew of them, or they are an earlier life's. They are judged as those that expire: a few are
     /// gone, and of much of a service each stays as a suspect.
@@ -623,8 +634,7 @@ impl View {
         }
         let mut changed = BTreeSet::new();
         for (service, found) in by_service {
-            let suspects_of = self.guard.suspects().filter(|id| id.service == service).count();
-            let left = self.services.get(&service).map_or(0, |all| all.saturating_sub(suspects_of));
+            let left = self.left(&service);
             let count = found.len();
             // A few are no sign of a wipe, even shortly after etcd was away: each of them may have left while lb-sync did not run.
             let suspects = if self.guard.policy().is_much(count, left) {

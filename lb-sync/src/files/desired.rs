@@ -103,7 +103,7 @@ impl Known<'_> {
     /// The section of `service`; `None` if neither the registry nor HAProxy has it.
     pub(super) fn section(&self, service: &ServiceName, ids: &mut Ids) -> Option<Section> {
         let backend = self.observed.backends.get(service);
-        let mut names: Vec<&InstanceName> = self.registered(service).collect();
+        let mut names: Vec<&InstanceName> = self.view.instances_of(service).map(|id| &id.instance).collect();
         names.extend(backend.into_iter().flat_map(|backend| backend.servers.keys()));
         names.sort_unstable();
         names.dedup();
@@ -121,15 +121,6 @@ impl Known<'_> {
         };
         let lines = names.into_iter().filter_map(|name| self.line(service, name, ids)).collect();
         Some(Section { lines, presence })
-    }
-
-    /// The instances of `service` that are registered.
-    fn registered(&self, service: &ServiceName) -> impl Iterator<Item = &InstanceName> {
-        // The first of all legal names: it is the shortest that begins with the lowest of the legal characters.
-        let first = "0".parse().ok().map(|instance| InstanceId { service: service.clone(), instance });
-        let from = first.into_iter().flat_map(|first| self.view.instances().range(first..));
-        let service = service.clone();
-        from.map(|(id, _)| id).take_while(move |id| id.service == service).map(|id| &id.instance)
     }
 
     fn line(&self, service: &ServiceName, name: &InstanceName, ids: &mut Ids) -> Option<Line> {

@@ -29,8 +29,6 @@ const DOWN_POLL_MIN: Duration = Duration::from_millis(50);
 const DOWN_POLL_MAX: Duration = Duration::from_secs(10);
 /// How often the streams of a server past its limit are shut down, should some survive it.
 const SHUT_EVERY: Duration = Duration::from_secs(1);
-/// How long requests in flight may take on a server of which no record was ever seen.
-const INFLIGHT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What is published of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,11 +225,9 @@ fn out(case: &Case<'_>, is: &Server, why: Cause) -> Decision {
     if !is.admin.is_maint() {
         return restrict(case, why, ServerState::Maint);
     }
-    finish(case, is, why, |case| {
-        match case.old_worker_until(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT)) {
-            Some(until) => Decision::wait(why, Ack::Tell(Some(AckState::Draining)), until),
-            None => Decision::settled(why, Ack::Tell(Some(AckState::Drained))),
-        }
+    finish(case, is, why, |case| match case.old_worker_until(case.memory.inflight()) {
+        Some(until) => Decision::wait(why, Ack::Tell(Some(AckState::Draining)), until),
+        None => Decision::settled(why, Ack::Tell(Some(AckState::Drained))),
     })
 }
 
@@ -289,7 +285,7 @@ fn remove(case: &Case<'_>, is: &Server) -> Decision {
 /// Waits until nothing is in flight or time is up; what comes `then` is decided once either is so.
 fn finish(case: &Case<'_>, is: &Server, why: Cause, then: impl FnOnce(&Case<'_>) -> Decision) -> Decision {
     let since = case.memory.maint_since.unwrap_or(case.now);
-    let end = since.plus(case.memory.inflight.unwrap_or(INFLIGHT_DEFAULT));
+    let end = since.plus(case.memory.inflight());
     let poll = if case.now.since(since) < POLL_FAST_FOR { POLL_FAST } else { POLL_SLOW };
     let Some(sessions) = is.sessions.filter(|read| case.now.since(read.read_at) < poll) else {
         return Decision { read_sessions: true, ..Decision::settled(why, Ack::Keep) };

@@ -1,17 +1,21 @@
 //! What must be remembered of a server from one pass to the next, since HAProxy cannot tell it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use registry::record::Intent;
 use registry::time::Tick;
 
-use super::observed::Server;
+use super::observed::{Server, Sessions};
 use super::target::Target;
 use haproxy::answer::flags::{AdminState, OpState};
 
 /// Waits after a refused command, doubling: a reference or a wrong balance algorithm is put right by people.
 const REFUSED_FIRST: Duration = Duration::from_millis(10);
 const REFUSED_MAX: Duration = Duration::from_secs(30);
+
+/// How long requests in flight may take on a server of which no record was ever seen.
+const INFLIGHT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What is wanted of an instance: nothing, or this of it.
 type Wanted = Option<(Intent, bool)>;
@@ -28,7 +32,12 @@ pub struct Memory {
     /// HAProxy has had this server ready and up, as seen here: it has been in the balancing tree.
     pub was_up: bool,
     /// How long its requests in flight may take: of its last record, since the record may be gone.
-    pub inflight: Option<Duration>,
+    inflight: Option<Duration>,
+    /// Where it sent requests before it was moved, and until when those may be in flight there: HAProxy counts them with those
+    /// to its new address.
+    moved_from: Option<(SocketAddr, Tick)>,
+    /// Where it sends requests, as last seen; `None`: nowhere.
+    sends_to: Option<SocketAddr>,
     /// When its streams were last shut down.
     pub shut_at: Option<Tick>,
     /// What was wanted of it when a command was last refused: a refusal says nothing about another wish.
@@ -51,6 +60,13 @@ impl Memory {
         if self.wanted.replace(wanted) != Some(wanted) {
             self.refused_until = None;
         }
+        let sends_to = server.and_then(Server::sends_to);
+        if let (Some(before), Some(to)) = (self.sends_to, sends_to)
+            && before != to
+        {
+            self.moved_from = Some((before, now.plus(self.inflight())));
+        }
+        self.sends_to = sends_to;
         // In MAINT no check runs, and HAProxy says "stopped": that is no failed check.
         if server.is_some_and(|server| server.op == OpState::Stopped && !server.admin.is_maint()) {
             self.down_since.get_or_insert(now);
@@ -70,6 +86,26 @@ impl Memory {
                 self.drain_since = None;
             }
         }
+    }
+
+    /// How long its requests in flight may take.
+    #[must_use]
+    pub fn inflight(&self) -> Duration {
+        self.inflight.unwrap_or(INFLIGHT_DEFAULT)
+    }
+
+    /// Whether it was moved away from `endpoint`, and requests may be in flight there still.
+    #[must_use]
+    pub fn was_moved_from(&self, now: Tick, endpoint: SocketAddr) -> bool {
+        self.moved_from.is_some_and(|(addr, until)| addr == endpoint && now < until)
+    }
+
+    /// Whether `server`, which this is about, is in MAINT and may have requests in flight.
+    #[must_use]
+    pub fn is_finishing(&self, now: Tick, server: &Server) -> bool {
+        let until = self.maint_since.map(|since| since.plus(self.inflight()));
+        let is_idle = server.sessions.is_some_and(Sessions::is_idle);
+        server.admin.is_maint() && !is_idle && until.is_some_and(|until| now < until)
     }
 
     /// HAProxy refused a command for this server. True if that is news.

@@ -360,6 +360,25 @@ fn a_shadowed_instance_that_leaves_is_answered() {
     assert_eq!(world.acks[&id("web/web-1")].state, AckState::Drained);
 }
 
+/// A server that is given another address has requests in flight to the one before, which HAProxy does not count apart.
+#[test]
+fn a_leave_waits_for_requests_of_a_server_that_was_moved_away() {
+    let at = |port: u16, state: &str| {
+        let drain = r#""drain":{"sticky_s":0,"inflight_s":3}"#;
+        format!(r#"{{"address":"10.0.0.5","port":{port},"state":"{state}",{drain}}}"#)
+    };
+    let mut world = World::new();
+    world.put("web/web-1", &at(3000, "up"));
+    world.settle();
+    world.put("web/web-1", &at(3001, "up"));
+    world.put("web/web-2", &at(3000, "draining"));
+    let start = world.now;
+    world.settle();
+    assert_eq!(world.acks[&id("web/web-2")].state, AckState::Drained);
+    let waited = world.now.since(start);
+    assert!((Duration::from_secs(3)..Duration::from_secs(4)).contains(&waited), "{waited:?}");
+}
+
 #[test]
 fn whom_an_operator_takes_out_is_not_waited_for() {
     let mut world = World::new();

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use registry::name::{InstanceId, InstanceName, ServiceName};
@@ -71,6 +72,15 @@ pub struct Server {
     pub check: CheckState,
     /// What is in flight; read only where a decision waits for it, and forgotten with the next read of the state.
     pub sessions: Option<Sessions>,
+}
+
+impl Server {
+    /// Where it sends requests; `None` while it gets none.
+    #[must_use]
+    pub fn sends_to(&self) -> Option<SocketAddr> {
+        let is_out = self.admin.is_maint() || self.op == OpState::Stopped;
+        self.addr.map(SocketAddr::from).filter(|_| !is_out)
+    }
 }
 
 /// A server that was touched, and is to be read back.

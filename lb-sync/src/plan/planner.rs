@@ -206,12 +206,12 @@ impl Planner {
             policy: &self.policy,
         };
         let Decision { mut commands, why, mut ack, read_sessions, mut wake_at } = decide(&case);
-        if ack == Ack::Tell(Some(AckState::Drained)) && is_served_as_another(view, observed, &self.ids, &id) {
-            ack = Ack::Tell(Some(AckState::Draining));
-            wake_at = Some(now.plus(SHARED_POLL));
-        }
         if why == Cause::TimeUp {
             memory.shut_at = Some(now);
+        }
+        if ack == Ack::Tell(Some(AckState::Drained)) && self.is_served_as_another(now, view, observed, &id) {
+            ack = Ack::Tell(Some(AckState::Draining));
+            wake_at = Some(now.plus(SHARED_POLL));
         }
         if why == Cause::SuspectFails {
             plan.failed.push(id.clone());
@@ -263,8 +263,8 @@ impl Planner {
             return None;
         }
         let old_worker = self.reloaded_at.map(|at| at.plus(record.drain.inflight())).filter(|end| now < *end);
-        let is_sent_to = observed.server(id).is_some_and(|server| sends_to(server, record.endpoint()))
-            || is_served_as_another(view, observed, &self.ids, id);
+        let is_sent_to = observed.server(id).and_then(Server::sends_to) == Some(record.endpoint())
+            || self.is_served_as_another(now, view, observed, id);
         let wait = old_worker.or_else(|| is_sent_to.then(|| now.plus(SHARED_POLL)));
         self.agenda.extend(wait.map(|at| (at, id.clone())));
         let state = if wait.is_some() { AckState::Draining } else { AckState::Drained };
@@ -294,35 +294,36 @@ impl Planner {
         }
     }
 
+    /// Whether a server of ours for another instance sends requests to the address of `id`, or has some in flight there: to the
+    /// app that is about to be stopped. It may be one that is about to get another address, or has just got one.
+    fn is_served_as_another(&self, now: Tick, view: &View, observed: &Observed, id: &InstanceId) -> bool {
+        let Some(endpoint) = view.instances().get(id).map(|registered| registered.record.endpoint()) else {
+            return false;
+        };
+        let is_registered_there = |other: &InstanceId| view.sharers(id).any(|sharer| sharer == other);
+        let counts =
+            |other: &InstanceId| other != id && (!is_registered_there(other) || view.may_send_for(other, id));
+        let moved =
+            |(other, memory): (&InstanceId, &Memory)| memory.was_moved_from(now, endpoint) && counts(other);
+        let sends = |service: &ServiceName, instance: &InstanceName, server: &Server| {
+            let other = InstanceId { service: service.clone(), instance: instance.clone() };
+            let memory = self.memories.get(&other);
+            let uses =
+                server.sends_to().is_some() || memory.is_some_and(|memory| memory.is_finishing(now, server));
+            uses && self.ids.is_ours(server.id) && counts(&other)
+        };
+        let is_there = |server: &Server| server.addr.map(SocketAddr::from) == Some(endpoint);
+        self.memories.iter().any(moved)
+            || observed.backends.iter().any(|(service, backend)| {
+                let mut servers = backend.servers.iter().filter(|(_, server)| is_there(server));
+                servers.any(|(instance, server)| sends(service, instance, server))
+            })
+    }
+
     fn forget(&mut self, id: &InstanceId) {
         self.memories.remove(id);
         self.ids.forget(id);
     }
-}
-
-/// Whether a server of ours for another instance sends requests to the address of `id`: to the app that is about to be stopped.
-/// It may be one that is about to get another address.
-fn is_served_as_another(view: &View, observed: &Observed, ids: &Ids, id: &InstanceId) -> bool {
-    let Some(endpoint) = view.instances().get(id).map(|registered| registered.record.endpoint()) else {
-        return false;
-    };
-    let is_registered_there = |other: &InstanceId| view.sharers(id).any(|sharer| sharer == other);
-    let sends = |service: &ServiceName, instance: &InstanceName| {
-        let other = InstanceId { service: service.clone(), instance: instance.clone() };
-        other != *id && (!is_registered_there(&other) || view.may_send_for(&other, id))
-    };
-    observed.backends.iter().any(|(service, backend)| {
-        let mut servers = backend.servers.iter();
-        servers.any(|(instance, server)| {
-            sends_to(server, endpoint) && ids.is_ours(server.id) && sends(service, instance)
-        })
-    })
-}
-
-/// Whether `server` sends requests to this address.
-fn sends_to(server: &Server, endpoint: SocketAddr) -> bool {
-    let is_out = server.admin.is_maint() || server.op == OpState::Stopped;
-    !is_out && server.addr.map(SocketAddr::from) == Some(endpoint)
 }
 
 /// Why an instance without a target has none.

@@ -38,7 +38,7 @@ impl Default for GuardPolicy {
 }
 
 impl GuardPolicy {
-    /// Whether `gone` are more than the share of a service of which `left` are registered.
+    /// Whether `gone` are more than the share of a service of which `left` are in rotation.
     #[must_use]
     pub fn is_much(&self, gone: usize, left: usize) -> bool {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -83,7 +83,7 @@ impl Guard {
         self.doubt_until = Some(now.plus(self.policy.window));
     }
 
-    /// `expired` of `service` have expired together, `left` are still registered. Returns who is suspect: all of them,
+    /// `expired` of `service` have expired together, `left` are still in rotation. Returns who is suspect: all of them,
     /// and those that expired shortly before and were believed to be gone; or none.
     pub(super) fn judge(
         &mut self,

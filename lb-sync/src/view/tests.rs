@@ -233,6 +233,23 @@ fn no_expiry_takes_the_last_instance_of_a_service() {
     assert!(unguarded.instances().is_empty());
 }
 
+/// One that drains serves no new client: it is not what a service is left with.
+#[test]
+fn an_instance_that_drains_is_not_left_to_a_service() {
+    let mut view = many(2);
+    let draining = r#"{"address":"10.0.0.1","port":3000,"state":"draining"}"#;
+    view.fold_instances(NOW, put(entry("web/i-0", draining, 2, 50)));
+    expire_all(&mut view, NOW, 1..2);
+    assert!(view.is_suspect(&id("web/i-1")), "the last one in rotation");
+    let mut view = many(10);
+    for n in 0..4 {
+        let draining = format!(r#"{{"address":"10.0.0.{}","port":3000,"state":"draining"}}"#, n + 1);
+        view.fold_instances(NOW, put(entry(&format!("web/i-{n}"), &draining, n + 2, 50 + n)));
+    }
+    expire_all(&mut view, NOW, 4..8);
+    assert_eq!(view.suspects().count(), 4, "of six in rotation");
+}
+
 /// etcd was wiped while one was draining and another one was drained by an operator: neither gets traffic back.
 #[test]
 fn a_suspect_displaces_no_living_instance_whatever_its_revision() {
