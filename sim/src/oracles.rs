@@ -32,6 +32,8 @@ impl fmt::Display for Violation {
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// An address may be another app's for so long before the news is there.
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
+/// A change of a balancer's presence reaches every registrar within this.
+const NEWS_MAX: Duration = Duration::from_millis(50);
 /// Nothing that takes traffic away is sent on a view that is older.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 /// A process that was paused has taken in what waited for it.
@@ -80,7 +82,11 @@ impl World {
         let linger = Duration::from_secs(self.options.ttl_s) * 3 / 2;
         let slot = &self.balancers[balancer];
         // Presence is looked at every 500 ms.
-        slot.absent_since.is_some_and(|since| self.now.since(since) + Duration::from_millis(600) >= linger)
+        let is_long = |since: Tick, until: Tick| until.since(since) + Duration::from_millis(600) >= linger;
+        // Its return is news to a leave that has just ended.
+        let has_just_returned =
+            slot.returned.is_some_and(|(since, at)| is_long(since, at) && self.now.since(at) < NEWS_MAX);
+        slot.absent_since.is_some_and(|since| is_long(since, self.now)) || has_just_returned
     }
 
     /// A request through this worker may be cut by an orderly end: its balancer was gone for longer than leaves wait, or the
@@ -98,7 +104,11 @@ impl World {
         for at in 0..self.balancers.len() {
             let present = self.etcd.get(&format!("/leasehold/v1/balancers/lb-{at}")).is_some();
             let slot = &mut self.balancers[at];
-            slot.absent_since = if present { None } else { slot.absent_since.or(Some(self.now)) };
+            if !present {
+                slot.absent_since.get_or_insert(self.now);
+            } else if let Some(since) = slot.absent_since.take() {
+                slot.returned = Some((since, self.now));
+            }
         }
     }
 

@@ -186,6 +186,8 @@ pub struct BalancerSlot {
     pub changed: Tick,
     /// Since when it has no presence in etcd.
     pub absent_since: Option<Tick>,
+    /// Since when it had none before its presence was written last, and when that was.
+    pub returned: Option<(Tick, Tick)>,
     /// Its suspects, as last seen.
     pub(crate) suspects: BTreeSet<InstanceId>,
     /// Who has had which HAProxy id.
@@ -357,6 +359,7 @@ impl World {
                 checks_at: None,
                 changed: now,
                 absent_since: Some(now),
+                returned: None,
                 suspects: BTreeSet::new(),
                 ids: BTreeMap::new(),
                 cookies: BTreeMap::new(),
