@@ -51,6 +51,9 @@ pub struct SavedInstance {
     pub create_revision: i64,
     /// etcd's revision of the record.
     pub mod_revision: i64,
+    /// etcd's revision of the first record by which its owner has its address; 0 where an earlier lb-sync has not told.
+    #[serde(default)]
+    pub since: i64,
     /// The lease it stood under; 0 for none.
     pub lease: i64,
 }
@@ -163,8 +166,14 @@ mod tests {
     fn snapshot() -> Snapshot {
         let mut snapshot = Snapshot::new(&Prefix::default(), 7, 42);
         let record = InstanceRecord::new("10.0.0.5".parse().unwrap(), 80.try_into().unwrap());
-        let saved =
-            SavedInstance { record, owner: "me".into(), create_revision: 5, mod_revision: 6, lease: 1 };
+        let saved = SavedInstance {
+            record,
+            owner: "me".into(),
+            create_revision: 5,
+            mod_revision: 6,
+            since: 6,
+            lease: 1,
+        };
         snapshot.instances.insert("web/web-1".into(), saved);
         snapshot.overrides.insert("web/web-1".into(), OverrideRecord::default());
         snapshot

@@ -41,10 +41,13 @@ pub struct Registered {
     pub record: InstanceRecord,
     /// Who registered it: its `owner` field, else its lease, else its key.
     pub owner: String,
-    /// etcd's revision when its key came to be: of two at one address, the later is served.
+    /// etcd's revision when its key came to be.
     pub create_revision: i64,
     /// etcd's revision of the record.
     pub mod_revision: i64,
+    /// etcd's revision of the first record by which its owner has its address, as far as seen: of two at one address, the later
+    /// is served. A name that stood may come to an address that another one has had in the meantime.
+    pub since: i64,
     /// The lease it stands under; 0 for none.
     pub lease: LeaseId,
 }
@@ -316,7 +319,7 @@ impl View {
 
     /// Of those at one address the highest is served.
     fn rank<'a>(&self, id: &'a InstanceId, registered: &Registered) -> (bool, i64, &'a InstanceId) {
-        (!self.is_suspect(id), registered.create_revision, id)
+        (!self.is_suspect(id), registered.since, id)
     }
 
     /// Whether a server of `other`, at the same address, may be what is left of `id`'s own traffic: a leave waits for its end.
@@ -327,7 +330,7 @@ impl View {
         let (Some(theirs), Some(ours)) = (self.instances.get(other), self.instances.get(id)) else {
             return false;
         };
-        let is_earlier = theirs.create_revision < ours.create_revision;
+        let is_earlier = theirs.since < ours.since;
         let may_be_stale = is_earlier && !self.sharing.beats(other);
         theirs.owner == ours.owner || other.service == id.service || may_be_stale
     }
@@ -363,8 +366,9 @@ impl View {
         let Source { cluster, revision } = self.source?;
         let mut snapshot = Snapshot::new(&self.prefix, cluster, revision);
         snapshot.instances.extend(self.instances.iter().map(|(id, registered)| {
-            let Registered { record, owner, create_revision, mod_revision, lease } = registered.clone();
-            (id.to_string(), SavedInstance { record, owner, create_revision, mod_revision, lease })
+            let Registered { record, owner, create_revision, mod_revision, since, lease } =
+                registered.clone();
+            (id.to_string(), SavedInstance { record, owner, create_revision, mod_revision, since, lease })
         }));
         snapshot
             .overrides
@@ -379,8 +383,10 @@ impl View {
         self.source = Some(Source { cluster: snapshot.cluster, revision: snapshot.revision });
         for (id, saved) in snapshot.instances {
             let Ok(id) = id.parse::<InstanceId>() else { continue };
-            let SavedInstance { record, owner, create_revision, mod_revision, lease } = saved;
-            self.insert(id, Registered { record, owner, create_revision, mod_revision, lease }, &mut changed);
+            let SavedInstance { record, owner, create_revision, mod_revision, since, lease } = saved;
+            let since = if since == 0 { create_revision } else { since };
+            let known = Registered { record, owner, create_revision, mod_revision, since, lease };
+            self.insert(id, known, &mut changed);
         }
         let overrides = snapshot.overrides.into_iter();
         self.overrides.extend(overrides.filter_map(|(id, overriding)| Some((id.parse().ok()?, overriding))));
@@ -629,7 +635,7 @@ impl View {
         let mut by_service: BTreeMap<ServiceName, BTreeMap<InstanceId, Registered>> = BTreeMap::new();
         for (id, record) in found {
             let owner = record.owner_under(&id, 0);
-            let was = Registered { record, owner, create_revision: 0, mod_revision: 0, lease: 0 };
+            let was = Registered { record, owner, create_revision: 0, mod_revision: 0, since: 0, lease: 0 };
             by_service.entry(id.service.clone()).or_default().insert(id, was);
         }
         let mut changed = BTreeSet::new();
@@ -671,7 +677,14 @@ impl View {
         }
     }
 
-    fn insert(&mut self, mut id: InstanceId, registered: Registered, changed: &mut BTreeSet<InstanceId>) {
+    fn insert(&mut self, mut id: InstanceId, mut registered: Registered, changed: &mut BTreeSet<InstanceId>) {
+        let is_there = |before: &&Registered| {
+            before.owner == registered.owner && before.record.endpoint() == registered.record.endpoint()
+        };
+        if let Some(before) = self.instances.get(&id).filter(is_there) {
+            // In another history of etcd revisions begin anew.
+            registered.since = before.since.min(registered.since);
+        }
         // Thousands of one service share its name.
         if let Some((service, _)) = self.services.get_key_value(&id.service) {
             id.service = service.clone();
@@ -800,7 +813,7 @@ fn registered(id: &InstanceId, entry: &Entry) -> Result<Registered, RecordError>
     let record = record::parse::<InstanceRecord>(&entry.value)?;
     let owner = record.owner_under(id, entry.lease);
     let Entry { create_revision, mod_revision, lease, .. } = *entry;
-    Ok(Registered { record, owner, create_revision, mod_revision, lease })
+    Ok(Registered { record, owner, create_revision, mod_revision, since: mod_revision, lease })
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ fn registered(one: Instance) -> Option<(InstanceId, Registered)> {
     };
     let owner = owner.unwrap_or_else(|| format!("key-{id}"));
     let (create_revision, mod_revision) = (one.created_revision, one.modified_revision);
-    Some((id, Registered { record, owner, create_revision, mod_revision, lease: 0 }))
+    Some((id, Registered { record, owner, create_revision, mod_revision, since: mod_revision, lease: 0 }))
 }
 
 #[cfg(test)]

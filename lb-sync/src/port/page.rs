@@ -157,8 +157,14 @@ mod tests {
 
     fn report(record: &str) -> Report {
         let record: InstanceRecord = parse(record.as_bytes()).unwrap();
-        let registered =
-            Registered { record, owner: "ab".into(), create_revision: 1, mod_revision: 2, lease: 3 };
+        let registered = Registered {
+            record,
+            owner: "ab".into(),
+            create_revision: 1,
+            mod_revision: 2,
+            since: 2,
+            lease: 3,
+        };
         let one = InstanceReport {
             registered: Some(registered),
             overriding: None,

@@ -109,6 +109,22 @@ fn of_two_of_a_service_at_one_address_the_later_that_is_up_is_served() {
     assert_eq!(view.shadowed_by(&id("web/old")), None);
 }
 
+/// The name of a killed registrar stands, and comes to an address that another one was given in the meantime.
+#[test]
+fn the_later_at_an_address_is_who_came_there_later_whatever_the_age_of_its_key() {
+    let at =
+        |host: u8, owner: &str| format!(r#"{{"address":"10.0.0.{host}","port":3000,"owner":"{owner}"}}"#);
+    let mut view = view(vec![entry("web/a", &at(1, "first"), 5, 5), entry("web/b", &at(2, "dead"), 9, 9)]);
+    let moved = Entry { create_revision: 5, ..entry("web/a", &at(2, "second"), 5, 12) };
+    view.fold_instances(NOW, put(moved));
+    assert_eq!(view.shadowed_by(&id("web/b")), Some(&id("web/a")));
+    assert!(view.may_send_for(&id("web/b"), &id("web/a")));
+    // What it writes later leaves that as it is.
+    let by_other = Entry { create_revision: 9, ..entry("web/b", &at(2, "dead"), 9, 20) };
+    view.fold_instances(NOW, put(by_other));
+    assert_eq!(view.shadowed_by(&id("web/b")), Some(&id("web/a")));
+}
+
 /// No service takes out another one's instance by registering its address; and an address that was given out anew is its new
 /// owner's as soon as the lease of the old one has missed a beat.
 #[test]

@@ -11,7 +11,7 @@ fn id() -> InstanceId {
 
 fn registered(record: &str) -> Registered {
     let record: InstanceRecord = parse(record.as_bytes()).unwrap();
-    Registered { record, owner: "ab12".into(), create_revision: 7, mod_revision: 9, lease: 1 }
+    Registered { record, owner: "ab12".into(), create_revision: 7, mod_revision: 9, since: 9, lease: 1 }
 }
 
 fn server(admin: u32, op: OpState) -> Server {
