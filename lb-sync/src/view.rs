@@ -5,12 +5,13 @@
 
 mod guard;
 mod sharing;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry::follow::{Change, Entry, Event, Update, updates};
+use registry::follow::{Entry, Event, Update, updates};
 use registry::key::{Key, Prefix};
 use registry::lease::{LeaseId, TimeToLive};
 use registry::name::{InstanceId, ServiceName};
@@ -22,6 +23,7 @@ use crate::snapshot::{SavedInstance, Snapshot};
 use guard::Guard;
 pub use guard::GuardPolicy;
 use sharing::Sharing;
+pub(crate) use source::Source;
 
 /// A view that was not heard of for so long is not current, whatever its followers last said: this process may have been
 /// paused or suspended. They say so themselves after 9 s (`registry::follow::machine`).
@@ -104,19 +106,6 @@ enum Origin {
     Disk,
     /// From etcd, after it began with the disk: etcd may have been away in the meantime.
     DiskThenEtcd,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Source {
-    cluster: u64,
-    revision: i64,
-}
-
-impl Source {
-    /// Another cluster, or revisions that ran backwards: etcd was wiped or restored.
-    fn is_another_history_than(self, before: Self) -> bool {
-        self.cluster != before.cluster || self.revision < before.revision
-    }
 }
 
 impl View {
@@ -439,20 +428,13 @@ impl View {
         self.now = self.now.max(now);
         let (was, heard) = (self.instances_synced, self.instances_heard);
         (self.instances_synced, self.instances_heard) = self.follower_in_sync(now, &event, was, heard);
-        let listed = match &event {
-            Event::Listed { cluster, revision, .. } => {
-                Some(Source { cluster: *cluster, revision: *revision })
-            }
-            Event::Changed(changes) => {
-                let revision = changes.iter().map(Change::mod_revision).max().unwrap_or(0);
-                self.source.iter_mut().for_each(|source| source.revision = source.revision.max(revision));
-                None
-            }
-            Event::InSync | Event::OutOfSync => return Scope::none(),
-        };
+        if matches!(event, Event::InSync | Event::OutOfSync) {
+            return Scope::none();
+        }
+        let is_list = matches!(event, Event::Listed { .. });
+        let is_doubtful = Source::take(&mut self.source, &event);
         let pick = |key| if let Key::Instance(id) = key { Some(id) } else { None };
         let updates = updates(&self.prefix, pick, event, || self.instances.keys().cloned().collect());
-        let is_doubtful = listed.zip(self.source).is_some_and(|(new, old)| new.is_another_history_than(old));
         let (mut concerned, mut gone) = (BTreeSet::new(), BTreeSet::new());
         for update in updates {
             match update {
@@ -473,15 +455,14 @@ impl View {
                 Update::Illegal(entry, error) => self.reject(&entry, &error),
             }
         }
-        let Some(source) = listed else {
+        if !is_list {
             self.depart(now, gone, &mut concerned);
             return Scope::Only(concerned);
-        };
+        }
         self.changes += 1;
         if self.origin == Origin::Disk {
             self.origin = Origin::DiskThenEtcd;
         }
-        self.source = Some(source);
         self.history_broke |= is_doubtful;
         self.instances_synced &= !is_doubtful;
         if is_doubtful && !gone.is_empty() {
@@ -505,25 +486,8 @@ impl View {
         let is_list = matches!(event, Event::Listed { .. });
         self.changes += u64::from(is_list || matches!(event, Event::Changed(_)));
         let pick = |key| if let Key::Override(id) = key { Some(id) } else { None };
-        let listed = match &event {
-            Event::Listed { cluster, revision, .. } => {
-                Some(Source { cluster: *cluster, revision: *revision })
-            }
-            _ => None,
-        };
-        let is_doubtful =
-            listed.zip(self.overrides_source).is_some_and(|(new, old)| new.is_another_history_than(old));
+        let is_doubtful = Source::take(&mut self.overrides_source, &event);
         self.overrides_synced &= !is_doubtful;
-        match (&event, listed) {
-            (_, Some(listed)) => self.overrides_source = Some(listed),
-            (Event::Changed(changes), None) => {
-                let revision = changes.iter().map(Change::mod_revision).max().unwrap_or(0);
-                self.overrides_source
-                    .iter_mut()
-                    .for_each(|source| source.revision = source.revision.max(revision));
-            }
-            _ => {}
-        }
         let kept_until = now.plus(self.guard.suspect_max());
         let updates = updates(&self.prefix, pick, event, || self.overrides.keys().cloned().collect());
         let mut concerned = BTreeSet::new();

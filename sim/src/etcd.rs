@@ -460,6 +460,12 @@ impl Etcd {
         self.store.history.clear();
     }
 
+    /// Whether it takes no writes.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Whether writes are refused.
     pub fn set_full(&mut self, full: bool) {
         self.full = full;

@@ -392,6 +392,8 @@ impl World {
         let Some(wanted) = wanted else { return };
         let well = slot.process.is_some() && self.now.since(slot.changed) > self.lease_time();
         let etcd = self.etcd.is_up()
+            && !self.etcd.is_full()
+            && self.now.since(self.etcd_came) > self.lease_time()
             && self.history_broke.is_none_or(|at| {
                 // Overrides that were in force when etcd was wiped outlive it by the bound of suspects.
                 self.now.since(at) > self.lease_time() + Duration::from_secs(self.options.suspect_max_s)

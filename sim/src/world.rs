@@ -515,7 +515,10 @@ impl World {
             Event::Resume(process) => self.resume(process),
             Event::AppExits { registrar, incarnation } => self.app_exits(registrar, incarnation),
             Event::ClearOverride(slot) => self.clear_override(slot),
-            Event::NotFull => self.etcd.set_full(false),
+            Event::NotFull => {
+                self.etcd.set_full(false);
+                self.etcd_came = self.now;
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use registry::name::{BalancerName, NAME_LEN_MAX, ServiceName};
 use registry::record::{BalancerRecord, parse};
 
 use super::Life;
+use crate::view::Source;
 
 /// Most balancers that may be given the same name.
 const NAMES_MAX: u32 = 9;
@@ -74,6 +75,10 @@ enum State {
 pub(super) struct Presence {
     life: Life,
     seen: Store<BalancerName, Seen>,
+    /// The etcd that they were listed from.
+    source: Option<Source>,
+    /// Up to this revision of a wiped or restored etcd what stands of this HAProxy under another id is an earlier life's.
+    earlier_until: i64,
     wanted: Option<BalancerRecord>,
     state: State,
     status: PresenceStatus,
@@ -96,6 +101,8 @@ impl Presence {
         Self {
             life,
             seen: Store::new(prefix, BALANCERS_MAX, balancer, seen),
+            source: None,
+            earlier_until: 0,
             wanted: None,
             state: State::Unclaimed { after: None },
             status: PresenceStatus::default(),
@@ -127,6 +134,9 @@ impl Presence {
 
     /// Takes in what was seen below `balancers/`.
     pub(super) fn fold(&mut self, event: Event) {
+        if Source::take(&mut self.source, &event) {
+            self.earlier_until = self.source.map_or(0, |source| source.revision);
+        }
         // A list may lack what a claim was refused for, and says nothing of it then.
         self.changes += u64::from(matches!(event, Event::Listed { .. }));
         for (name, before) in self.seen.fold(event) {
@@ -201,10 +211,9 @@ impl Presence {
     /// The name, and the revision of its key as it was seen; 0: absent. A name under which an earlier life of the same HAProxy
     /// stands comes first.
     fn choose(&self, record: &BalancerRecord) -> Option<(BalancerName, i64)> {
-        let ours = |seen: &Seen| match &seen.record {
-            Some(other) if other.id == record.id => true,
-            Some(other) if other.id.is_some() => !self.has_stood && other.is_same_haproxy(record),
-            _ => false,
+        let ours = |seen: &Seen| {
+            let is_own = seen.record.as_ref().is_some_and(|other| other.id == record.id);
+            is_own || self.is_of_earlier_life(seen, record)
         };
         // No host is known of an lb-sync of 0.1.0: it is taken for an earlier life, until it is seen to live. What cannot be
         // read is no balancer's.
@@ -213,18 +222,31 @@ impl Presence {
             None => true,
         };
         let at = |name: &BalancerName| self.seen.values().get(name);
-        let names: Vec<BalancerName> = self.names().filter(|name| !self.lost.contains(name)).collect();
+        let is_lost = |name: &BalancerName| {
+            self.lost.contains(name) && !at(name).is_some_and(|seen| self.is_of_earlier_life(seen, record))
+        };
+        let names: Vec<BalancerName> = self.names().filter(|name| !is_lost(name)).collect();
         let earlier = names.iter().find(|name| at(name).is_some_and(ours));
         let vacant = || names.iter().find(|name| at(name).is_none_or(is_vacant));
         let name = earlier.or_else(vacant)?;
         Some((name.clone(), at(name).map_or(0, |seen| seen.mod_revision)))
     }
 
+    /// Whether what stands there is of an earlier life of the same HAProxy: before a record of this life has stood, or in a
+    /// backup that etcd was restored from.
+    fn is_of_earlier_life(&self, seen: &Seen, record: &BalancerRecord) -> bool {
+        let is_earlier = !self.has_stood || seen.mod_revision <= self.earlier_until;
+        let is_another = |other: &BalancerRecord| {
+            other.id.is_some() && other.id != record.id && other.is_same_haproxy(record)
+        };
+        is_earlier && seen.record.as_ref().is_some_and(is_another)
+    }
+
     /// Puts the record again where it is not what it should be: because that has changed, or because the key was deleted or
     /// written over.
     fn repair(&mut self) -> Option<PresenceAction> {
-        let State::Claimed { name, put, .. } = &mut self.state else { return None };
-        let wanted = self.wanted.clone()?;
+        let State::Claimed { name, put, .. } = &self.state else { return None };
+        let (name, wanted) = (name.clone(), self.wanted.clone()?);
         let expected = if **put != wanted {
             None
         } else if !self.status.stands || !self.seen.is_current() {
@@ -232,7 +254,7 @@ impl Presence {
         } else if std::mem::take(&mut self.gone) {
             Some(0)
         } else {
-            let seen = self.seen.values().get(name)?;
+            let seen = self.seen.values().get(&name)?;
             let is_newer = self.status.revision.is_some_and(|ours| seen.mod_revision > ours);
             if !is_newer || seen.record.as_ref() == Some(&wanted) {
                 return None;
@@ -242,11 +264,17 @@ impl Presence {
                 Some(other) => other.id == wanted.id || (other.id.is_none() && seen.lease == 0),
                 None => true,
             };
-            if by_hand { Some(seen.mod_revision) } else { self.status.revision }
+            if by_hand || self.is_of_earlier_life(seen, &wanted) {
+                Some(seen.mod_revision)
+            } else {
+                self.status.revision
+            }
         };
-        (**put).clone_from(&wanted);
+        if let State::Claimed { put, .. } = &mut self.state {
+            (**put).clone_from(&wanted);
+        }
         self.status.stands = false;
-        Some(PresenceAction::Put { name: name.clone(), record: wanted, expected })
+        Some(PresenceAction::Put { name, record: wanted, expected })
     }
 
     /// The name that is wanted, and those that are taken where it is another's.

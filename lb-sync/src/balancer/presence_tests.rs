@@ -167,6 +167,32 @@ fn a_name_that_was_lost_is_not_taken_back() {
     assert_eq!(presence.step(), [PresenceAction::Confirmed(name("lb.2"))]);
 }
 
+/// etcd was restored from a backup of an earlier life, whose record may have the higher revision.
+#[test]
+fn an_earlier_life_s_record_of_a_restored_backup_is_taken_over() {
+    let mut presence = standing();
+    let earlier = to_value(&record(Some("before"), "host", "/run/a.sock"));
+    let restored =
+        |of: Vec<u8>| Event::Listed { cluster: 2, revision: 9, entries: vec![entry("lb", of, 1, 8)] };
+    presence.fold(restored(earlier.clone()));
+    presence.fold(Event::InSync);
+    assert_eq!(put(&presence.step()), Some(("lb".into(), Some(8))));
+    // The lease was found gone first, and its put was refused.
+    let mut presence = standing();
+    presence.fold(Event::OutOfSync);
+    presence.status(LOST);
+    assert_eq!(put(&presence.step()), None);
+    presence.fold(restored(earlier));
+    presence.fold(Event::InSync);
+    let actions = presence.step();
+    assert_eq!((put(&actions), is_told(&actions)), (Some(("lb".into(), Some(8))), false));
+    // Another host's is not taken.
+    let mut presence = standing();
+    presence.fold(restored(to_value(&record(Some("before"), "another", "/run/a.sock"))));
+    presence.fold(Event::InSync);
+    assert_eq!(put(&presence.step()), Some(("lb".into(), Some(5))), "which is refused");
+}
+
 #[test]
 fn what_was_deleted_or_changed_by_hand_is_put_back() {
     let by_hand = [

@@ -1,3 +1,5 @@
+use registry::follow::Change;
+
 use super::*;
 
 const NOW: Tick = Tick::from_ms(0);
