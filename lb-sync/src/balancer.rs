@@ -13,6 +13,7 @@ mod conversation;
 mod error;
 mod events;
 mod health;
+mod held_acks;
 pub(crate) mod presence;
 mod publisher;
 pub(crate) mod reading;
@@ -325,6 +326,7 @@ impl Balancer {
         }
         if self.view.take_history_broke() {
             self.actions.push(Action::DoubtKeys);
+            self.publisher.presence.history_broke();
         }
         if self.count_at.is_some_and(|at| now >= at) {
             self.count_at = None;
@@ -341,6 +343,11 @@ impl Balancer {
         self.publish(now);
         self.copy_view(now);
         self.write_files(now);
+        let held = self.publisher.acks_to_plan(now, &self.files);
+        if !held.is_empty() {
+            self.dirty.extend(held);
+            self.proceed(now);
+        }
         std::mem::take(&mut self.actions)
     }
 
@@ -360,7 +367,10 @@ impl Balancer {
             due,
             self.ids_wait_until,
             self.view.wake_at(),
-            self.files.wake_at(),
+            self.files
+                .wake_at()
+                .map(|at| if self.is_at_rest() { at } else { at.max(self.files_wait_until()) }),
+            self.publisher.wake_at(),
         ];
         waits.into_iter().flatten().min()
     }
@@ -507,12 +517,17 @@ impl Balancer {
         self.view.snapshot().filter(|_| self.saves_snapshots && !self.view.is_from_disk())
     }
 
+    /// Until when the files wait for the end of a round.
+    fn files_wait_until(&self) -> Tick {
+        self.rested_at.plus(FILES_WAIT_MAX)
+    }
+
     /// Says what the files should say: after a round, so that it is not in the way of commands. A registry that never rests
     /// does not keep the files from being written.
     fn write_files(&mut self, now: Tick) {
         if self.is_at_rest() {
             self.rested_at = now;
-        } else if now.since(self.rested_at) < FILES_WAIT_MAX {
+        } else if now < self.files_wait_until() {
             return;
         }
         self.routes.read_view(&self.view);

@@ -89,6 +89,8 @@ struct Sections {
     policy: Policy,
     debounce: Debounce,
     dirty: Dirty,
+    /// How often it was drawn up, also where nothing had changed.
+    drawings: u64,
 }
 
 /// What the writer asks for.
@@ -98,6 +100,16 @@ pub struct WriterRequests {
     latest: u64,
     /// The worker that cannot be replaced by a reload: its servers are to be added by commands.
     kept: Option<u32>,
+    /// The last drawing that is on disk, or was refused.
+    settled: u64,
+}
+
+impl WriterRequests {
+    /// It asks for nothing, and has settled the drawing of this number.
+    #[must_use]
+    pub fn settled(drawing: u64) -> Self {
+        Self { settled: drawing, ..Self::default() }
+    }
 }
 
 /// Which sections to draw up anew.
@@ -108,6 +120,23 @@ enum Dirty {
 }
 
 impl Files {
+    /// Sections are kept, by a writer that takes them in and says what it has done. `reloads`: there is a master socket.
+    #[must_use]
+    pub fn kept(policy: Policy, reloads: bool) -> Self {
+        let sections = Sections {
+            desired: Arc::default(),
+            requests: WriterRequests::default(),
+            reloads,
+            bulk_load: BulkLoad::default(),
+            replace: None,
+            policy,
+            debounce: Debounce::new(WRITE_EVERY),
+            dirty: Dirty::All,
+            drawings: 0,
+        };
+        Self { sections: Some(sections), ids: None, wake_at: None }
+    }
+
     /// These instances may have changed, in the registry or in HAProxy.
     pub fn mark_dirty(&mut self, changed: &Scope) {
         let Some(sections) = self.sections.as_mut().filter(|_| !changed.is_empty()) else { return };
@@ -143,10 +172,31 @@ impl Files {
     /// The writer asks for the latest, or says which worker is kept: [`Self::draw`] answers at once.
     pub fn handle_requests(&mut self, requests: WriterRequests) -> Scope {
         if let Some(sections) = &mut self.sections {
-            sections.requests = requests;
-            sections.debounce.hurry();
+            let before = std::mem::replace(&mut sections.requests, requests);
+            if (before.latest, before.kept) != (requests.latest, requests.kept) {
+                sections.debounce.hurry();
+            }
         }
         Scope::none()
+    }
+
+    /// The number of the drawing that will have what is so now; `None` where no files are kept.
+    #[must_use]
+    pub fn drawing(&self) -> Option<u64> {
+        let sections = self.sections.as_ref()?;
+        Some(sections.drawings + u64::from(sections.debounce.due_at().is_some()))
+    }
+
+    /// Whether HAProxy would start on that drawing or a later one; or on an earlier one, since it was refused or could not be
+    /// written, which is logged.
+    #[must_use]
+    pub fn is_on_disk(&self, drawing: u64) -> bool {
+        self.sections.as_ref().is_none_or(|sections| {
+            let (settled, handed_over) = (sections.requests.settled, sections.desired.drawing);
+            // It may have been as the one before.
+            let is_as_last = handed_over < drawing && sections.drawings >= drawing;
+            settled >= drawing || (is_as_last && settled >= handed_over)
+        })
     }
 
     /// Between two rounds: what has changed, if it is time to hand it over. `made` are backends that lb-sync had made
@@ -235,12 +285,14 @@ impl Sections {
                 None => sections.remove(&service),
             };
         }
+        self.drawings += 1;
         let (answers, replace, routes) = (self.requests.latest, self.replace, Arc::clone(routes));
-        let desired = Desired { complete: true, answers, replace, sections, routes };
+        let drawing = self.desired.drawing;
+        let desired = Desired { complete: true, drawing, answers, replace, sections, routes };
         if *self.desired == desired {
             return None;
         }
-        self.desired = Arc::new(desired);
+        self.desired = Arc::new(Desired { drawing: self.drawings, ..desired });
         Some(Arc::clone(&self.desired))
     }
 }
@@ -262,20 +314,6 @@ mod tests {
         Policy { check: None, id_base, first_check, init_state: false, restart_gap }
     }
 
-    fn files() -> Files {
-        let sections = Sections {
-            desired: Arc::default(),
-            requests: WriterRequests::default(),
-            reloads: true,
-            bulk_load: BulkLoad::default(),
-            replace: None,
-            policy: policy(),
-            debounce: Debounce::new(WRITE_EVERY),
-            dirty: Dirty::All,
-        };
-        Files { sections: Some(sections), ids: None, wake_at: None }
-    }
-
     fn listed() -> View {
         let mut view = View::new(Prefix::default());
         let entry = |(revision, n): (i64, usize)| Entry {
@@ -294,7 +332,7 @@ mod tests {
     /// etcd is lost again between the list and the watch: HAProxy would stay empty until the hold's end.
     #[test]
     fn a_haproxy_that_starts_from_the_files_gets_them_of_a_list() {
-        let (mut files, view, mut ids) = (files(), listed(), Ids::new(policy().id_base));
+        let (mut files, view, mut ids) = (Files::kept(policy(), true), listed(), Ids::new(policy().id_base));
         let mut observed = Observed::default();
         observed.backends.insert("web".parse().unwrap(), Backend::default());
         assert!(!view.in_sync() && view.is_listed());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::haproxy::{Check, CheckInterval, Command, ServerId};
 use lb_sync::balancer::{Action, Balancer, BalancerConfig, Input, Life, PresenceStatus};
-use lb_sync::files::Files;
+use lb_sync::files::{Desired, Files};
 use lb_sync::plan::ids::{Ids, SavedIds};
 use lb_sync::plan::{AckValue, FirstCheck, Policy};
 use lb_sync::snapshot::Snapshot;
@@ -50,6 +50,8 @@ pub enum Effect {
     CountOldWorkers,
     /// An ack was put: `service/instance`, the owner and the state.
     Acked(String, String, AckState),
+    /// Write HAProxy's files.
+    WriteFiles(Arc<Desired>),
     /// This stands in the journal, and what HAProxy said where it refused.
     Journal(String, Option<String>),
 }
@@ -115,7 +117,7 @@ impl BalancerProcess {
         let restored = disk.ids.as_ref().and_then(|saved| Ids::restore(policy.id_base, saved).ok());
         let ids = Some(restored.unwrap_or_else(|| Ids::new(policy.id_base)));
         Some(Self {
-            machine: Balancer::new(now, mix(seed), config, life, (Files::default(), ids)),
+            machine: Balancer::new(now, mix(seed), config, life, (Files::kept(policy, false), ids)),
             link: Link::new(now, Duration::from_secs(options.ttl_s), seed),
             name,
             prefix: Prefix::default(),
@@ -222,7 +224,8 @@ impl BalancerProcess {
                 Action::Record(event) => effects.push(Effect::Journal(event.what, event.refused)),
                 Action::SaveIds(saved) => self.disk.ids = Some(saved),
                 Action::SaveSnapshot(snapshot) => self.disk.snapshot = Some(snapshot),
-                Action::PutHealth(_) | Action::WriteFiles(_) | Action::StatusChanged => {}
+                Action::WriteFiles(desired) => effects.push(Effect::WriteFiles(desired)),
+                Action::PutHealth(_) | Action::StatusChanged => {}
             }
         }
         effects.extend(calls.into_iter().map(Effect::Call));

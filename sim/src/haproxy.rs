@@ -203,12 +203,13 @@ impl Haproxy {
         self.workers.len() != before
     }
 
-    /// Keeps the present servers for the next start, but for those that are on their way out.
-    pub fn save_files(&mut self) {
-        if let Some(worker) = self.current.and_then(|id| self.workers.get(&id)) {
-            self.files = worker.servers.clone();
-            self.files.retain(|_, server| !server.maint);
-        }
+    /// The files have these `server` lines from now on, each with its backend.
+    pub fn write_files<'a>(&mut self, now: Tick, lines: impl Iterator<Item = (&'a str, String)>) {
+        let server = |(backend, line): (&str, String)| {
+            let (name, server) = Server::configured(now, &line)?;
+            Some(((backend.to_owned(), name), server))
+        };
+        self.files = lines.filter_map(server).collect();
     }
 
     /// The answer of `worker` to one line. The second part is the streams that were cut.
@@ -435,9 +436,10 @@ impl Worker {
         options: &[&str],
     ) -> String {
         let Some(path) = path_of(path) else { return "Require 'backend/server'.\n".into() };
-        let (Ok(addr), Ok(id), Ok(weight)) = (addr.parse(), id.parse(), weight.parse()) else {
+        let Some(server) = Server::parse(now, addr, id, weight, options) else {
             return "Invalid arguments.\n".into();
         };
+        let id = server.id;
         if !backends.contains(&path.0) {
             return "No such backend.\n".into();
         }
@@ -449,6 +451,14 @@ impl Worker {
         {
             return format!("'id' : custom id {id} already used at (null):0 ('server {other}').\n");
         }
+        self.servers.insert(path, server);
+        "New server registered.\n".into()
+    }
+}
+
+impl Server {
+    /// As `add server` makes it: in MAINT, and its check not enabled.
+    fn parse(now: Tick, addr: &str, id: &str, weight: &str, options: &[&str]) -> Option<Self> {
         let option = |name: &str| {
             let at = options.iter().position(|option| *option == name)?;
             options.get(at + 1)?.trim_end_matches("ms").parse::<u64>().ok()
@@ -457,27 +467,33 @@ impl Worker {
             inter: Duration::from_millis(option("inter").unwrap_or(2_000)),
             fall: option("fall").and_then(|fall| u32::try_from(fall).ok()).unwrap_or(3),
         });
-        self.servers.insert(
-            path,
-            Server {
-                id,
-                addr,
-                maint: true,
-                drain: false,
-                weight,
-                down: false,
-                check,
-                check_enabled: false,
-                fails: 0,
-                next_check: now,
-                was_in_tree: false,
-            },
-        );
-        "New server registered.\n".into()
+        Some(Self {
+            id: id.parse().ok()?,
+            addr: addr.parse().ok()?,
+            maint: true,
+            drain: false,
+            weight: weight.parse().ok()?,
+            down: false,
+            check,
+            check_enabled: false,
+            fails: 0,
+            next_check: now,
+            was_in_tree: false,
+        })
     }
-}
 
-impl Server {
+    /// A line of a configuration. A server that is configured is put into the tree at the start, whatever its weight.
+    fn configured(now: Tick, line: &str) -> Option<(String, Self)> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["server", name, addr, "id", id, "weight", weight, options @ ..] = &words[..] else {
+            return None;
+        };
+        let mut server = Self::parse(now, addr, id, weight, options)?;
+        (server.maint, server.was_in_tree) = (options.contains(&"disabled"), true);
+        server.check_enabled = server.check.is_some();
+        Some(((*name).to_owned(), server))
+    }
+
     fn check_state(&self) -> u8 {
         let configured = if self.check.is_some() { 2 } else { 0 };
         configured | if self.check_enabled { 4 } else { 0 }
@@ -540,7 +556,8 @@ mod tests {
         let (mut haproxy, _) = haproxy(&[ADD, "set server web/a state ready"]);
         let old = haproxy.current().unwrap();
         let stream = haproxy.open(old, ("web".into(), "a".into()), "10.0.0.1:80".parse().unwrap()).unwrap();
-        haproxy.save_files();
+        let line = "server a 10.0.0.1:80 id 10000 weight 100 check inter 2000ms".to_owned();
+        haproxy.write_files(Tick::default(), [("web", line)].into_iter());
         haproxy.reload(Tick::from_ms(3_000), 0);
         assert_eq!(haproxy.workers.len(), 2);
         assert!(haproxy.ask(Tick::from_ms(3_000), old, "show info").unwrap().0.contains("Stopping: 1"));

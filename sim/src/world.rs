@@ -13,8 +13,10 @@ mod processes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use lb_sync::files::Desired;
 use registry::name::InstanceId;
 use registry::time::Tick;
 
@@ -34,8 +36,6 @@ pub(crate) use clients::Request;
 const EVENTS_MAX: u64 = 2_000_000;
 /// How long the world goes on after the last fault is over, before it must be as it should.
 pub const SETTLE: Duration = Duration::from_secs(45);
-/// How old the files that HAProxy starts on may be: the writer's pace and its check.
-const FILES_EVERY: Duration = Duration::from_millis(1_200);
 
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +85,12 @@ pub(crate) enum Event {
         balancer: usize,
         at: Tick,
     },
-    SaveFiles(usize),
+    /// The writer of a balancer's files has put these in place.
+    FilesWritten {
+        balancer: usize,
+        life: u32,
+        desired: Arc<Desired>,
+    },
     StartHaproxy(usize),
     Client {
         balancer: usize,
@@ -181,6 +186,7 @@ pub struct BalancerSlot {
     pub(crate) cut_until: Tick,
     pub(crate) wake: Option<Tick>,
     pub(crate) session: Option<WorkerId>,
+    pub(crate) writer: FilesWriter,
     pub(crate) checks_at: Option<Tick>,
     /// Since when nothing has happened to it.
     pub changed: Tick,
@@ -194,6 +200,14 @@ pub struct BalancerSlot {
     pub(crate) ids: BTreeMap<(String, String), String>,
     /// Clients' cookies.
     pub(crate) cookies: BTreeMap<(usize, u64), String>,
+}
+
+/// The writer of a balancer's files.
+#[derive(Debug, Default)]
+pub(crate) struct FilesWriter {
+    pub(crate) is_busy: bool,
+    /// What is to be written next.
+    pub(crate) next: Option<Arc<Desired>>,
 }
 
 /// Counts of a run.
@@ -360,12 +374,12 @@ impl World {
                 changed: now,
                 absent_since: Some(now),
                 returned: None,
+                writer: FilesWriter::default(),
                 suspects: BTreeSet::new(),
                 ids: BTreeMap::new(),
                 cookies: BTreeMap::new(),
             });
             world.at(now, Event::StartBalancer(balancer));
-            world.at(now.plus(FILES_EVERY), Event::SaveFiles(balancer));
             for service in 0..backends.len() {
                 world.at(now.plus(Duration::from_secs(3)), Event::Client { balancer, service });
             }
@@ -494,17 +508,7 @@ impl World {
                 self.take_commands(balancer, life, session, &lines);
             }
             Event::Checks { balancer, at } => self.run_checks(balancer, at),
-            Event::SaveFiles(balancer) => {
-                let slot = &mut self.balancers[balancer];
-                let in_sync = slot
-                    .process
-                    .as_ref()
-                    .is_some_and(|process| process.machine().condition(self.now).view.in_sync());
-                if in_sync {
-                    slot.haproxy.save_files();
-                }
-                self.after(FILES_EVERY, Event::SaveFiles(balancer));
-            }
+            Event::FilesWritten { balancer, life, desired } => self.files_written(balancer, life, &desired),
             Event::StartHaproxy(balancer) => self.start_haproxy(balancer),
             Event::Client { balancer, service } => self.client(balancer, service),
             Event::KeptRequest { balancer, worker } => self.kept_request(balancer, worker),

@@ -245,7 +245,7 @@ impl Balancer {
             let mut plan = self.planner.plan(now, &self.view, &self.observed, &scope);
             self.pending.replace(&scope, std::mem::take(&mut plan.steps));
             let reads = std::mem::take(&mut plan.reads);
-            self.settle(&plan);
+            self.settle(now, &plan);
             if !reads.is_empty() || !self.pending.is_empty() {
                 self.activity = Activity::Round(Round::new(now, reads));
             }
@@ -286,14 +286,14 @@ impl Balancer {
     }
 
     /// Publishes what a plan has found out.
-    fn settle(&mut self, plan: &Plan) {
+    fn settle(&mut self, now: Tick, plan: &Plan) {
         for id in &plan.foreign {
             tracing::error!(
                 instance = %id,
                 "not served: HAProxy has a server of that name that lb-sync did not make\n  remove it from the configuration, or give the instance another name"
             );
         }
-        self.publisher.publish_acks(&plan.acks, &mut self.actions);
+        self.publisher.publish_acks(now, &plan.acks, &self.files, &mut self.actions);
         for id in &plan.failed {
             tracing::warn!(instance = %id, "a suspect fails HAProxy's check: removed");
             let changed = self.view.check_failed(id);
@@ -445,6 +445,7 @@ impl Balancer {
                 self.record_reload(now);
             }
             self.planner.start_anew(&info.version);
+            self.publisher.start_anew();
             self.backends.forget_process();
         }
         self.worker = Some(info);

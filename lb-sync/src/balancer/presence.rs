@@ -70,15 +70,36 @@ enum State {
     Claimed { name: BalancerName, confirmed: bool, put: Box<BalancerRecord>, changes: u64 },
 }
 
+/// How far the etcd that is seen may be a restored backup.
+#[derive(Debug, Default)]
+struct Restored {
+    source: Option<Source>,
+    /// Up to this revision what stands of this HAProxy under another id is an earlier life's.
+    until: i64,
+    /// Other keys say that the history broke: the next list is of the new one.
+    in_doubt: bool,
+}
+
+impl Restored {
+    fn fold(&mut self, event: &Event) {
+        let is_list = matches!(event, Event::Listed { .. });
+        if Source::take(&mut self.source, event) || (is_list && std::mem::take(&mut self.in_doubt)) {
+            self.until = self.source.map_or(0, |source| source.revision);
+        }
+    }
+
+    fn history_broke(&mut self) {
+        self.in_doubt = true;
+        self.until = self.source.map_or(0, |source| source.revision);
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub(super) struct Presence {
     life: Life,
     seen: Store<BalancerName, Seen>,
-    /// The etcd that they were listed from.
-    source: Option<Source>,
-    /// Up to this revision of a wiped or restored etcd what stands of this HAProxy under another id is an earlier life's.
-    earlier_until: i64,
+    restored: Restored,
     wanted: Option<BalancerRecord>,
     state: State,
     status: PresenceStatus,
@@ -101,8 +122,7 @@ impl Presence {
         Self {
             life,
             seen: Store::new(prefix, BALANCERS_MAX, balancer, seen),
-            source: None,
-            earlier_until: 0,
+            restored: Restored::default(),
             wanted: None,
             state: State::Unclaimed { after: None },
             status: PresenceStatus::default(),
@@ -134,9 +154,7 @@ impl Presence {
 
     /// Takes in what was seen below `balancers/`.
     pub(super) fn fold(&mut self, event: Event) {
-        if Source::take(&mut self.source, &event) {
-            self.earlier_until = self.source.map_or(0, |source| source.revision);
-        }
+        self.restored.fold(&event);
         // A list may lack what a claim was refused for, and says nothing of it then.
         self.changes += u64::from(matches!(event, Event::Listed { .. }));
         for (name, before) in self.seen.fold(event) {
@@ -147,6 +165,11 @@ impl Presence {
                 self.gone = before.is_some() && !self.seen.values().contains_key(&name);
             }
         }
+    }
+
+    /// etcd was wiped or restored, as other keys say: what is listed from now on, or was just now, is of another history.
+    pub(super) fn history_broke(&mut self) {
+        self.restored.history_broke();
     }
 
     /// Takes in what is known of the record that was put last.
@@ -235,7 +258,7 @@ impl Presence {
     /// Whether what stands there is of an earlier life of the same HAProxy: before a record of this life has stood, or in a
     /// backup that etcd was restored from.
     fn is_of_earlier_life(&self, seen: &Seen, record: &BalancerRecord) -> bool {
-        let is_earlier = !self.has_stood || seen.mod_revision <= self.earlier_until;
+        let is_earlier = !self.has_stood || seen.mod_revision <= self.restored.until;
         let is_another = |other: &BalancerRecord| {
             other.id.is_some() && other.id != record.id && other.is_same_haproxy(record)
         };

@@ -182,10 +182,25 @@ fn an_earlier_life_s_record_of_a_restored_backup_is_taken_over() {
     presence.fold(Event::OutOfSync);
     presence.status(LOST);
     assert_eq!(put(&presence.step()), None);
-    presence.fold(restored(earlier));
+    presence.fold(restored(earlier.clone()));
     presence.fold(Event::InSync);
     let actions = presence.step();
     assert_eq!((put(&actions), is_told(&actions)), (Some(("lb".into(), Some(8))), false));
+    // Other keys say that the history broke: fewer revisions were seen here.
+    for is_first in [true, false] {
+        let mut presence = standing();
+        let list =
+            Event::Listed { cluster: 1, revision: 9, entries: vec![entry("lb", earlier.clone(), 1, 8)] };
+        if is_first {
+            presence.history_broke();
+        }
+        presence.fold(list);
+        presence.fold(Event::InSync);
+        if !is_first {
+            presence.history_broke();
+        }
+        assert_eq!(put(&presence.step()), Some(("lb".into(), Some(8))));
+    }
     // Another host's is not taken.
     let mut presence = standing();
     presence.fold(restored(to_value(&record(Some("before"), "another", "/run/a.sock"))));

@@ -6,11 +6,15 @@ use proto::health::Status;
 use registry::key::AckKey;
 use registry::name::{InstanceId, ServiceName};
 use registry::record::AckState;
+use registry::time::Tick;
 
+use super::held_acks::HeldAcks;
 use super::presence::{Presence, PresenceAction};
 use super::{Action, events, health};
 use crate::condition::SyncCondition;
+use crate::files::Files;
 use crate::plan::AckValue;
+use crate::scope::Scope;
 use crate::view::View;
 
 /// Most services whose health is published.
@@ -32,6 +36,7 @@ pub(super) struct Publisher {
     pub(super) presence: Presence,
     health: BTreeMap<String, Status>,
     acks: BTreeMap<InstanceId, AckValue>,
+    held: HeldAcks,
     /// What presence and health were last published on.
     basis: Option<Basis>,
     /// Services that are or were registered: a service whose last instance has left is not serving, not unknown.
@@ -47,6 +52,7 @@ impl Publisher {
             presence,
             health: BTreeMap::new(),
             acks: BTreeMap::new(),
+            held: HeldAcks::default(),
             basis: None,
             known: BTreeSet::new(),
             known_at: 0,
@@ -58,33 +64,57 @@ impl Publisher {
         &self.known
     }
 
-    /// Publishes the acks that differ from what stands: on transitions only, so that no registrar wakes for nothing. As long
-    /// as no name is known to be ours, they are only remembered.
+    /// Publishes the acks of a plan; `drained` once the files have it, too.
     pub(super) fn publish_acks(
         &mut self,
+        now: Tick,
         acks: &[(InstanceId, Option<AckValue>)],
+        files: &Files,
         actions: &mut Vec<Action>,
     ) {
         for (id, ack) in acks {
-            let same = |one: &AckValue, other: &AckValue| {
-                // A leave waits for an answer to the record that says so; of one that serves no later record asks anything.
-                let answers = one.revision == other.revision || other.state == AckState::Serving;
-                one.owner == other.owner && one.state == other.state && answers
-            };
-            if match (self.acks.get(id), ack) {
-                (Some(known), Some(ack)) => same(known, ack),
-                (known, ack) => known.is_none() && ack.is_none(),
-            } {
-                continue;
-            }
-            let key = self.presence.name().map(|name| AckKey { balancer: name.clone(), id: id.clone() });
-            if let Some(ack) = ack {
-                self.acks.insert(id.clone(), ack.clone());
-                actions.extend(key.map(|key| Action::PutAck(key, ack.clone())));
-            } else {
-                self.acks.remove(id);
-                actions.extend(key.map(Action::RemoveAck));
-            }
+            let is_known = self.acks.get(id).is_some_and(|known| known.state == AckState::Drained);
+            let ack = self.held.hold(now, id, ack.as_ref(), is_known, files);
+            self.publish_ack(id, ack.as_ref(), actions);
+        }
+    }
+
+    /// Instances whose ack need not wait for the files any longer: to be planned anew.
+    pub(super) fn acks_to_plan(&mut self, now: Tick, files: &Files) -> Scope {
+        self.held.over(now, files)
+    }
+
+    /// Another HAProxy process answers.
+    pub(super) fn start_anew(&mut self) {
+        self.held.clear();
+    }
+
+    /// When [`Self::acks_to_plan`] has something.
+    pub(super) fn wake_at(&self) -> Option<Tick> {
+        self.held.wake_at()
+    }
+
+    /// Publishes an ack that differs from what stands: on transitions only, so that no registrar wakes for nothing. As long
+    /// as no name is known to be ours, it is only remembered.
+    fn publish_ack(&mut self, id: &InstanceId, ack: Option<&AckValue>, actions: &mut Vec<Action>) {
+        let same = |one: &AckValue, other: &AckValue| {
+            // A leave waits for an answer to the record that says so; of one that serves no later record asks anything.
+            let answers = one.revision == other.revision || other.state == AckState::Serving;
+            one.owner == other.owner && one.state == other.state && answers
+        };
+        if match (self.acks.get(id), ack) {
+            (Some(known), Some(ack)) => same(known, ack),
+            (known, ack) => known.is_none() && ack.is_none(),
+        } {
+            return;
+        }
+        let key = self.presence.name().map(|name| AckKey { balancer: name.clone(), id: id.clone() });
+        if let Some(ack) = ack {
+            self.acks.insert(id.clone(), ack.clone());
+            actions.extend(key.map(|key| Action::PutAck(key, ack.clone())));
+        } else {
+            self.acks.remove(id);
+            actions.extend(key.map(Action::RemoveAck));
         }
     }
 

@@ -30,6 +30,8 @@ struct World {
     present: Option<BalancerName>,
     /// Whether etcd takes writes.
     writable: bool,
+    /// The numbers of the drawings of the files.
+    drawings: Vec<u64>,
 }
 
 fn config() -> BalancerConfig {
@@ -79,8 +81,12 @@ impl World {
 
     /// Before etcd was heard.
     fn unheard(haproxy: FakeHaproxy, config: BalancerConfig) -> Self {
+        Self::with_files(haproxy, config, Files::default())
+    }
+
+    fn with_files(haproxy: FakeHaproxy, config: BalancerConfig, files: Files) -> Self {
         let (now, name) = (Tick::from_ms(1), "lb".parse().unwrap());
-        let balancer = Balancer::new(now, 1, config, life(name), (Files::default(), None));
+        let balancer = Balancer::new(now, 1, config, life(name), (files, None));
         Self {
             now,
             revision: 100,
@@ -92,6 +98,7 @@ impl World {
             events: vec![],
             present: None,
             writable: true,
+            drawings: vec![],
         }
     }
 
@@ -119,6 +126,7 @@ impl World {
                 Action::RemoveAck(key) => drop(self.acks.remove(&key.id)),
                 Action::PutPresence { name, .. } => self.present = Some(name),
                 Action::Record(event) => self.events.push(event.what),
+                Action::WriteFiles(desired) => self.drawings.push(desired.drawing()),
                 _ => {}
             }
         }
@@ -211,6 +219,50 @@ fn no_ack_rests_on_the_answer_of_a_worker_that_was_replaced() {
     world.settle();
     assert_eq!(world.ack("web/web-1"), Some(AckState::Drained), "the new worker has no server of it");
     assert!(world.events.iter().any(|what| what == "HAProxy is lost"), "{:?}", world.events);
+}
+
+/// HAProxy may be reloaded while its files have the instance in rotation.
+#[test]
+fn drained_is_said_once_the_files_have_it_or_a_time_has_passed() {
+    let leaving = || {
+        let files = Files::kept(config().policy, false);
+        let mut world = World::with_files(FakeHaproxy::new(&["web"]), config(), files);
+        world.hear(vec![]);
+        world.put("web/web-1", "up");
+        world.settle();
+        let up = world.drawings.pop().unwrap();
+        world.step([Input::Files(WriterRequests::settled(up))]);
+        world.put("web/web-1", "draining");
+        world.settle();
+        (world, up)
+    };
+    let (mut world, up) = leaving();
+    assert!(!world.is_ready("web/web-1"));
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Draining));
+    world.step([Input::Files(WriterRequests::settled(up))]);
+    world.settle();
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Draining), "an earlier drawing");
+    let last = world.drawings.pop().unwrap();
+    world.step([Input::Files(WriterRequests::settled(last))]);
+    world.settle();
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Drained));
+
+    // It is put back while the files are written.
+    let (mut world, _) = leaving();
+    world.put("web/web-1", "up");
+    let last = *world.drawings.last().unwrap();
+    world.step([Input::Files(WriterRequests::settled(last + 1))]);
+    world.settle();
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving));
+
+    // The disk is full.
+    let (mut world, _) = leaving();
+    for _ in 0..5 {
+        world.step([Input::Instances(Event::InSync), Input::Overrides(Event::InSync)]);
+        world.now = world.now.plus(Duration::from_secs(1));
+        world.settle();
+    }
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Drained));
 }
 
 /// In a container a restarted worker has the process id that its predecessor had.

@@ -24,6 +24,8 @@ use haproxy::{ServerAddr, ServerId, ServerOptions, ServerWeight};
 pub struct Desired {
     /// It has been drawn up: before, nothing is known.
     pub(super) complete: bool,
+    /// Its number: later ones are higher.
+    pub(super) drawing: u64,
     /// The writer's last request for the latest that it answers.
     pub(super) answers: u64,
     /// The worker that is to be replaced by one that starts from the files.
@@ -31,6 +33,21 @@ pub struct Desired {
     pub(super) sections: BTreeMap<ServiceName, Arc<Section>>,
     /// For the map of routes.
     pub(super) routes: Arc<Routes>,
+}
+
+impl Desired {
+    /// Its number: later ones are higher.
+    #[must_use]
+    pub fn drawing(&self) -> u64 {
+        self.drawing
+    }
+
+    /// The `server` lines, each with its service.
+    pub fn lines(&self) -> impl Iterator<Item = (&ServiceName, String)> {
+        self.sections
+            .iter()
+            .flat_map(|(service, section)| section.lines.iter().map(move |line| (service, line.to_string())))
+    }
 }
 
 /// One backend's servers.

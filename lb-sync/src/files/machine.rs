@@ -108,6 +108,10 @@ pub(super) struct Machine {
     /// Sections that were refused, and until when they are not tried again.
     retry_after: BTreeMap<ServiceName, Tick>,
     requests: WriterRequests,
+    /// What the balancer was told of them last.
+    told: WriterRequests,
+    /// The drawing that is written, or was last.
+    drawing: u64,
     /// The worker that was to be replaced last.
     replaced: Option<u32>,
     report: Report,
@@ -200,6 +204,8 @@ impl Machine {
             reloads: Reloads::new(),
             retry_after: BTreeMap::new(),
             requests: WriterRequests::default(),
+            told: WriterRequests::default(),
+            drawing: 0,
             replaced: None,
             report: Report::default(),
             log_once: LogOnce::default(),
@@ -222,6 +228,22 @@ impl Machine {
 
     /// The next deed; `None`: wait for [`Input::Desired`].
     pub(super) fn step(&mut self, now: Tick, input: Input) -> Option<Deed> {
+        let deed = self.decide(now, input);
+        let writes =
+            matches!(self.state, State::Drawing { .. } | State::Checking { .. } | State::Placing { .. });
+        if !writes {
+            self.requests.settled = self.drawing;
+        }
+        match deed {
+            None | Some(Deed::Request(_)) if self.told != self.requests => {
+                self.told = self.requests;
+                Some(Deed::Request(self.requests))
+            }
+            deed => deed,
+        }
+    }
+
+    fn decide(&mut self, now: Tick, input: Input) -> Option<Deed> {
         match (std::mem::replace(&mut self.state, State::Idle), input) {
             (State::Idle, Input::Desired(desired)) => self.follow(now, desired),
             (State::AwaitingLatest { latest, until, fruitless }, Input::Desired(desired)) => {
@@ -277,8 +299,13 @@ impl Machine {
             return None;
         }
         let purpose = Purpose::Follow { replace: desired.replace };
+        Some(self.draw(desired, purpose))
+    }
+
+    fn draw(&mut self, desired: Arc<Desired>, purpose: Purpose) -> Deed {
+        self.drawing = desired.drawing;
         self.state = State::Drawing { desired: Arc::clone(&desired), purpose };
-        Some(Deed::Draw(desired))
+        Deed::Draw(desired)
     }
 
     /// Sections came while a reload waits for the latest.
@@ -289,9 +316,7 @@ impl Machine {
         (latest, until, fruitless): (u64, Tick, u32),
     ) -> Option<Deed> {
         if desired.answers >= latest {
-            let purpose = Purpose::Reload { fruitless };
-            self.state = State::Drawing { desired: Arc::clone(&desired), purpose };
-            return Some(Deed::Draw(desired));
+            return Some(self.draw(desired, Purpose::Reload { fruitless }));
         }
         if now < until {
             self.state = State::AwaitingLatest { latest, until, fruitless };

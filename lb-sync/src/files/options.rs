@@ -8,8 +8,6 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::bulk_load::BulkLoad;
-use super::debounce::Debounce;
 use super::desired::Desired;
 use super::error::FilesError;
 use super::folder::Folder;
@@ -19,7 +17,7 @@ use super::machine::Report;
 use super::template::Templates;
 use super::verify::Verifier;
 use super::writer::{Out, Writer};
-use super::{Dirty, Files, FilesLink, Sections, WRITE_EVERY, WriterRequests};
+use super::{Files, FilesLink, WriterRequests};
 use crate::plan::Policy;
 use crate::plan::ids::Ids;
 use haproxy::BackendName;
@@ -134,16 +132,7 @@ impl FilesConfig {
             let desired = Arc::new(Desired::default());
             let (hand_over, handed_over) = watch::channel(Arc::clone(&desired));
             let (request, requests) = watch::channel(WriterRequests::default());
-            files.sections = Some(Sections {
-                desired,
-                requests: WriterRequests::default(),
-                reloads: master_socket.is_some(),
-                bulk_load: BulkLoad::default(),
-                replace: None,
-                policy,
-                debounce: Debounce::new(WRITE_EVERY),
-                dirty: Dirty::All,
-            });
+            files.sections = Files::kept(policy, master_socket.is_some()).sections;
             link.sections = Some((hand_over, requests));
             let templates = Templates::new(template, httpchk);
             let verifier = Verifier::new(haproxy_binary, conf_base);

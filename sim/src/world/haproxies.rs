@@ -1,14 +1,19 @@
 //! `HAProxy`s: sessions on their runtime sockets, checks, reloads and deaths.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::haproxy::DialogueError;
 use lb_sync::balancer::Input;
+use lb_sync::files::{Desired, WriterRequests};
 use registry::time::Tick;
 
 use super::{Delivery, Event, Process, World};
 use crate::haproxy::WorkerId;
 
+/// How long `haproxy -c` takes: some 500 ms at 10,000 servers.
+const CHECK_MS_MIN: u64 = 30;
+const CHECK_MS_MAX: u64 = 500;
 /// Longest that a kept client connection waits with its last request after a reload.
 const KEPT_MS: u64 = 500;
 
@@ -37,6 +42,34 @@ impl World {
         let old = slot.haproxy.workers.values().filter(|worker| worker.stopping).count();
         let count = slot.haproxy.current().map(|_| old);
         self.send_to_balancer(at, wait, Input::OldWorkers(count));
+    }
+
+    /// lb-sync's writer takes the files in: HAProxy checks them before they are put in place.
+    pub(super) fn write_files(&mut self, at: usize, desired: Arc<Desired>) {
+        let writer = &mut self.balancers[at].writer;
+        if writer.is_busy {
+            writer.next = Some(desired);
+            return;
+        }
+        writer.is_busy = true;
+        let entity = Self::entity(Process::Balancer(at));
+        let wait_ms = CHECK_MS_MIN + self.draws.below(entity, "files", CHECK_MS_MAX - CHECK_MS_MIN);
+        let life = self.balancers[at].life;
+        self.after(Duration::from_millis(wait_ms), Event::FilesWritten { balancer: at, life, desired });
+    }
+
+    pub(super) fn files_written(&mut self, at: usize, life: u32, desired: &Desired) {
+        let (now, slot) = (self.now, &mut self.balancers[at]);
+        if slot.life != life {
+            return;
+        }
+        slot.haproxy.write_files(now, desired.lines().map(|(service, line)| (service.as_str(), line)));
+        slot.writer.is_busy = false;
+        let next = slot.writer.next.take();
+        self.send_to_balancer(at, Duration::ZERO, Input::Files(WriterRequests::settled(desired.drawing())));
+        if let Some(next) = next {
+            self.write_files(at, next);
+        }
     }
 
     pub(super) fn send_commands(&mut self, at: usize, lines: Vec<String>) {

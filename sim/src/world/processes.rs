@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::registrar::machine::Input as RegistrarInput;
 
-use super::{App, Delivery, Event, Process, World, service_name};
+use super::{App, Delivery, Event, FilesWriter, Process, World, service_name};
 use crate::balancer::{self, BalancerProcess};
 use crate::draw::mix;
 use crate::registrar::{self, RegistrarProcess};
@@ -257,7 +257,7 @@ impl World {
         }
         slot.life += 1;
         (slot.paused_until, slot.backlog, slot.wake, slot.session) = (None, vec![], None, None);
-        slot.changed = now;
+        (slot.changed, slot.writer) = (now, FilesWriter::default());
         let seed =
             mix(options.noise ^ mix(77 + u64::try_from(at).unwrap_or(0) + (u64::from(slot.life) << 32)));
         slot.process = BalancerProcess::new(now, &format!("lb-{at}"), slot.disk.clone(), &options, seed);
@@ -297,6 +297,7 @@ impl World {
                     self.send_commands(at, lines);
                 }
                 Effect::CountOldWorkers => self.count_old_workers(at),
+                Effect::WriteFiles(desired) => self.write_files(at, desired),
                 Effect::Journal(what, refused) => {
                     self.mark_deed(what, refused.is_some());
                     self.check_refusal(at, refused);

@@ -1,0 +1,88 @@
+//! Acks of `drained` that wait for HAProxy's files: a HAProxy that is reloaded or restarted on older ones has the server in
+//! rotation again, and its app may have stopped by then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use registry::name::InstanceId;
+use registry::record::AckState;
+use registry::time::Tick;
+
+use crate::files::Files;
+use crate::plan::AckValue;
+use crate::scope::Scope;
+
+/// Longest that an ack waits: a disk that is full or slow does not hold up a leave.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Those that wait.
+#[derive(Debug, Default)]
+pub(super) struct HeldAcks {
+    held: BTreeMap<InstanceId, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// The drawing of the files that has it.
+    drawing: u64,
+    until: Tick,
+    /// It was to be planned anew.
+    is_over: bool,
+}
+
+impl HeldAcks {
+    /// What may be said of `id` now, of what the plan says; `is_known`: that it is drained was said before.
+    pub(super) fn hold(
+        &mut self,
+        now: Tick,
+        id: &InstanceId,
+        ack: Option<&AckValue>,
+        is_known: bool,
+        files: &Files,
+    ) -> Option<AckValue> {
+        let is_drained = |ack: &&AckValue| ack.state == AckState::Drained && !is_known;
+        let Some((drained, drawing)) = ack.filter(is_drained).zip(files.drawing()) else {
+            self.held.remove(id);
+            return ack.cloned();
+        };
+        let held = self.held.entry(id.clone()).or_insert(Held {
+            drawing,
+            until: now.plus(WAIT_MAX),
+            is_over: false,
+        });
+        if files.is_on_disk(held.drawing) || now >= held.until {
+            self.held.remove(id);
+            return Some(drained.clone());
+        }
+        Some(AckValue { state: AckState::Draining, ..drained.clone() })
+    }
+
+    /// Those that need not wait any longer, each once: HAProxy may be another one by now, so each is planned anew.
+    pub(super) fn over(&mut self, now: Tick, files: &Files) -> Scope {
+        let mut over = BTreeSet::new();
+        for (id, held) in self.held.iter_mut().filter(|(_, held)| !held.is_over) {
+            let is_on_disk = files.is_on_disk(held.drawing);
+            if !is_on_disk && now >= held.until {
+                tracing::warn!(
+                    instance = %id,
+                    "the files are not written yet, and its leave goes on: a HAProxy that starts now would have it in rotation"
+                );
+            }
+            held.is_over = is_on_disk || now >= held.until;
+            if held.is_over {
+                over.insert(id.clone());
+            }
+        }
+        Scope::Only(over)
+    }
+
+    /// Another HAProxy process answers: what was drained in the last one says nothing of it.
+    pub(super) fn clear(&mut self) {
+        self.held.clear();
+    }
+
+    /// When [`Self::over`] has something, if the files are not written before.
+    pub(super) fn wake_at(&self) -> Option<Tick> {
+        self.held.values().filter(|held| !held.is_over).map(|held| held.until).min()
+    }
+}
