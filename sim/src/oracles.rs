@@ -50,6 +50,10 @@ impl World {
         if slot.timed_out {
             return;
         }
+        if !slot.has_stood {
+            self.mark("stopped before its first record stood");
+            return;
+        }
         let name = slot.name.clone();
         // Another registrar has its name: its requests in flight have had their time.
         if slot.process.as_ref().is_some_and(|process| process.member().stood_down) {
@@ -390,7 +394,8 @@ impl World {
                 && self.now.since(slot.changed) > self.lease_time()
         });
         let Some(wanted) = wanted else { return };
-        let well = slot.process.is_some() && self.now.since(slot.changed) > self.lease_time();
+        let long_ago = |at: Tick| self.now.since(at) > self.lease_time();
+        let well = slot.process.is_some() && long_ago(slot.changed) && long_ago(slot.cut_until);
         let etcd = self.etcd.is_up()
             && !self.etcd.is_full()
             && self.now.since(self.etcd_came) > self.lease_time()

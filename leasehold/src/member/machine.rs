@@ -161,8 +161,18 @@ pub struct Machine {
     record: RecordStatus,
     /// Our own key is followed, since the first record stood. A value of another owner seen there was written after ours.
     own_followed: bool,
-    /// Our record was deleted, and has not been written since.
-    gone: bool,
+    own: OwnKey,
+}
+
+/// What was last seen at our own key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnKey {
+    /// What should be there, or what may be on its way out.
+    AsKnown,
+    /// Nothing: our record was deleted, and has not been written since.
+    Gone,
+    /// A list had another value of ours than should stand, while it was not known whether that stands.
+    InDoubt,
 }
 
 impl Machine {
@@ -184,7 +194,7 @@ impl Machine {
             healthy: false,
             record: RecordStatus::default(),
             own_followed: false,
-            gone: false,
+            own: OwnKey::AsKnown,
         }
     }
 
@@ -219,7 +229,7 @@ impl Machine {
             name: self.name(),
             wants_traffic: matches!(self.state, State::Member { up: true, .. } | State::Claiming(_)),
             healthy: self.healthy,
-            registered: has_record && self.record.held && self.record.settled && !self.gone,
+            registered: has_record && self.record.held && self.record.settled && self.own != OwnKey::Gone,
             stood_down: matches!(self.state, State::StoodDown { .. }),
             left: matches!(self.state, State::Left | State::StoodDown { left: true, .. }),
         }
@@ -337,7 +347,7 @@ impl Machine {
         self.identity = Some(identity);
         self.record = RecordStatus::default();
         self.own_followed = false;
-        self.gone = false;
+        self.own = OwnKey::AsKnown;
         self.state = State::Member { at, up: true };
         vec![
             Action::Report(Report::Claiming(name)),
@@ -365,7 +375,11 @@ impl Machine {
             }
             _ => {}
         }
-        self.gone = false;
+        if std::mem::replace(&mut self.own, OwnKey::AsKnown) == OwnKey::InDoubt
+            && let Some((at, state)) = self.should_stand()
+        {
+            actions.extend(self.put(at, state, Report::WrittenOver));
+        }
         if !self.own_followed {
             self.own_followed = true;
             actions.push(Action::FollowOwn { key });
@@ -393,13 +407,13 @@ impl Machine {
     /// our name, its end gives it back.
     fn own_gone(&mut self, now: Tick) -> Vec<Action> {
         match self.state {
-            State::Member { at, up } if !self.gone => {
-                self.gone = true;
+            State::Member { at, up } if self.own != OwnKey::Gone => {
+                self.own = OwnKey::Gone;
                 let state = if up { InstanceState::Up } else { InstanceState::Down };
                 self.put(at, state, Report::Gone)
             }
-            State::Draining { at, .. } if !self.gone => {
-                self.gone = true;
+            State::Draining { at, .. } if self.own != OwnKey::Gone => {
+                self.own = OwnKey::Gone;
                 self.put(at, InstanceState::Draining, Report::Gone)
             }
             State::StoodDown { at: Some(at), leaving: false, .. } => self.return_from_standing_down(now, at),
@@ -411,7 +425,7 @@ impl Machine {
     fn return_from_standing_down(&mut self, _now: Tick, at: SocketAddr) -> Vec<Action> {
         let Some(key) = self.identity.as_ref().map(Identity::key) else { return vec![] };
         self.record = RecordStatus::default();
-        self.gone = false;
+        self.own = OwnKey::AsKnown;
         self.state = State::Member { at, up: self.healthy };
         let state = if self.healthy { InstanceState::Up } else { InstanceState::Down };
         vec![Action::Report(Report::NameReturned), Action::Put { key, at, state, expected: Some(0) }]
@@ -423,25 +437,31 @@ impl Machine {
         let record = parse::<InstanceRecord>(&entry.value).ok();
         let ours =
             record.as_ref().is_some_and(|record| record.owner.as_ref() == Some(&self.registrant.owner));
-        let wanted = match self.state {
-            State::Member { at, up: true } => Some((at, InstanceState::Up)),
-            State::Member { at, up: false } => Some((at, InstanceState::Down)),
-            State::Draining { at, .. } => Some((at, InstanceState::Draining)),
-            State::Starting | State::Claiming(_) | State::Left | State::StoodDown { .. } => None,
-        };
+        let wanted = self.should_stand();
         // A change may tell of our own earlier value; a list tells what stands, also where a restored backup brought it back.
         let is_earlier = !is_list && self.record.revision > Some(entry.mod_revision);
-        let is_current = self.record.settled
-            && record.as_ref().is_some_and(|record| {
-                wanted.is_some_and(|(at, state)| record.endpoint() == at && record.state == state)
-            });
-        if ours && (is_current || !self.record.settled || is_earlier) {
-            self.gone = false;
+        let is_wanted = record.as_ref().is_some_and(|record| {
+            wanted.is_some_and(|(at, state)| record.endpoint() == at && record.state == state)
+        });
+        // While a write or the lease is in doubt, so is whether this is the past.
+        let in_doubt = is_list && !is_wanted && !self.record.settled;
+        if ours && (is_wanted || !self.record.settled || is_earlier) {
+            self.own = if in_doubt { OwnKey::InDoubt } else { OwnKey::AsKnown };
             return vec![];
         }
         match wanted {
             Some((at, state)) => self.put(at, state, Report::WrittenOver),
             None => vec![],
+        }
+    }
+
+    /// Where and how our record should stand.
+    fn should_stand(&self) -> Option<(SocketAddr, InstanceState)> {
+        match self.state {
+            State::Member { at, up: true } => Some((at, InstanceState::Up)),
+            State::Member { at, up: false } => Some((at, InstanceState::Down)),
+            State::Draining { at, .. } => Some((at, InstanceState::Draining)),
+            State::Starting | State::Claiming(_) | State::Left | State::StoodDown { .. } => None,
         }
     }
 

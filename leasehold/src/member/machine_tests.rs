@@ -228,6 +228,22 @@ fn a_list_with_an_earlier_value_of_ours_has_the_present_one_written_again() {
     assert_eq!(puts(&machine.step(NOW, restored)), [InstanceState::Down]);
 }
 
+/// The list comes before the lease is known to live on in the restored etcd.
+#[test]
+fn an_earlier_value_that_is_listed_while_etcd_is_in_doubt_is_written_over_afterwards() {
+    let mut machine = registered();
+    machine.step(NOW, down());
+    let stands = RecordStatus { revision: Some(9), ..STANDS };
+    machine.step(NOW, Input::Record(stands));
+    machine.step(NOW, Input::Record(RecordStatus { settled: false, ..stands }));
+    let up = r#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
+    let restored = Input::Own(listed(vec![entry("instances/web/web-1", up.into())]));
+    assert_eq!(machine.step(NOW, restored), []);
+    assert_eq!(puts(&machine.step(NOW, Input::Record(stands))), [InstanceState::Down]);
+    machine.step(NOW, Input::Record(RecordStatus { settled: false, ..stands }));
+    assert_eq!(puts(&machine.step(NOW, Input::Record(stands))), [], "once");
+}
+
 #[test]
 fn a_neighbour_whose_name_begins_like_ours_is_no_news() {
     let mut machine = registered();

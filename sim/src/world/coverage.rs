@@ -18,6 +18,7 @@ impl World {
         let said = format!("{report:?}");
         let kind = said.split([' ', '(']).next().unwrap_or_default();
         self.mark(&format!("registrar: {kind}"));
+        self.registrars[at].has_stood |= *report == Report::Registered;
         if *report == Report::Superseded && self.registrars[at].stopping {
             self.mark("registrar: Superseded while leaving");
         }
