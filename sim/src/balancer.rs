@@ -114,10 +114,11 @@ impl BalancerProcess {
             socket: "haproxy.sock".to_owned(),
             status: "127.0.0.1:7100".to_owned(),
         };
+        let files = if options.files == 1 { Files::kept(policy, false) } else { Files::default() };
         let restored = disk.ids.as_ref().and_then(|saved| Ids::restore(policy.id_base, saved).ok());
         let ids = Some(restored.unwrap_or_else(|| Ids::new(policy.id_base)));
         Some(Self {
-            machine: Balancer::new(now, mix(seed), config, life, (Files::kept(policy, false), ids)),
+            machine: Balancer::new(now, mix(seed), config, life, (files, ids)),
             link: Link::new(now, Duration::from_secs(options.ttl_s), seed),
             name,
             prefix: Prefix::default(),

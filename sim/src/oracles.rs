@@ -50,7 +50,7 @@ impl World {
         if slot.timed_out {
             return;
         }
-        if !slot.has_stood {
+        if slot.stood.is_none() {
             self.mark("stopped before its first record stood");
             return;
         }

@@ -26,6 +26,8 @@ pub struct Options {
     pub suspect_max_s: u64,
     /// Time between HAProxy's checks of a server, in milliseconds; 0 for none.
     pub check_ms: u64,
+    /// 1: lb-sync keeps files, and HAProxy starts with their servers; 0: it starts with none.
+    pub files: u64,
     /// The seed of latencies and choices; 0 makes every latency the same.
     pub noise: u64,
 }
@@ -115,6 +117,7 @@ impl Script {
             leave_max_s: 60,
             suspect_max_s: 20,
             check_ms: [500, 1_000, 2_000, 2_000][usize::try_from(next(4)).unwrap_or(0)],
+            files: u64::from(!mix(seed ^ 0xf11e5).is_multiple_of(4)),
             noise: 1 + next(u64::MAX - 1),
         };
         // Options before faults: each kind is in or out for the whole schedule.
@@ -267,7 +270,7 @@ impl Op {
 }
 
 impl Options {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 10] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 11] {
         [
             ("services", Field::Long(&mut self.services)),
             ("instances", Field::Long(&mut self.instances)),
@@ -278,6 +281,7 @@ impl Options {
             ("leave_max_s", Field::Long(&mut self.leave_max_s)),
             ("suspect_max_s", Field::Long(&mut self.suspect_max_s)),
             ("check_ms", Field::Long(&mut self.check_ms)),
+            ("files", Field::Long(&mut self.files)),
             ("noise", Field::Long(&mut self.noise)),
         ]
     }
@@ -314,6 +318,7 @@ impl FromStr for Script {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut script = Self::draw(0, Some(&[]));
         script.ops.clear();
+        script.options.files = 1;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         for line in lines {
             let mut words = line.split_whitespace();

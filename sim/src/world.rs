@@ -162,8 +162,8 @@ pub struct RegistrarSlot {
     pub stopping: bool,
     /// The last leave ended by its deadline.
     pub timed_out: bool,
-    /// A record of this life has stood.
-    pub has_stood: bool,
+    /// When a record of this life stood first.
+    pub stood: Option<Tick>,
     /// It is started again this long after its end; never for the second of a name.
     pub(crate) restart_after: Option<Duration>,
     /// An operator's order for it.
@@ -415,7 +415,7 @@ impl World {
             ill_until: Tick::default(),
             stopping: false,
             timed_out: false,
-            has_stood: false,
+            stood: None,
             restart_after,
             overridden: false,
             started: self.now,

@@ -18,7 +18,10 @@ impl World {
         let said = format!("{report:?}");
         let kind = said.split([' ', '(']).next().unwrap_or_default();
         self.mark(&format!("registrar: {kind}"));
-        self.registrars[at].has_stood |= *report == Report::Registered;
+        if *report == Report::Registered {
+            let now = self.now;
+            self.registrars[at].stood.get_or_insert(now);
+        }
         if *report == Report::Superseded && self.registrars[at].stopping {
             self.mark("registrar: Superseded while leaving");
         }

@@ -125,7 +125,7 @@ impl World {
         slot.life += 1;
         (slot.stopping, slot.timed_out, slot.wake) = (false, false, None);
         (slot.paused_until, slot.backlog, slot.changed) = (None, vec![], now);
-        (slot.started, slot.has_stood) = (now, false);
+        (slot.started, slot.stood) = (now, None);
         let seed = mix(options.noise ^ mix(u64::try_from(at).unwrap_or(0) ^ (u64::from(slot.life) << 32)));
         let service = service_name(slot.service);
         let name = slot.name.clone();
