@@ -79,6 +79,24 @@ async fn an_instance_that_leaves_after_a_reload_waits_for_the_old_worker() {
     }
 }
 
+/// HAProxy is reloaded at the moment at which a leave is over. Before, its files were up to a second old: the new worker had
+/// who had left in rotation.
+#[tokio::test]
+async fn a_reload_right_after_a_leave_does_not_bring_the_instance_back() {
+    let stack = Stack::native().with_files().with_master().await;
+    let web = stack.service("web").with_flag("--inflight", "1s").instances(4).serving().await;
+    for at in [1, 2, 3] {
+        web.instance(at).terminate().await;
+        let section = stack.haproxy().layout().sections.as_ref().unwrap().join("50-web.cfg");
+        let text = std::fs::read_to_string(section).unwrap();
+        let name = format!("server web-{at} ");
+        let mut lines = text.lines().filter(|line| line.trim_start().starts_with(&name));
+        assert!(lines.all(|line| line.ends_with(" disabled")), "web-{at} has left:\n{text}");
+        stack.haproxy().reload().await;
+        stack.until(|s| s.up("web").len() == 4 - at && s.servers("web").len() == 4 - at).await;
+    }
+}
+
 /// Its registrar's metric of that name, which has one value.
 async fn metric(instance: &Instance, name: &str) -> String {
     let metrics = instance.page("/metrics").await.unwrap();
