@@ -354,11 +354,11 @@ impl Balancer {
     /// When [`Input::Woke`] is wanted, if nothing else happens before.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        let planned = self.planner.wake_at().filter(|_| self.is_waiting() && self.is_connected());
-        let planned = if self.waits_for_presence { self.presence_until } else { planned };
+        let is_idle = self.is_waiting() && self.is_connected();
+        let planned = if self.waits_for_presence { self.presence_until } else { self.planner.wake_at() };
+        let planned = planned.filter(|_| is_idle);
         let due = self.is_waiting().then(|| self.schedule.wake_at());
         let waits_for_disk = self.view.is_from_disk() && !self.dirty.is_empty() && !self.has_own_servers();
-        let is_idle = self.is_waiting() && self.is_connected();
         let disk = (waits_for_disk && is_idle && !self.waits_for_presence).then_some(self.disk_from);
         let waits = [
             disk,

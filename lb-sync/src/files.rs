@@ -137,6 +137,12 @@ impl Files {
         Self { sections: Some(sections), ids: None, wake_at: None }
     }
 
+    /// The ids that are given out are kept as well; `ids` are those that are on disk.
+    #[must_use]
+    pub fn with_ids(self, ids: &Ids) -> Self {
+        Self { ids: Some(IdsKeeper::new(ids)), ..self }
+    }
+
     /// These instances may have changed, in the registry or in HAProxy.
     pub fn mark_dirty(&mut self, changed: &Scope) {
         let Some(sections) = self.sections.as_mut().filter(|_| !changed.is_empty()) else { return };

@@ -69,6 +69,8 @@ pub struct BalancerProcess {
     pub disk: Disk,
     /// The key of presence that was put last, the number of that command, and what was known of it last.
     presence: Option<(String, u64, Option<PresenceStatus>)>,
+    /// The ids that were just reserved on disk.
+    reserved: Option<u32>,
 }
 
 /// How servers are made in a simulation.
@@ -116,14 +118,16 @@ impl BalancerProcess {
         };
         let files = if options.files == 1 { Files::kept(policy, false) } else { Files::default() };
         let restored = disk.ids.as_ref().and_then(|saved| Ids::restore(policy.id_base, saved).ok());
-        let ids = Some(restored.unwrap_or_else(|| Ids::new(policy.id_base)));
+        let ids = restored.unwrap_or_else(|| Ids::new(policy.id_base));
+        let files = files.with_ids(&ids);
         Some(Self {
-            machine: Balancer::new(now, mix(seed), config, life, (files, ids)),
+            machine: Balancer::new(now, mix(seed), config, life, (files, Some(ids))),
             link: Link::new(now, Duration::from_secs(options.ttl_s), seed),
             name,
             prefix: Prefix::default(),
             disk,
             presence: None,
+            reserved: None,
         })
     }
 
@@ -175,8 +179,10 @@ impl BalancerProcess {
     /// Inputs of the machine.
     pub fn step(&mut self, now: Tick, inputs: Vec<Input>) -> Vec<Effect> {
         let mut effects = self.step_machine(now, inputs);
-        while let Some(status) = self.presence_changed() {
-            effects.extend(self.step_machine(now, vec![Input::Presence(status)]));
+        loop {
+            let presence = self.presence_changed().map(Input::Presence);
+            let Some(input) = presence.or(self.reserved.take().map(Input::IdsReserved)) else { break };
+            effects.extend(self.step_machine(now, vec![input]));
         }
         effects
     }
@@ -223,7 +229,10 @@ impl BalancerProcess {
                 Action::CountOldWorkers => effects.push(Effect::CountOldWorkers),
                 Action::CheckLeases(queries) => calls.push(Call::Alive(queries)),
                 Action::Record(event) => effects.push(Effect::Journal(event.what, event.refused)),
-                Action::SaveIds(saved) => self.disk.ids = Some(saved),
+                Action::SaveIds(saved) => {
+                    self.reserved = Some(saved.reserved);
+                    self.disk.ids = Some(saved);
+                }
                 Action::SaveSnapshot(snapshot) => self.disk.snapshot = Some(snapshot),
                 Action::WriteFiles(desired) => effects.push(Effect::WriteFiles(desired)),
                 Action::PutHealth(_) | Action::StatusChanged => {}

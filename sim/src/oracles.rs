@@ -391,11 +391,12 @@ impl World {
         let wanted = self.registrars.iter().find(|slot| {
             slot.service == service
                 && slot.app.is_some_and(|(addr, _)| self.app_is_well(addr, &service_name(service)))
-                && self.now.since(slot.changed) > self.lease_time()
+                && self.now.since(slot.changed.max(slot.cut_until)) > self.lease_time()
         });
         let Some(wanted) = wanted else { return };
         let long_ago = |at: Tick| self.now.since(at) > self.lease_time();
-        let well = slot.process.is_some() && long_ago(slot.changed) && long_ago(slot.cut_until);
+        let runs = slot.process.is_some() && slot.paused_until.is_none();
+        let well = runs && long_ago(slot.changed) && long_ago(slot.cut_until);
         let etcd = self.etcd.is_up()
             && !self.etcd.is_full()
             && self.now.since(self.etcd_came) > self.lease_time()

@@ -12,7 +12,7 @@ use super::desired::Desired;
 use super::error::FilesError;
 use super::folder::Folder;
 use super::http_check::HttpCheck;
-use super::ids_file::{self, IdsKeeper};
+use super::ids_file;
 use super::machine::Report;
 use super::template::Templates;
 use super::verify::Verifier;
@@ -120,7 +120,7 @@ impl FilesConfig {
             let ids = ids_file::load(&dir, policy.id_base);
             let (save, saves) = watch::channel(None);
             let (wrote, written) = watch::channel(ids.top());
-            files.ids = Some(IdsKeeper::new(&ids));
+            files = Files::default().with_ids(&ids);
             link.ids = Some((save, written));
             tasks.push((Box::pin(ids_file::write(dir, saves, wrote)), "the writer of HAProxy's ids"));
             ids
@@ -132,7 +132,7 @@ impl FilesConfig {
             let desired = Arc::new(Desired::default());
             let (hand_over, handed_over) = watch::channel(Arc::clone(&desired));
             let (request, requests) = watch::channel(WriterRequests::default());
-            files.sections = Files::kept(policy, master_socket.is_some()).sections;
+            files = Files { ids: files.ids, ..Files::kept(policy, master_socket.is_some()) };
             link.sections = Some((hand_over, requests));
             let templates = Templates::new(template, httpchk);
             let verifier = Verifier::new(haproxy_binary, conf_base);

@@ -8,6 +8,9 @@ use crate::time::Tick;
 
 /// After this much quiet the server is asked for a sign of life.
 pub const QUIET_MAX: Duration = Duration::from_secs(5);
+/// After this much silence a change is taken for one of many that were held up: a process that was paused, or a network that was
+/// cut, has them arrive one after the other.
+const BEHIND_AFTER: Duration = Duration::from_secs(10);
 /// It answers in 0.4 ms. One that has not by now is gone, cut off or stopped, or it is etcd's grpc-proxy, which has no answer
 /// to that question (`proxy/grpcproxy/watch.go`): a read tells which.
 const PROGRESS_MAX: Duration = Duration::from_secs(1);
@@ -97,9 +100,9 @@ enum State {
     /// The watch stands since `since`, and changes up to revision `until` may have been missed that are still to come: the
     /// follower is not in sync before. At `ask_at` etcd is asked for a sign of life, which it gives only then.
     CatchingUp { since: Tick, until: i64, ask_at: Tick },
-    /// The stream gave no sign of life, and a read is under way. `until`: the revision up to which it has to catch up, if it
-    /// has.
-    Probing { until: Option<i64> },
+    /// The stream gave no sign of life since `heard`, and a read is under way. `until`: the revision up to which it has to catch
+    /// up, if it has.
+    Probing { heard: Tick, until: Option<i64> },
 }
 
 /// The watch machine of one prefix.
@@ -205,7 +208,10 @@ impl Machine {
             State::Pausing { then: Then::Watch, .. } => self.open(now),
             State::Listing | State::Probing { .. } => vec![],
             State::Opening { .. } => self.broke(now, Action::LeaveEndpoint, Then::List),
-            State::Watching { asked: Some(_), .. } => self.probe(None),
+            State::Watching { heard, asked: Some(_) } => {
+                let heard = *heard;
+                self.probe(heard, None)
+            }
             // What is known stays in force until the list is here: nothing says that it is wrong.
             State::Watching { .. } if self.relist_at.is_some_and(|list_at| now >= list_at) => {
                 let mut actions = vec![Action::Close];
@@ -217,8 +223,8 @@ impl Machine {
                 vec![Action::AskProgress]
             }
             State::CatchingUp { since, until, .. } if now >= since.plus(PROGRESS_MAX) => {
-                let until = *until;
-                self.probe(Some(until))
+                let (since, until) = (*since, *until);
+                self.probe(since, Some(until))
             }
             State::CatchingUp { ask_at, .. } => {
                 *ask_at = now.plus(CATCH_UP);
@@ -237,8 +243,8 @@ impl Machine {
         vec![Action::Open { from: self.revision + 1 }]
     }
 
-    fn probe(&mut self, until: Option<i64>) -> Vec<Action> {
-        self.state = State::Probing { until };
+    fn probe(&mut self, heard: Tick, until: Option<i64>) -> Vec<Action> {
+        self.state = State::Probing { heard, until };
         vec![Action::Probe { revision: self.revision }]
     }
 
@@ -278,10 +284,10 @@ impl Machine {
     /// The read proves that etcd is there. Nothing newer: what is known is what stands. A newer key may be on its way in the
     /// stream: it is waited for, once.
     fn probed(&mut self, now: Tick, cluster: u64, revision: i64, newer: Option<i64>) -> Vec<Action> {
-        let State::Probing { until } = self.state else {
+        let State::Probing { until, .. } = self.state else {
             return vec![];
         };
-        match (newer, until) {
+        match (newer.filter(|newer| *newer > self.revision), until) {
             _ if cluster != self.cluster || revision < self.revision => {
                 self.broke(now, Action::Close, Then::List)
             }
@@ -304,6 +310,7 @@ impl Machine {
     }
 
     fn changes(&mut self, now: Tick, mut changes: Vec<Change>) -> Vec<Action> {
+        let mut actions = self.behind(now);
         match &mut self.state {
             State::Watching { heard, asked } => (*heard, *asked) = (now, None),
             State::CatchingUp { .. } | State::Probing { .. } => {}
@@ -311,17 +318,36 @@ impl Machine {
         }
         changes.retain(|change| change.mod_revision() > self.revision);
         let Some(last) = changes.last() else {
-            return vec![];
+            return actions;
         };
         self.revision = last.mod_revision();
-        let mut actions = vec![Action::Tell(Event::Changed(changes))];
+        actions.push(Action::Tell(Event::Changed(changes)));
         let up_to = match self.state {
             State::CatchingUp { until, .. } => Some(until),
-            State::Probing { until } => Some(until.unwrap_or(0)),
+            State::Probing { until, .. } => until.or(self.in_sync.then_some(0)),
             _ => None,
         };
         if up_to.is_some_and(|until| self.revision >= until) {
             actions.push(self.watching(now));
+        }
+        actions
+    }
+
+    /// A change comes after a long silence: it is of the past, and others follow it. Not in sync before a read has told up to
+    /// where.
+    fn behind(&mut self, now: Tick) -> Vec<Action> {
+        let (heard, is_probing) = match self.state {
+            State::Watching { heard, .. } => (heard, false),
+            State::Probing { heard, until: None } => (heard, true),
+            _ => return vec![],
+        };
+        if !self.in_sync || now.since(heard) < BEHIND_AFTER {
+            return vec![];
+        }
+        self.in_sync = false;
+        let mut actions = vec![Action::Tell(Event::OutOfSync)];
+        if !is_probing {
+            actions.extend(self.probe(heard, None));
         }
         actions
     }

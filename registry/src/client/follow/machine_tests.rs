@@ -120,6 +120,31 @@ fn probing() -> Machine {
     machine
 }
 
+/// What a process that was paused gets first is of the past: a leave, say, whose instance has long been back.
+#[test]
+fn after_a_long_silence_a_change_is_of_the_past_until_a_read_says_up_to_where() {
+    let delete = |mod_revision| Change::Delete { key: b"/k".to_vec(), mod_revision };
+    let mut machine = watching();
+    let late = machine.step(at(30_000), Input::Changes(vec![delete(11)]));
+    let told = [
+        Action::Tell(Event::OutOfSync),
+        Action::Probe { revision: 10 },
+        Action::Tell(Event::Changed(vec![delete(11)])),
+    ];
+    assert_eq!(late, told);
+    let next = machine.step(at(30_001), Input::Changes(vec![delete(12)]));
+    assert_eq!(next, [Action::Tell(Event::Changed(vec![delete(12)]))]);
+    assert_eq!(machine.step(at(30_002), Input::Probed { cluster: 1, revision: 20, newer: Some(13) }), []);
+    let last = machine.step(at(30_003), Input::Changes(vec![delete(13)]));
+    assert_eq!(last, [Action::Tell(Event::Changed(vec![delete(13)])), Action::Tell(Event::InSync)]);
+
+    // The answer comes after the changes that it speaks of.
+    let mut machine = watching();
+    machine.step(at(30_000), Input::Changes(vec![delete(13)]));
+    let probed = machine.step(at(30_001), Input::Probed { cluster: 1, revision: 20, newer: Some(13) });
+    assert_eq!(probed, [Action::Tell(Event::InSync)]);
+}
+
 #[test]
 fn a_silent_stream_of_an_etcd_that_does_not_answer_is_out_of_sync() {
     let mut machine = probing();
