@@ -360,6 +360,45 @@ fn a_shadowed_instance_that_leaves_is_answered() {
     assert_eq!(world.acks[&id("web/web-1")].state, AckState::Drained);
 }
 
+/// HAProxy says "stopped" of a server in MAINT, where no check runs: that is no failed check.
+#[test]
+fn a_suspect_that_was_long_in_maint_is_taken_back_and_checked() {
+    let mut world = World::new();
+    world.put("web/a", &up(3000));
+    world.put("web/b", &up(3001));
+    world.settle();
+    world.model.servers.get_mut(&id("web/a")).unwrap().sessions = 1;
+    world.delete("web/a");
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["set server web/a state maint"]);
+    world.apply(&plan, usize::MAX);
+    world.plan();
+    world.now = world.now.plus(Duration::from_secs(10));
+    world.sync(true);
+    world.plan();
+    // The last one: both are suspects.
+    world.delete("web/b");
+    let plan = world.plan();
+    assert!(lines(&plan).contains(&"set server web/a state ready".to_owned()), "{:?}", lines(&plan));
+    assert!(plan.failed.is_empty());
+    world.apply(&plan, usize::MAX);
+    assert!(world.plan().failed.is_empty() && world.view.is_suspect(&id("web/a")));
+}
+
+#[test]
+fn a_refusal_of_one_wish_does_not_hold_up_another() {
+    let mut world = World::new();
+    world.put("web/web-1", &up(3000));
+    world.settle();
+    for _ in 0..20 {
+        world.planner.record_refusal(world.now, &id("web/web-1"), "No such thing.");
+    }
+    world.put("web/web-1", &up(3001));
+    assert_eq!(lines(&world.plan()), [""; 0], "left alone for 30 s");
+    world.put("web/web-1", r#"{"address":"10.0.0.5","port":3001,"state":"down"}"#);
+    assert_eq!(lines(&world.plan()), ["set server web/web-1 state maint"]);
+}
+
 /// A server that is given another address has requests in flight to the one before, which HAProxy does not count apart.
 #[test]
 fn a_leave_waits_for_requests_of_a_server_that_was_moved_away() {
