@@ -23,6 +23,8 @@ pub(super) struct HeldAcks {
 
 #[derive(Debug)]
 struct Held {
+    /// Of the record that is answered: what was held for an earlier one says nothing of this leave.
+    revision: i64,
     /// The drawing of the files that has it.
     drawing: u64,
     until: Tick,
@@ -45,11 +47,12 @@ impl HeldAcks {
             self.held.remove(id);
             return ack.cloned();
         };
-        let held = self.held.entry(id.clone()).or_insert(Held {
-            drawing,
-            until: now.plus(WAIT_MAX),
-            is_over: false,
-        });
+        let revision = drained.revision;
+        if self.held.get(id).is_some_and(|held| held.revision != revision) {
+            self.held.remove(id);
+        }
+        let until = now.plus(WAIT_MAX);
+        let held = self.held.entry(id.clone()).or_insert(Held { revision, drawing, until, is_over: false });
         if files.is_on_disk(held.drawing) || now >= held.until {
             self.held.remove(id);
             return Some(drained.clone());
@@ -59,6 +62,8 @@ impl HeldAcks {
 
     /// Those that need not wait any longer, each once: HAProxy may be another one by now, so each is planned anew.
     pub(super) fn over(&mut self, now: Tick, files: &Files) -> Scope {
+        // Planned anew, and not drained any more.
+        self.held.retain(|_, held| !held.is_over || now < held.until.plus(WAIT_MAX));
         let mut over = BTreeSet::new();
         for (id, held) in self.held.iter_mut().filter(|(_, held)| !held.is_over) {
             let is_on_disk = files.is_on_disk(held.drawing);

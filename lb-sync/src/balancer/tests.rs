@@ -8,6 +8,7 @@ use registry::follow::{Change, Entry};
 use registry::key::Key;
 
 use super::fake::FakeHaproxy;
+use super::held_acks::HeldAcks;
 use registry::record::AckState;
 
 use super::*;
@@ -263,6 +264,26 @@ fn drained_is_said_once_the_files_have_it_or_a_time_has_passed() {
         world.settle();
     }
     assert_eq!(world.ack("web/web-1"), Some(AckState::Drained));
+}
+
+/// The instance came back, down by HAProxy's check, and leaves again: nothing that was held for the first leave counts.
+#[test]
+fn what_was_held_for_one_leave_says_nothing_of_the_next() {
+    let (mut held, mut files) = (HeldAcks::default(), Files::kept(config().policy, false));
+    files.mark_dirty(&Scope::All);
+    let id: InstanceId = "web/web-1".parse().unwrap();
+    let say = |held: &mut HeldAcks, at_s: u64, revision: i64| {
+        let ack = AckValue { owner: "me".into(), revision, state: AckState::Drained };
+        held.hold(Tick::from_ms(at_s * 1_000), &id, Some(&ack), false, &files).unwrap().state
+    };
+    assert_eq!(say(&mut held, 0, 5), AckState::Draining);
+    assert_eq!(say(&mut held, 5, 6), AckState::Draining, "another record");
+    assert_eq!(say(&mut held, 10, 6), AckState::Drained, "it has waited");
+    // Drained by an operator: no other record. It was planned anew at 15 s, and was not drained then.
+    assert_eq!(say(&mut held, 10, 6), AckState::Draining);
+    assert!(!held.over(Tick::from_ms(15_000), &files).is_empty());
+    held.over(Tick::from_ms(20_000), &files);
+    assert_eq!(say(&mut held, 20, 6), AckState::Draining);
 }
 
 /// In a container a restarted worker has the process id that its predecessor had.

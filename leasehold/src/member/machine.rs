@@ -242,7 +242,7 @@ impl Machine {
             Input::Record(record) => self.record(now, record),
             Input::Names(names) => self.search(now, claim::Input::Listed(names)),
             Input::Lease(ttl) => self.search(now, claim::Input::Lease(ttl)),
-            Input::Own(event) => self.own(now, event),
+            Input::Own(event) => self.own(event),
             Input::Presence(event) => {
                 self.balancers.fold(now, event);
                 let mut actions = self.follow_acks(now);
@@ -390,7 +390,7 @@ impl Machine {
         actions
     }
 
-    fn own(&mut self, now: Tick, event: Event) -> Vec<Action> {
+    fn own(&mut self, event: Event) -> Vec<Action> {
         let Some(Identity { id, prefix, .. }) = self.identity.clone() else { return vec![] };
         // The prefix of the key `web-1` is that of `web-10` too.
         let ours = |key| if let Key::Instance(other) = key { (other == id).then_some(other) } else { None };
@@ -398,31 +398,28 @@ impl Machine {
         let updates = updates(&prefix, ours, event, || [id.clone()].into());
         match updates.into_iter().next_back() {
             Some(Update::Put(_, entry)) => self.own_seen(&entry, is_list),
-            Some(Update::Gone(_)) => self.own_gone(now),
+            Some(Update::Gone(_)) => self.own_gone(),
             Some(Update::Illegal(..)) | None => vec![],
         }
     }
 
     /// Our key is gone: its lease ended, or it was deleted. What should stand is written again. While another registrar had
     /// our name, its end gives it back.
-    fn own_gone(&mut self, now: Tick) -> Vec<Action> {
-        match self.state {
-            State::Member { at, up } if self.own != OwnKey::Gone => {
+    fn own_gone(&mut self) -> Vec<Action> {
+        if let State::StoodDown { at: Some(at), leaving: false, .. } = self.state {
+            return self.return_from_standing_down(at);
+        }
+        match self.should_stand().filter(|_| self.own != OwnKey::Gone) {
+            Some((at, state)) => {
                 self.own = OwnKey::Gone;
-                let state = if up { InstanceState::Up } else { InstanceState::Down };
                 self.put(at, state, Report::Gone)
             }
-            State::Draining { at, .. } if self.own != OwnKey::Gone => {
-                self.own = OwnKey::Gone;
-                self.put(at, InstanceState::Draining, Report::Gone)
-            }
-            State::StoodDown { at: Some(at), leaving: false, .. } => self.return_from_standing_down(now, at),
-            _ => vec![],
+            None => vec![],
         }
     }
 
     /// The other registrar of our name has ended: the name is claimed again, unless a third one is quicker.
-    fn return_from_standing_down(&mut self, _now: Tick, at: SocketAddr) -> Vec<Action> {
+    fn return_from_standing_down(&mut self, at: SocketAddr) -> Vec<Action> {
         let Some(key) = self.identity.as_ref().map(Identity::key) else { return vec![] };
         self.record = RecordStatus::default();
         self.own = OwnKey::AsKnown;
