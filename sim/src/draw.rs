@@ -10,16 +10,40 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Draws {
     noise: u64,
-    counters: BTreeMap<(u64, &'static str), u64>,
+    /// For each entity, what was drawn for it: a handful of purposes.
+    counters: BTreeMap<u64, Vec<Counter>>,
+}
+
+#[derive(Clone, Debug)]
+struct Counter {
+    purpose: &'static str,
+    /// Its hash.
+    name: u64,
+    /// How often it was drawn.
+    count: u64,
 }
 
 /// A well-mixed 64-bit hash (the finalizer of `SplitMix64`).
 #[must_use]
-pub fn mix(mut x: u64) -> u64 {
+pub const fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+/// The hash of what a draw is for.
+const fn name_of(purpose: &str) -> u64 {
+    let (bytes, mut at, mut hash) = (purpose.as_bytes(), 0, 0);
+    while at < bytes.len() {
+        hash = mix(hash ^ bytes[at] as u64);
+        at += 1;
+    }
+    hash
+}
+
+const fn draw(noise: u64, entity: u64, name: u64, count: u64) -> u64 {
+    mix(noise ^ mix(entity ^ mix(name ^ mix(count))))
 }
 
 impl Draws {
@@ -31,10 +55,21 @@ impl Draws {
 
     /// A number for `entity`, for this purpose.
     pub fn next(&mut self, entity: u64, purpose: &'static str) -> u64 {
-        let count = self.counters.entry((entity, purpose)).or_default();
-        *count += 1;
-        let name = purpose.bytes().fold(0_u64, |hash, byte| mix(hash ^ u64::from(byte)));
-        mix(self.noise ^ mix(entity ^ mix(name ^ mix(*count))))
+        let counters = self.counters.entry(entity).or_default();
+        let at = counters.iter().position(|counter| counter.purpose == purpose).unwrap_or_else(|| {
+            counters.push(Counter { purpose, name: name_of(purpose), count: 0 });
+            counters.len() - 1
+        });
+        let counter = &mut counters[at];
+        counter.count += 1;
+        draw(self.noise, entity, counter.name, counter.count)
+    }
+
+    /// The place of event number `event` among those of its instant. Each number is drawn once: it needs no count.
+    #[must_use]
+    pub fn tie(&self, event: u64) -> u64 {
+        const TIE: u64 = name_of("tie");
+        draw(self.noise, event, TIE, 1)
     }
 
     /// A number below `bound`, which is at least 1.

@@ -101,6 +101,8 @@ pub enum TxnAnswer {
 pub struct Etcd {
     store: Store,
     watches: BTreeMap<StreamId, Watch>,
+    /// When the first of them that is behind gets what it missed.
+    next_resync: Option<Tick>,
     next_stream: StreamId,
     next_lease: LeaseId,
     up: bool,
@@ -128,6 +130,7 @@ impl Default for Etcd {
         Self {
             store: Store::default(),
             watches: BTreeMap::new(),
+            next_resync: None,
             next_stream: 1,
             next_lease: 100,
             up: true,
@@ -332,12 +335,14 @@ impl Etcd {
         let resync_at = behind.then(|| now.plus(wait.min(RESYNC_EVERY)));
         self.watches.insert(stream, Watch { prefix: prefix.to_owned(), next: from, resync_at });
         self.outbox.push((stream, Message::Created { revision: self.store.revision }));
+        self.plan_resync();
         stream
     }
 
     /// Closes a watch.
     pub fn close(&mut self, stream: StreamId) {
         self.watches.remove(&stream);
+        self.plan_resync();
     }
 
     /// Asks a watch for a sign of life: it is answered only when the watch is synced.
@@ -356,7 +361,12 @@ impl Etcd {
     /// When [`Self::resync`] has something to do.
     #[must_use]
     pub fn resync_at(&self) -> Option<Tick> {
-        self.watches.values().filter_map(|watch| watch.resync_at).min()
+        self.next_resync
+    }
+
+    /// To be called where a watch begins, ends or is synced: the queue asks after each event.
+    fn plan_resync(&mut self) {
+        self.next_resync = self.watches.values().filter_map(|watch| watch.resync_at).min();
     }
 
     /// Gives watches that are behind what they missed.
@@ -387,6 +397,7 @@ impl Etcd {
         for stream in ended {
             self.watches.remove(&stream);
         }
+        self.plan_resync();
     }
 
     /// Ends leases that have run out. To be called every [`EXPIRE_EVERY`].
@@ -422,6 +433,7 @@ impl Etcd {
     pub fn stop(&mut self) -> Vec<StreamId> {
         self.up = false;
         self.outbox.clear();
+        self.next_resync = None;
         std::mem::take(&mut self.watches).into_keys().collect()
     }
 

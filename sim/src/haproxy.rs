@@ -299,10 +299,9 @@ impl Haproxy {
         {
             return Some((cookie.to_owned(), server.addr));
         }
-        let all: Vec<_> =
-            worker.servers.iter().filter(|(path, server)| of(path) && server.is_selectable()).collect();
-        let at = usize::try_from(choice).unwrap_or(0) % all.len().max(1);
-        all.get(at).map(|(path, server)| (path.1.clone(), server.addr))
+        let mut all = worker.servers.iter().filter(|(path, server)| of(path) && server.is_selectable());
+        let at = usize::try_from(choice).unwrap_or(0) % all.clone().count().max(1);
+        all.nth(at).map(|(path, server)| (path.1.clone(), server.addr))
     }
 
     /// Begins a stream.

@@ -261,9 +261,6 @@ impl World {
         before: &BTreeMap<String, BTreeSet<SocketAddr>>,
         line: &str,
     ) {
-        if !line.ends_with("state maint") && !line.ends_with("state drain") {
-            return;
-        }
         // A restored record may say `draining`, until its owner has written again.
         if self.history_broke.is_some_and(|at| self.now.since(at) < REACHED_WITHIN) {
             return;
@@ -335,6 +332,9 @@ impl World {
     /// A request reaches an instance that an operator has taken out.
     pub(crate) fn check_overridden(&mut self, balancer: usize, addr: SocketAddr, registrar: usize) {
         let (slot, lb) = (&self.registrars[registrar], &self.balancers[balancer]);
+        if !slot.overridden {
+            return;
+        }
         let settled = |since: Tick| self.now.since(since) > REACHED_WITHIN;
         let has_etcd = self.etcd.is_up() && settled(self.etcd_came) && settled(lb.cut_until);
         // Carried out before etcd went away, and nothing has happened to the balancer since.
@@ -347,7 +347,7 @@ impl World {
         let view = lb.process.as_ref().map(|process| process.machine().condition(self.now).view);
         let is_known = view.zip(id).is_some_and(|(view, id)| view.override_of(&id).is_some());
         let kept = self.history_broke.is_none() || is_known;
-        if slot.overridden && settled(slot.changed) && knows && kept {
+        if settled(slot.changed) && knows && kept {
             let what = format!(
                 "lb-{balancer} sends a request to {} at {addr}, which an operator took out",
                 slot.name

@@ -290,7 +290,8 @@ struct Queued {
     at: Tick,
     tie: u64,
     number: u64,
-    event: Event,
+    /// Apart: the queue moves its entries about.
+    event: Box<Event>,
 }
 
 impl PartialEq for Queued {
@@ -426,9 +427,9 @@ impl World {
 
     pub(crate) fn at(&mut self, at: Tick, event: Event) {
         self.queued += 1;
-        let (number, tie) = (self.queued, self.draws.next(self.queued, "tie"));
-        let tie = if self.options.noise == 0 { number } else { tie };
-        self.queue.push(Reverse(Queued { at: at.max(self.now), tie, number, event }));
+        let number = self.queued;
+        let tie = if self.options.noise == 0 { number } else { self.draws.tie(number) };
+        self.queue.push(Reverse(Queued { at: at.max(self.now), tie, number, event: Box::new(event) }));
     }
 
     pub(crate) fn after(&mut self, wait: Duration, event: Event) {
@@ -462,7 +463,7 @@ impl World {
         if self.trace.is_some() {
             self.note(format!("{event:?}"));
         }
-        self.handle(event);
+        self.handle(*event);
         self.send_etcd_messages();
         true
     }

@@ -86,28 +86,45 @@ impl Info {
         if !text.trim_start().starts_with("Name:") {
             return Err(AnswerError::Unexpected { asked: ASKED, said: Excerpt::of(text) });
         }
+        let fields = Fields::of(text);
         Ok(Self {
-            version: field(text, "Version")?,
-            pid: field(text, "Pid")?,
-            started_s: field(text, "Start_time_sec")?,
-            stopping: field::<u8>(text, "Stopping")? != 0,
-            uptime_s: field(text, "Uptime_sec")?,
-            node: Excerpt::of(value(text, "node")?).into_string(),
+            version: fields.parsed("Version")?,
+            pid: fields.parsed("Pid")?,
+            started_s: fields.parsed("Start_time_sec")?,
+            stopping: fields.parsed::<u8>("Stopping")? != 0,
+            uptime_s: fields.parsed("Uptime_sec")?,
+            node: Excerpt::of(fields.value("node")?).into_string(),
         })
     }
 }
 
-/// The value of the line `name: value`.
-fn value<'a>(text: &'a str, name: &'static str) -> Result<&'a str, AnswerError> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
-        .ok_or(AnswerError::Missing { asked: ASKED, name })
-}
+/// The lines that are read, of some eighty: each request to HAProxy begins with `show info`, so they are gone through once.
+const READ: [&str; 6] = ["Version", "Pid", "Uptime_sec", "Start_time_sec", "Stopping", "node"];
 
-fn field<T: FromStr>(text: &str, name: &'static str) -> Result<T, AnswerError> {
-    let said = value(text, name)?;
-    said.parse().map_err(|_| AnswerError::Malformed { asked: ASKED, name, said: Excerpt::of(said) })
+/// The values of the lines `name: value` of [`READ`].
+struct Fields<'a>([Option<&'a str>; READ.len()]);
+
+impl<'a> Fields<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut values = [None; READ.len()];
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            if let Some(at) = READ.iter().position(|read| *read == name) {
+                values[at].get_or_insert(value.trim());
+            }
+        }
+        Self(values)
+    }
+
+    fn value(&self, name: &'static str) -> Result<&'a str, AnswerError> {
+        let at = READ.iter().position(|read| *read == name);
+        at.and_then(|at| self.0[at]).ok_or(AnswerError::Missing { asked: ASKED, name })
+    }
+
+    fn parsed<T: FromStr>(&self, name: &'static str) -> Result<T, AnswerError> {
+        let said = self.value(name)?;
+        said.parse().map_err(|_| AnswerError::Malformed { asked: ASKED, name, said: Excerpt::of(said) })
+    }
 }
 
 #[cfg(test)]

@@ -269,17 +269,17 @@ impl Presence {
     /// written over.
     fn repair(&mut self) -> Option<PresenceAction> {
         let State::Claimed { name, put, .. } = &self.state else { return None };
-        let (name, wanted) = (name.clone(), self.wanted.clone()?);
-        let expected = if **put != wanted {
+        let wanted = self.wanted.as_ref()?;
+        let expected = if **put != *wanted {
             None
         } else if !self.status.stands || !self.seen.is_current() {
             return None;
         } else if std::mem::take(&mut self.gone) {
             Some(0)
         } else {
-            let seen = self.seen.values().get(&name)?;
+            let seen = self.seen.values().get(name)?;
             let is_newer = self.status.revision.is_some_and(|ours| seen.mod_revision > ours);
-            if !is_newer || seen.record.as_ref() == Some(&wanted) {
+            if !is_newer || seen.record.as_ref() == Some(wanted) {
                 return None;
             }
             // Written by hand, it is put back. Another balancer's is not: the put is refused, which says that the name is lost.
@@ -287,12 +287,13 @@ impl Presence {
                 Some(other) => other.id == wanted.id || (other.id.is_none() && seen.lease == 0),
                 None => true,
             };
-            if by_hand || self.is_of_earlier_life(seen, &wanted) {
+            if by_hand || self.is_of_earlier_life(seen, wanted) {
                 Some(seen.mod_revision)
             } else {
                 self.status.revision
             }
         };
+        let (name, wanted) = (name.clone(), wanted.clone());
         if let State::Claimed { put, .. } = &mut self.state {
             (**put).clone_from(&wanted);
         }

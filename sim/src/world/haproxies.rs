@@ -85,7 +85,8 @@ impl World {
         let mut answers = Vec::with_capacity(lines.len());
         for line in lines {
             self.check_id(at, line);
-            let before = self.selectable(at);
+            let takes_out = line.ends_with("state maint") || line.ends_with("state drain");
+            let before = takes_out.then(|| self.selectable(at));
             match self.balancers[at].haproxy.ask(now, session, line) {
                 Ok((answer, cut)) => {
                     answers.push(answer);
@@ -98,7 +99,9 @@ impl World {
                     return;
                 }
             }
-            self.check_guard(at, &before, line);
+            if let Some(before) = before {
+                self.check_guard(at, &before, line);
+            }
         }
         self.schedule_checks(at);
         let slot = &self.balancers[at];

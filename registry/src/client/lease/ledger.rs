@@ -154,15 +154,15 @@ impl Ledger {
     }
 
     /// The revision of our last write of each fenced key.
-    pub(super) fn revisions(&self) -> BTreeMap<String, i64> {
+    pub(super) fn revisions(&self) -> impl Iterator<Item = (&str, i64)> {
         let fenced = self.fenced.iter().filter_map(|key| self.slots.get_key_value(key));
-        fenced.filter_map(|(key, slot)| Some((key.to_string(), slot.written?))).collect()
+        fenced.filter_map(|(key, slot)| Some((&**key, slot.written?)))
     }
 
     /// The fenced keys that stand under the lease with the value that was put last.
-    pub(super) fn standing(&self) -> BTreeSet<String> {
+    pub(super) fn standing(&self) -> impl Iterator<Item = &str> {
         let stands = |key: &&Arc<str>| self.lease.is_some() && !self.missing.contains(*key);
-        self.fenced.iter().filter(stands).map(ToString::to_string).collect()
+        self.fenced.iter().filter(stands).map(|key| &**key)
     }
 
     /// What is believed to stand may not: everything is written again.

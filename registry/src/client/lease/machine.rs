@@ -242,13 +242,11 @@ impl Machine {
         }
         self.release_if_due(now, &mut actions);
         self.status.settled = self.ledger.settled();
-        let revisions = self.ledger.revisions();
-        if self.status.revisions != revisions {
-            self.status.revisions = revisions;
+        if !self.ledger.revisions().eq(self.status.revisions.iter().map(|(key, at)| (&**key, *at))) {
+            self.status.revisions = self.ledger.revisions().map(|(key, at)| (key.to_owned(), at)).collect();
         }
-        let standing = self.ledger.standing();
-        if self.status.standing != standing {
-            self.status.standing = standing;
+        if !self.ledger.standing().eq(self.status.standing.iter().map(|key| &**key)) {
+            self.status.standing = self.ledger.standing().map(str::to_owned).collect();
         }
         if self.status.superseded != *self.ledger.superseded() {
             self.status.superseded.clone_from(self.ledger.superseded());
