@@ -94,10 +94,12 @@ impl Memory {
         self.inflight.unwrap_or(INFLIGHT_DEFAULT)
     }
 
-    /// Whether it was moved away from `endpoint`, and requests may be in flight there still.
+    /// Whether it sent requests to `endpoint` when its state was last taken in, or was moved away from there and requests may be
+    /// in flight there still. Of a server that was moved in the pass under way, only this memory knows where it was.
     #[must_use]
-    pub fn was_moved_from(&self, now: Tick, endpoint: SocketAddr) -> bool {
-        self.moved_from.is_some_and(|(addr, until)| addr == endpoint && now < until)
+    pub fn may_have_sent_to(&self, now: Tick, endpoint: SocketAddr) -> bool {
+        let was_moved = self.moved_from.is_some_and(|(addr, until)| addr == endpoint && now < until);
+        was_moved || self.sends_to == Some(endpoint)
     }
 
     /// Whether `server`, which this is about, is in MAINT and may have requests in flight.

@@ -303,8 +303,8 @@ impl Planner {
         let is_registered_there = |other: &InstanceId| view.sharers(id).any(|sharer| sharer == other);
         let counts =
             |other: &InstanceId| other != id && (!is_registered_there(other) || view.may_send_for(other, id));
-        let moved =
-            |(other, memory): (&InstanceId, &Memory)| memory.was_moved_from(now, endpoint) && counts(other);
+        let sent =
+            |(other, memory): (&InstanceId, &Memory)| memory.may_have_sent_to(now, endpoint) && counts(other);
         let sends = |service: &ServiceName, instance: &InstanceName, server: &Server| {
             let other = InstanceId { service: service.clone(), instance: instance.clone() };
             let memory = self.memories.get(&other);
@@ -313,7 +313,7 @@ impl Planner {
             uses && self.ids.is_ours(server.id) && counts(&other)
         };
         let is_there = |server: &Server| server.addr.map(SocketAddr::from) == Some(endpoint);
-        self.memories.iter().any(moved)
+        self.memories.iter().any(sent)
             || observed.backends.iter().any(|(service, backend)| {
                 let mut servers = backend.servers.iter().filter(|(_, server)| is_there(server));
                 servers.any(|(instance, server)| sends(service, instance, server))
