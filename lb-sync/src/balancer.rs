@@ -326,7 +326,7 @@ impl Balancer {
         }
         if self.view.take_history_broke() {
             self.actions.push(Action::DoubtKeys);
-            self.publisher.presence.history_broke();
+            self.publisher.history_broke(&mut self.actions);
         }
         if self.count_at.is_some_and(|at| now >= at) {
             self.count_at = None;

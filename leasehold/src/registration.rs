@@ -231,7 +231,7 @@ impl Driver {
                     Input::Located(at)
                 }
                 said = next_said(&mut self.app) => Input::App(said),
-                () = clock.until(self.machine.wake_at(clock.now())) => Input::Members(members::Input::Woke),
+                () = clock.until(self.machine.wake_at()) => Input::Members(members::Input::Woke),
             };
             let mut inputs = VecDeque::from([input]);
             while let Some(input) = inputs.pop_front() {

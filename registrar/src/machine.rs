@@ -96,9 +96,9 @@ impl Registrar {
 
     /// When [`Input::Woke`] is due, after `now`.
     #[must_use]
-    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
+    pub fn wake_at(&self) -> Option<Tick> {
         let probers = self.probers.iter().filter_map(Prober::wake_at);
-        probers.chain(self.supervisor.wake_at()).chain(self.members.wake_at(now)).min()
+        probers.chain(self.supervisor.wake_at()).chain(self.members.wake_at()).min()
     }
 
     /// The next actions.

@@ -122,12 +122,12 @@ fn an_app_that_is_restarted_is_checked_before_its_record_says_up() {
     let mut registrar = registered(Restart::Always);
     let actions = registrar.step(NOW, Input::Exited(0, EXIT));
     assert_eq!(puts(&actions), [InstanceState::Down]);
-    let mut due = registrar.wake_at(Tick::default()).unwrap();
+    let mut due = registrar.wake_at().unwrap();
     assert_eq!(others(registrar.step(due, Input::Woke)), [Action::Spawn(0)]);
     // It cannot be started: that counts as one more end.
     let actions = registrar.step(due, Input::Exited(0, Exit::Code(127)));
     assert!(matches!(actions[..], [Action::ReportRestart(0, Exit::Code(127), _)]), "{actions:?}");
-    due = registrar.wake_at(due).unwrap();
+    due = registrar.wake_at().unwrap();
     assert_eq!(registrar.step(due, Input::Woke), [Action::Spawn(0)]);
     assert_eq!(registrar.step(due, Input::Spawned(0)), [Action::Check(0, at())]);
     assert_eq!(puts(&registrar.step(due, Input::Checked(0, Ok(())))), [InstanceState::Up]);
@@ -229,7 +229,7 @@ proptest! {
             ends += actions.iter().filter(|action| matches!(action, Action::End(_))).count();
         }
         for _ in 0..40 {
-            let Some(due) = registrar.wake_at(Tick::default()) else { break };
+            let Some(due) = registrar.wake_at() else { break };
             let actions = registrar.step(due.max(now), Input::Woke);
             releases += actions.iter().filter(|action| **action == RELEASE).count();
             ends += actions.iter().filter(|action| matches!(action, Action::End(_))).count();

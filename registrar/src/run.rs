@@ -154,7 +154,7 @@ impl Io {
             if watchdog.is_due(clock.now()) {
                 notify(&[Message::Alive]);
             }
-            let wake_at = [registrar.wake_at(clock.now()), watchdog.wake_at()].into_iter().flatten().min();
+            let wake_at = [registrar.wake_at(), watchdog.wake_at()].into_iter().flatten().min();
             let input = tokio::select! {
                 biased;
                 (number, exit) = self.children.ended() => Input::Exited(number, exit),

@@ -92,9 +92,15 @@ pub fn policy(options: &Options) -> Option<Policy> {
 }
 
 impl BalancerProcess {
-    /// Named `name`, with what an earlier life left on disk.
+    /// Named `name` on `host`, with what an earlier life left on disk.
     #[must_use]
-    pub fn new(now: Tick, name: &str, disk: Disk, options: &Options, seed: u64) -> Option<Self> {
+    pub fn new(
+        now: Tick,
+        (name, host): (&str, String),
+        disk: Disk,
+        options: &Options,
+        seed: u64,
+    ) -> Option<Self> {
         let name: BalancerName = name.parse().ok()?;
         let policy = policy(options)?;
         let guard =
@@ -111,7 +117,7 @@ impl BalancerProcess {
         let life = Life {
             name: name.clone(),
             id: format!("{:016x}", mix(seed ^ 7)),
-            host: name.to_string(),
+            host,
             boot: String::new(),
             socket: "haproxy.sock".to_owned(),
             status: "127.0.0.1:7100".to_owned(),

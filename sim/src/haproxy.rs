@@ -148,6 +148,11 @@ impl Haproxy {
         &self.backends
     }
 
+    /// The next start is with these backends.
+    pub fn configure(&mut self, backends: Vec<String>) {
+        self.backends = backends;
+    }
+
     /// Starts a worker on the files. `same_pid`: it has the pid of the one before, as in a container.
     pub fn start(&mut self, now: Tick, same_pid: bool) {
         if !same_pid {
@@ -156,6 +161,7 @@ impl Haproxy {
         let id = self.next_worker;
         self.next_worker += 1;
         let mut servers = self.files.clone();
+        servers.retain(|(backend, _), _| self.backends.contains(backend));
         for server in servers.values_mut() {
             server.next_check = now.plus(server.check.map_or(Duration::ZERO, |check| check.inter / 2));
             (server.fails, server.down) = (0, false);

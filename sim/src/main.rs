@@ -66,6 +66,9 @@ enum Verb {
     Show {
         /// The seed.
         seed: u64,
+        /// As in `run`.
+        #[arg(long, value_delimiter = ',')]
+        only: Option<Vec<String>>,
     },
 }
 
@@ -84,7 +87,7 @@ fn main() -> ExitCode {
         }
         Verb::Replay { scripts, trace } => replay::replay(&scripts, trace),
         Verb::Step { script, from_ms } => step_through(&script, from_ms),
-        Verb::Show { seed } => (Script::draw(seed, None).to_string(), true),
+        Verb::Show { seed, only } => (Script::draw(seed, only.as_deref()).to_string(), true),
     };
     // A closed pipe is no failure of a schedule.
     let _ = std::io::stdout().write_all(text.as_bytes());

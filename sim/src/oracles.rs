@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use registry::name::InstanceId;
-use registry::record::{AckState, InstanceRecord, InstanceState, parse};
+use registry::record::{AckState, BalancerRecord, InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
-use crate::world::{App, RegistrarSlot, World, service_name};
+use crate::world::{App, RegistrarSlot, World, balancer_host, service_name};
 
 /// A broken oracle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// A change of a balancer's presence reaches every registrar within this.
 const NEWS_MAX: Duration = Duration::from_millis(50);
+/// What a balancer serves is told within this once etcd is back.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// Nothing that takes traffic away is sent on a view that is older.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 /// A process that was paused has taken in what waited for it.
@@ -72,13 +74,17 @@ impl World {
     }
 
     /// A registrar that was started while it was absent does not know of it; nor one that was started while etcd was away, and
-    /// then came back without the balancer.
+    /// then came back without the balancer; nor of a service that its HAProxy has come to serve while etcd was away.
     fn is_unknown_to(&self, balancer: usize, registrar: usize) -> bool {
         let started = self.registrars[registrar].started;
         let absent = self.balancers[balancer].absent_since;
         let never_seen =
             started >= self.etcd_went && self.history_broke.is_some_and(|at| at >= self.etcd_went);
-        absent.is_some_and(|since| started >= since) || never_seen
+        // It came to serve the service while etcd was away, and said so just now.
+        let slot = &self.balancers[balancer];
+        let is_new_to_it = slot.configured.is_some_and(|at| at >= self.etcd_went)
+            && self.now.since(self.etcd_came) < TOLD_WITHIN;
+        absent.is_some_and(|since| started >= since) || never_seen || is_new_to_it
     }
 
     /// It has been absent for longer than leaves wait for it.
@@ -106,7 +112,7 @@ impl World {
     /// Remembers since when each balancer has no presence.
     pub(crate) fn watch_presence(&mut self) {
         for at in 0..self.balancers.len() {
-            let present = self.etcd.get(&format!("/leasehold/v1/balancers/lb-{at}")).is_some();
+            let present = self.balancer_name(at).is_some();
             let slot = &mut self.balancers[at];
             if !present {
                 slot.absent_since.get_or_insert(self.now);
@@ -114,6 +120,15 @@ impl World {
                 slot.returned = Some((since, self.now));
             }
         }
+    }
+
+    /// The name under which a balancer's presence stands: another's may have the one that it was given.
+    pub(crate) fn balancer_name(&self, at: usize) -> Option<String> {
+        let (prefix, host) = ("/leasehold/v1/balancers/", balancer_host(at));
+        let is = |record: &BalancerRecord| record.host == host;
+        let mut present = self.etcd.below(prefix);
+        let (key, _) = present.find(|(_, entry)| parse(&entry.value).is_ok_and(|record| is(&record)))?;
+        key.strip_prefix(prefix).map(str::to_owned)
     }
 
     fn still_sends_to(&self, balancer: usize, addr: SocketAddr) -> Option<String> {
@@ -201,7 +216,7 @@ impl World {
     pub(crate) fn check_names(&mut self) {
         let mut holders: BTreeMap<(usize, &str), usize> = BTreeMap::new();
         for slot in &self.registrars {
-            let is_current = slot.paused_until.is_none() && slot.cut_until < self.now;
+            let is_current = slot.paused_until.is_none() && slot.network.troubled_until() < self.now;
             let registered = slot.process.as_ref().is_some_and(|process| process.member().registered);
             if is_current && registered {
                 *holders.entry((slot.service, &slot.name)).or_default() += 1;
@@ -221,7 +236,9 @@ impl World {
 
     /// HAProxy refuses nothing, but to delete a server that has a connection still.
     pub(crate) fn check_refusal(&mut self, at: usize, refused: Option<String>) {
-        if let Some(said) = refused.filter(|said| said != "StillHasConnections") {
+        // What an operator deleted by hand, or a backend that a new configuration lacks, is met once.
+        let is_disturbed = self.now.since(self.balancers[at].changed) < REACHED_WITHIN;
+        if let Some(said) = refused.filter(|said| said != "StillHasConnections" && !is_disturbed) {
             self.violate("refused", format!("lb-{at}: HAProxy says {said}"));
         }
     }
@@ -336,10 +353,10 @@ impl World {
             return;
         }
         let settled = |since: Tick| self.now.since(since) > REACHED_WITHIN;
-        let has_etcd = self.etcd.is_up() && settled(self.etcd_came) && settled(lb.cut_until);
+        let has_etcd = self.etcd.is_up() && settled(self.etcd_came) && settled(lb.network.troubled_until());
         // Carried out before etcd went away, and nothing has happened to the balancer since.
         let is_out = self.etcd_went.since(slot.changed) > REACHED_WITHIN
-            && lb.changed.max(lb.cut_until) <= slot.changed;
+            && lb.changed.max(lb.network.troubled_until()) <= slot.changed;
         let knows = lb.process.is_some() && settled(lb.changed) && (has_etcd || is_out);
         // One that another history of etcd lacks ends where its revision has passed the one that was known: that cannot be told
         // from an operator who lifts it.
@@ -391,12 +408,12 @@ impl World {
         let wanted = self.registrars.iter().find(|slot| {
             slot.service == service
                 && slot.app.is_some_and(|(addr, _)| self.app_is_well(addr, &service_name(service)))
-                && self.now.since(slot.changed.max(slot.cut_until)) > self.lease_time()
+                && self.now.since(slot.changed.max(slot.network.troubled_until())) > self.lease_time()
         });
         let Some(wanted) = wanted else { return };
         let long_ago = |at: Tick| self.now.since(at) > self.lease_time();
         let runs = slot.process.is_some() && slot.paused_until.is_none();
-        let well = runs && long_ago(slot.changed) && long_ago(slot.cut_until);
+        let well = runs && long_ago(slot.changed) && long_ago(slot.network.troubled_until());
         let etcd = self.etcd.is_up()
             && !self.etcd.is_full()
             && self.now.since(self.etcd_came) > self.lease_time()
@@ -474,15 +491,14 @@ impl World {
             if let Some((backend, name)) = worker.servers.keys().find(|path| !is_wanted(path)) {
                 return Some(format!("lb-{at} still has a server {backend}/{name}"));
             }
-            let presence = format!("/leasehold/v1/balancers/lb-{at}");
-            if self.etcd.get(&presence).is_none() {
+            let Some(balancer) = self.balancer_name(at) else {
                 return Some(format!("lb-{at} has no presence"));
-            }
+            };
             if let Some(suspect) = condition.view.suspects().next() {
                 return Some(format!("lb-{at}: {suspect} is still a suspect"));
             }
             for (service, name, _) in &wanted {
-                let key = format!("/leasehold/v1/acks/lb-{at}/{service}/{name}");
+                let key = format!("/leasehold/v1/acks/{balancer}/{service}/{name}");
                 let ack = self.etcd.get(&key).map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
                 // A value that a restored backup brought back, whose revision has passed the one that was known, stays until the next transition: it answers an earlier
                 // record, and no leave counts it.

@@ -135,8 +135,8 @@ impl RegistrarProcess {
 
     /// When something is due.
     #[must_use]
-    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
-        [self.machine.wake_at(now), self.link.wake_at()].into_iter().flatten().min()
+    pub fn wake_at(&self) -> Option<Tick> {
+        [self.machine.wake_at(), self.link.wake_at()].into_iter().flatten().min()
     }
 
     /// It begins.
@@ -256,14 +256,9 @@ impl RegistrarProcess {
                 }
                 member::Action::AskLease(lease) => calls.push(Call::TimeToLive(lease)),
                 member::Action::FollowOwn { key } => calls.extend(self.link.follow(now, OWN, key)),
-                member::Action::FollowPresence { presence } => {
+                member::Action::FollowPresence { presence }
+                | member::Action::FollowBalancers { presence } => {
                     calls.extend(self.link.follow(now, PRESENCE, presence));
-                }
-                member::Action::FollowBalancers { presence } => {
-                    calls.extend(self.link.follow(now, PRESENCE, presence));
-                    for index in 0..self.acks.len() {
-                        calls.extend(self.link.unfollow(ACKS + index));
-                    }
                 }
                 member::Action::FollowAck { key } => {
                     calls.extend(self.link.follow(now, ACKS + self.acks.len(), key.clone()));

@@ -26,59 +26,130 @@ pub struct Options {
     pub suspect_max_s: u64,
     /// Time between HAProxy's checks of a server, in milliseconds; 0 for none.
     pub check_ms: u64,
+    /// 1: the second balancer's lb-sync was given the first one's name.
+    pub twins: u64,
     /// 1: lb-sync keeps files, and HAProxy starts with their servers; 0: it starts with none.
     pub files: u64,
     /// The seed of latencies and choices; 0 makes every latency the same.
     pub noise: u64,
 }
 
-/// What happens. Times are in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
+/// Declares the operations: each with its name in a script, and its arguments.
+macro_rules! ops {
+    ($($(#[$doc:meta])* $op:ident $name:literal ($($arg:ident),*);)*) => {
+        /// What happens. Times are in milliseconds, and come last.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Op {
+            $($(#[$doc])* $op($(ops!(@number $arg)),*),)*
+        }
+
+        impl Op {
+            fn parts(self) -> (&'static str, Vec<u64>) {
+                match self {
+                    $(Self::$op($($arg),*) => ($name, vec![$($arg),*]),)*
+                }
+            }
+
+            fn from_parts(name: &str, args: &[u64]) -> Option<Self> {
+                Some(match (name, args) {
+                    $(($name, [$($arg),*]) => Self::$op($(*$arg),*),)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+    (@number $arg:ident) => { u64 };
+}
+
+ops! {
     /// The instance is told to stop, and started again when it has ended.
-    Roll(u64),
+    Roll "roll" (reg);
+    /// The instance is told to stop, and started again a time after its end.
+    Scale "scale" (reg, ms);
     /// `kill -9` of registrar and app; started again after a time.
-    KillBoth(u64, u64),
+    KillBoth "kill-both" (reg, ms);
     /// `kill -9` of the registrar alone, and of the app when it is started again.
-    KillRegistrar(u64, u64),
+    KillRegistrar "kill-registrar" (reg, ms);
     /// The app ends by itself; the whole is started again after a time.
-    Exit(u64, u64),
+    Exit "exit" (reg, ms);
     /// The app's check fails for a time.
-    Ill(u64, u64),
+    Ill "ill" (reg, ms);
+    /// The app does not end on TERM: it is told to stop, and killed in the end.
+    Stubborn "stubborn" (reg);
     /// The registrar is paused for a time.
-    PauseRegistrar(u64, u64),
+    PauseRegistrar "pause-registrar" (reg, ms);
     /// The registrar is cut off from etcd for a time.
-    CutRegistrar(u64, u64),
+    CutRegistrar "cut-registrar" (reg, ms);
+    /// As [`Self::CutRegistrar`], but what it sends arrives.
+    DeafRegistrar "deaf-registrar" (reg, ms);
+    /// Its watches are this late for a time.
+    LagRegistrar "lag-registrar" (reg, late_ms, ms);
+    /// All its watches break.
+    BreakRegistrar "break-registrar" (reg);
+    /// An operator revokes its lease.
+    RevokeRegistrar "revoke-registrar" (reg);
+    /// An operator deletes its record.
+    DeleteRecord "delete-record" (reg);
+    /// An operator writes what is no record over its own.
+    GarbleRecord "garble-record" (reg);
     /// lb-sync is told to stop, and started again after a time.
-    StopBalancer(u64, u64),
+    StopBalancer "stop-balancer" (bal, ms);
     /// `kill -9` of lb-sync; started again after a time.
-    KillBalancer(u64, u64),
+    KillBalancer "kill-balancer" (bal, ms);
+    /// `kill -9` of lb-sync; started again after a time, with its state directory of so long ago.
+    OldDisk "old-disk" (bal, ago_ms, ms);
     /// lb-sync is paused for a time.
-    PauseBalancer(u64, u64),
+    PauseBalancer "pause-balancer" (bal, ms);
     /// lb-sync is cut off from etcd for a time.
-    CutBalancer(u64, u64),
+    CutBalancer "cut-balancer" (bal, ms);
+    /// As [`Self::CutBalancer`], but what it sends arrives.
+    DeafBalancer "deaf-balancer" (bal, ms);
+    /// Its watches are this late for a time.
+    LagBalancer "lag-balancer" (bal, late_ms, ms);
+    /// All its watches break.
+    BreakBalancer "break-balancer" (bal);
+    /// An operator revokes its lease.
+    RevokeBalancer "revoke-balancer" (bal);
+    /// An operator deletes its presence.
+    DeletePresence "delete-presence" (bal);
+    /// An operator deletes its acks.
+    DeleteAcks "delete-acks" (bal);
     /// HAProxy is reloaded.
-    Reload(u64),
+    Reload "reload" (bal);
     /// HAProxy dies, and is started again on its files after a time.
-    RestartHaproxy(u64, u64),
+    RestartHaproxy "restart-haproxy" (bal, ms);
+    /// HAProxy is restarted with a configuration that lacks a backend, and after a time with the one before.
+    OtherConfiguration "other-configuration" (bal, backend, ms);
+    /// HAProxy's runtime socket says nothing for a time.
+    HangHaproxy "hang-haproxy" (bal, ms);
+    /// An operator changes a server on HAProxy's runtime socket: this of the present ones, in this way.
+    HandEdit "hand-edit" (bal, server, way);
+    /// All checks of one HAProxy fail for a time, though the apps are well.
+    ChecksLie "checks-lie" (bal, ms);
     /// etcd is away for a time.
-    Outage(u64),
+    Outage "outage" (ms);
+    /// etcd takes what is sent, and answers nothing for a time.
+    Hang "hang" (ms);
+    /// For a time, so many of a thousand calls are lost: before they arrive, or their answers.
+    LoseCalls "lose-calls" (per_mille, ms);
     /// Another member leads: every lease has its whole ttl, every stream breaks.
-    Leader,
+    Leader "leader" ();
     /// Every stream breaks, and what happens before they are back is compacted.
-    Compact,
+    Compact "compact" ();
     /// etcd loses everything; it is away for a time.
-    Wipe(u64),
+    Wipe "wipe" (ms);
     /// etcd is restored from a backup of so long ago; it is away for a time. The third is how much its revision is bumped.
-    Restore(u64, u64, u64),
+    Restore "restore" (ago_ms, away_ms, bump);
     /// An operator drains the instance for a time.
-    Drain(u64, u64),
+    Drain "drain" (reg, ms);
     /// An operator takes the instance out for a time.
-    Maintenance(u64, u64),
+    Maintenance "maintenance" (reg, ms);
+    /// An operator gives the instance another weight for a time.
+    Weight "weight" (reg, ms);
     /// Another registrar of the instance's name starts elsewhere, and is told to stop after a time.
-    SameName(u64, u64),
+    SameName "same-name" (reg, ms);
     /// etcd refuses writes for a time.
-    Full(u64),
+    Full "full" (ms);
 }
 
 /// All that happens in a run, in the order of time.
@@ -96,7 +167,15 @@ pub const WARM_UP_MS: u64 = 6_000;
 const BUSY_MS: u64 = 30_000;
 
 /// Which kinds of operations a schedule may have: one bit each, drawn per schedule.
-const KINDS: u64 = 21;
+const KINDS: u64 = 45;
+/// A member of etcd lags behind by so much.
+const LATE_MS_MAX: u64 = 5_000;
+/// Ways in which an operator changes a server by hand.
+pub const HAND_EDITS: u64 = 4;
+/// Calls that are lost.
+const LOST_PER_MILLE_MAX: u64 = 50;
+/// A host that was suspended.
+const SUSPENDED_MS_MIN: u64 = 60_000;
 
 impl Script {
     /// The script of `seed`. `only`: of these kinds of operations (by name), else of any.
@@ -118,10 +197,11 @@ impl Script {
             suspect_max_s: 20,
             check_ms: [500, 1_000, 2_000, 2_000][usize::try_from(next(4)).unwrap_or(0)],
             files: u64::from(!mix(seed ^ 0xf11e5).is_multiple_of(4)),
+            twins: u64::from(mix(seed ^ 0x7_2135).is_multiple_of(8)),
             noise: 1 + next(u64::MAX - 1),
         };
         // Options before faults: each kind is in or out for the whole schedule.
-        let mut allowed: Vec<u64> = (0..KINDS).filter(|_| next(4) == 0).collect();
+        let mut allowed: Vec<u64> = (0..KINDS).filter(|_| next(6) == 0).collect();
         if let Some(only) = only {
             let named =
                 |kind: &u64| only.iter().any(|name| *name == kind_op(*kind, &mut |_| 0, &options).name());
@@ -173,14 +253,38 @@ fn kind_op(kind: u64, next: &mut impl FnMut(u64) -> u64, options: &Options) -> O
         10 => Op::Reload(bal),
         11 => Op::RestartHaproxy(bal, long().min(500)),
         12 => Op::Outage(long()),
-        13 => Op::Leader,
-        14 => Op::Compact,
+        13 => Op::Leader(),
+        14 => Op::Compact(),
         15 => Op::Wipe(long()),
         16 => Op::Restore(1_000 + long(), long(), 0),
         17 => Op::Drain(reg, long()),
         18 => Op::Maintenance(reg, long()),
         19 => Op::SameName(reg, long()),
-        _ => Op::Full(long()),
+        20 => Op::Full(long()),
+        21 => Op::Scale(reg, long()),
+        22 => Op::Stubborn(reg),
+        23 => Op::DeafRegistrar(reg, long()),
+        24 => Op::LagRegistrar(reg, long().min(LATE_MS_MAX), long()),
+        25 => Op::BreakRegistrar(reg),
+        26 => Op::RevokeRegistrar(reg),
+        27 => Op::DeleteRecord(reg),
+        28 => Op::GarbleRecord(reg),
+        29 => Op::OldDisk(bal, 1_000 + long(), long()),
+        30 => Op::DeafBalancer(bal, long()),
+        31 => Op::LagBalancer(bal, long().min(LATE_MS_MAX), long()),
+        32 => Op::BreakBalancer(bal),
+        33 => Op::RevokeBalancer(bal),
+        34 => Op::DeletePresence(bal),
+        35 => Op::DeleteAcks(bal),
+        36 => Op::OtherConfiguration(bal, long() % options.services, long()),
+        37 => Op::HangHaproxy(bal, long().min(10_000)),
+        38 => Op::HandEdit(bal, long(), long() % HAND_EDITS),
+        39 => Op::ChecksLie(bal, long()),
+        40 => Op::Hang(long()),
+        41 => Op::LoseCalls(1 + long() % LOST_PER_MILLE_MAX, long()),
+        42 => Op::Weight(reg, long()),
+        43 => Op::PauseRegistrar(reg, SUSPENDED_MS_MIN + 8 * long()),
+        _ => Op::PauseBalancer(bal, SUSPENDED_MS_MIN + 8 * long()),
     }
 }
 
@@ -196,7 +300,7 @@ impl Op {
     pub fn takes_ms(self) -> u64 {
         match self {
             Self::Restore(_, away, _) => away,
-            Self::Reload(_) | Self::Roll(_) | Self::Leader | Self::Compact => 0,
+            op if op.is_of_a_moment() => 0,
             op => op.parts().1.last().copied().unwrap_or(0),
         }
     }
@@ -206,71 +310,41 @@ impl Op {
     pub fn halved(self) -> Option<Self> {
         let (name, mut args) = self.parts();
         let ms = args.last_mut().filter(|ms| **ms > 100)?;
-        if matches!(self, Self::Restore(..) | Self::Roll(_) | Self::Reload(_)) {
+        if matches!(self, Self::Restore(..)) || self.is_of_a_moment() {
             return None;
         }
         *ms /= 2;
         Self::from_parts(name, &args)
     }
 
-    fn parts(self) -> (&'static str, Vec<u64>) {
-        match self {
-            Self::Roll(reg) => ("roll", vec![reg]),
-            Self::KillBoth(reg, ms) => ("kill-both", vec![reg, ms]),
-            Self::KillRegistrar(reg, ms) => ("kill-registrar", vec![reg, ms]),
-            Self::Exit(reg, ms) => ("exit", vec![reg, ms]),
-            Self::Ill(reg, ms) => ("ill", vec![reg, ms]),
-            Self::PauseRegistrar(reg, ms) => ("pause-registrar", vec![reg, ms]),
-            Self::CutRegistrar(reg, ms) => ("cut-registrar", vec![reg, ms]),
-            Self::StopBalancer(bal, ms) => ("stop-balancer", vec![bal, ms]),
-            Self::KillBalancer(bal, ms) => ("kill-balancer", vec![bal, ms]),
-            Self::PauseBalancer(bal, ms) => ("pause-balancer", vec![bal, ms]),
-            Self::CutBalancer(bal, ms) => ("cut-balancer", vec![bal, ms]),
-            Self::Reload(bal) => ("reload", vec![bal]),
-            Self::RestartHaproxy(bal, ms) => ("restart-haproxy", vec![bal, ms]),
-            Self::Outage(ms) => ("outage", vec![ms]),
-            Self::Leader => ("leader", vec![]),
-            Self::Compact => ("compact", vec![]),
-            Self::Wipe(ms) => ("wipe", vec![ms]),
-            Self::Restore(ago, ms, bump) => ("restore", vec![ago, ms, bump]),
-            Self::Drain(reg, ms) => ("drain", vec![reg, ms]),
-            Self::Maintenance(reg, ms) => ("maintenance", vec![reg, ms]),
-            Self::SameName(reg, ms) => ("same-name", vec![reg, ms]),
-            Self::Full(ms) => ("full", vec![ms]),
-        }
-    }
-
-    fn from_parts(name: &str, args: &[u64]) -> Option<Self> {
-        Some(match (name, args) {
-            ("roll", [reg]) => Self::Roll(*reg),
-            ("kill-both", [reg, ms]) => Self::KillBoth(*reg, *ms),
-            ("kill-registrar", [reg, ms]) => Self::KillRegistrar(*reg, *ms),
-            ("exit", [reg, ms]) => Self::Exit(*reg, *ms),
-            ("ill", [reg, ms]) => Self::Ill(*reg, *ms),
-            ("pause-registrar", [reg, ms]) => Self::PauseRegistrar(*reg, *ms),
-            ("cut-registrar", [reg, ms]) => Self::CutRegistrar(*reg, *ms),
-            ("stop-balancer", [bal, ms]) => Self::StopBalancer(*bal, *ms),
-            ("kill-balancer", [bal, ms]) => Self::KillBalancer(*bal, *ms),
-            ("pause-balancer", [bal, ms]) => Self::PauseBalancer(*bal, *ms),
-            ("cut-balancer", [bal, ms]) => Self::CutBalancer(*bal, *ms),
-            ("reload", [bal]) => Self::Reload(*bal),
-            ("restart-haproxy", [bal, ms]) => Self::RestartHaproxy(*bal, *ms),
-            ("outage", [ms]) => Self::Outage(*ms),
-            ("leader", []) => Self::Leader,
-            ("compact", []) => Self::Compact,
-            ("wipe", [ms]) => Self::Wipe(*ms),
-            ("restore", [ago, ms, bump]) => Self::Restore(*ago, *ms, *bump),
-            ("drain", [reg, ms]) => Self::Drain(*reg, *ms),
-            ("maintenance", [reg, ms]) => Self::Maintenance(*reg, *ms),
-            ("same-name", [reg, ms]) => Self::SameName(*reg, *ms),
-            ("full", [ms]) => Self::Full(*ms),
-            _ => return None,
-        })
+    /// Its last argument is no time.
+    fn is_of_a_moment(self) -> bool {
+        use Op::{
+            BreakBalancer, BreakRegistrar, Compact, DeleteAcks, DeletePresence, DeleteRecord, GarbleRecord,
+            HandEdit, Leader, Reload, RevokeBalancer, RevokeRegistrar, Roll, Stubborn,
+        };
+        matches!(
+            self,
+            Roll(_)
+                | Stubborn(_)
+                | Reload(_)
+                | HandEdit(..)
+                | Leader()
+                | Compact()
+                | BreakRegistrar(_)
+                | BreakBalancer(_)
+                | RevokeRegistrar(_)
+                | RevokeBalancer(_)
+                | DeleteRecord(_)
+                | GarbleRecord(_)
+                | DeletePresence(_)
+                | DeleteAcks(_)
+        )
     }
 }
 
 impl Options {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 11] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 12] {
         [
             ("services", Field::Long(&mut self.services)),
             ("instances", Field::Long(&mut self.instances)),
@@ -282,6 +356,7 @@ impl Options {
             ("suspect_max_s", Field::Long(&mut self.suspect_max_s)),
             ("check_ms", Field::Long(&mut self.check_ms)),
             ("files", Field::Long(&mut self.files)),
+            ("twins", Field::Long(&mut self.twins)),
             ("noise", Field::Long(&mut self.noise)),
         ]
     }
@@ -318,7 +393,7 @@ impl FromStr for Script {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut script = Self::draw(0, Some(&[]));
         script.ops.clear();
-        script.options.files = 1;
+        (script.options.files, script.options.twins) = (1, 0);
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         for line in lines {
             let mut words = line.split_whitespace();

@@ -8,6 +8,7 @@ mod coverage;
 mod etcd_calls;
 mod faults;
 mod haproxies;
+mod network;
 mod processes;
 
 use std::cmp::Reverse;
@@ -31,6 +32,7 @@ use crate::registrar::RegistrarProcess;
 use crate::script::{Op, Options, Script};
 
 pub(crate) use clients::Request;
+pub(crate) use network::Network;
 
 /// Most events of one run: a busy loop is a finding, not a long run.
 const EVENTS_MAX: u64 = 2_000_000;
@@ -78,7 +80,7 @@ pub(crate) enum Event {
     Commands {
         balancer: usize,
         life: u32,
-        session: WorkerId,
+        session: Session,
         lines: Vec<String>,
     },
     Checks {
@@ -92,6 +94,8 @@ pub(crate) enum Event {
         desired: Arc<Desired>,
     },
     StartHaproxy(usize),
+    /// HAProxy is restarted with the configuration that it had at first.
+    ConfigureHaproxy(usize),
     Client {
         balancer: usize,
         service: usize,
@@ -142,6 +146,7 @@ pub struct App {
 
 /// A registrar's place: what is started there again and again.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what has happened to it, each for itself")]
 pub struct RegistrarSlot {
     /// Its service.
     pub service: usize,
@@ -152,8 +157,10 @@ pub struct RegistrarSlot {
     pub(crate) life: u32,
     pub(crate) paused_until: Option<Tick>,
     pub(crate) backlog: Vec<Delivery>,
-    pub(crate) cut_until: Tick,
+    pub(crate) network: Network,
     pub(crate) wake: Option<Tick>,
+    /// The app does not end on TERM.
+    pub(crate) stubborn: bool,
     /// The app, where it is and which one.
     pub app: Option<(SocketAddr, u64)>,
     /// Until when the app's check fails.
@@ -184,10 +191,19 @@ pub struct BalancerSlot {
     pub(crate) life: u32,
     pub(crate) disk: Disk,
     pub(crate) paused_until: Option<Tick>,
+    /// What was on disk, each second of a run in which an old state directory comes back.
+    pub(crate) old_disks: Vec<(Tick, Disk)>,
     pub(crate) backlog: Vec<Delivery>,
-    pub(crate) cut_until: Tick,
+    pub(crate) network: Network,
     pub(crate) wake: Option<Tick>,
-    pub(crate) session: Option<WorkerId>,
+    pub(crate) session: Option<Session>,
+    pub(crate) sessions: u64,
+    /// Until when the runtime socket says nothing.
+    pub(crate) hung_until: Tick,
+    /// When HAProxy was last given another configuration.
+    pub(crate) configured: Option<Tick>,
+    /// Until when every check fails.
+    pub(crate) lies_until: Tick,
     pub(crate) writer: FilesWriter,
     pub(crate) checks_at: Option<Tick>,
     /// Since when nothing has happened to it.
@@ -202,6 +218,15 @@ pub struct BalancerSlot {
     pub(crate) ids: BTreeMap<(String, String), String>,
     /// Clients' cookies.
     pub(crate) cookies: BTreeMap<(usize, u64), String>,
+}
+
+/// A connection to a runtime socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// Who accepted it.
+    pub(crate) worker: WorkerId,
+    /// Counts connections: what is answered to one that was given up reaches nobody.
+    pub(crate) number: u64,
 }
 
 /// The writer of a balancer's files.
@@ -261,6 +286,8 @@ pub struct World {
     /// Apps, by address.
     pub apps: BTreeMap<SocketAddr, App>,
     pub(crate) incarnations: u64,
+    /// Of a thousand calls to etcd so many are lost, until then.
+    pub(crate) lossy: (u64, Tick),
     pub(crate) requests: BTreeMap<(usize, WorkerId, StreamId), Request>,
     pub(crate) burst_until: Tick,
     /// When apps or `HAProxy`s last died by a fault.
@@ -334,6 +361,7 @@ impl World {
             balancers: Vec::new(),
             apps: BTreeMap::new(),
             incarnations: 0,
+            lossy: (0, Tick::default()),
             requests: BTreeMap::new(),
             burst_until: Tick::default(),
             died: BTreeMap::new(),
@@ -369,10 +397,15 @@ impl World {
                 life: 0,
                 disk: Disk::default(),
                 paused_until: None,
+                old_disks: Vec::new(),
                 backlog: Vec::new(),
-                cut_until: Tick::default(),
+                network: Network::default(),
                 wake: None,
                 session: None,
+                sessions: 0,
+                hung_until: Tick::default(),
+                configured: None,
+                lies_until: Tick::default(),
                 checks_at: None,
                 changed: now,
                 absent_since: Some(now),
@@ -388,7 +421,7 @@ impl World {
             }
         }
         world.at(now.plus(etcd::EXPIRE_EVERY), Event::ExpireLeases);
-        if script.ops.iter().any(|(_, op)| matches!(op, Op::Restore(..))) {
+        if script.ops.iter().any(|(_, op)| matches!(op, Op::Restore(..) | Op::OldDisk(..))) {
             world.at(now.plus(Duration::from_secs(1)), Event::Backup);
         }
         for (ms, op) in &script.ops {
@@ -410,8 +443,9 @@ impl World {
             life: 0,
             paused_until: None,
             backlog: Vec::new(),
-            cut_until: Tick::default(),
+            network: Network::default(),
             wake: None,
+            stubborn: false,
             app: None,
             ill_until: Tick::default(),
             stopping: false,
@@ -505,15 +539,20 @@ impl World {
                 if self.etcd.is_up() {
                     self.backups.push((self.now, self.etcd.backup()));
                 }
+                for slot in &mut self.balancers {
+                    let disk = slot.process.as_ref().map_or(&slot.disk, |process| &process.disk);
+                    slot.old_disks.push((self.now, disk.clone()));
+                }
                 self.after(Duration::from_secs(1), Event::Backup);
             }
             Event::EtcdBack(past) => self.etcd_back(past),
             Event::Commands { balancer, life, session, lines } => {
-                self.take_commands(balancer, life, session, &lines);
+                self.take_commands(balancer, life, session, lines);
             }
             Event::Checks { balancer, at } => self.run_checks(balancer, at),
             Event::FilesWritten { balancer, life, desired } => self.files_written(balancer, life, &desired),
             Event::StartHaproxy(balancer) => self.start_haproxy(balancer),
+            Event::ConfigureHaproxy(balancer) => self.configure_haproxy(balancer, None),
             Event::Client { balancer, service } => self.client(balancer, service),
             Event::KeptRequest { balancer, worker } => self.kept_request(balancer, worker),
             Event::RequestEnds { balancer, worker, stream } => self.request_ends(balancer, worker, stream),
@@ -556,4 +595,10 @@ impl World {
 #[must_use]
 pub fn service_name(service: usize) -> String {
     ["web", "api", "shop"].get(service).map_or_else(|| format!("s{service}"), |name| (*name).to_owned())
+}
+
+/// The host of a balancer.
+#[must_use]
+pub fn balancer_host(balancer: usize) -> String {
+    format!("host-{balancer}")
 }

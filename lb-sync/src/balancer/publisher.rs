@@ -89,6 +89,17 @@ impl Publisher {
         self.held.clear();
     }
 
+    /// etcd has another history: what was said of records of the one before is taken back, and said anew of those that stand
+    /// now. Revisions of two histories cannot be compared: an ack could be taken for the answer to a record that it never saw.
+    pub(super) fn history_broke(&mut self, actions: &mut Vec<Action>) {
+        self.presence.history_broke();
+        let drained = |_: &InstanceId, ack: &mut AckValue| ack.state == AckState::Drained;
+        for (id, _) in self.acks.extract_if(.., drained) {
+            let key = self.presence.name().map(|name| AckKey { balancer: name.clone(), id });
+            actions.extend(key.map(Action::RemoveAck));
+        }
+    }
+
     /// When [`Self::acks_to_plan`] has something.
     pub(super) fn wake_at(&self) -> Option<Tick> {
         self.held.wake_at()

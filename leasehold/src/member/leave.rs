@@ -46,7 +46,7 @@ impl Balancers {
                 self.vanished.insert(name, (now.plus(self.linger), layout));
             }
         }
-        self.vanished.retain(|name, (until, _)| now < *until && !after.contains_key(name));
+        self.vanished.retain(|name, _| !after.contains_key(name));
         while self.vanished.len() > BALANCERS_MAX {
             self.vanished.pop_first();
         }
@@ -57,10 +57,18 @@ impl Balancers {
         self.present.fold(Event::OutOfSync);
     }
 
-    /// When one that has vanished no longer counts.
+    /// When one that has vanished may be let go.
     #[must_use]
-    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
-        self.vanished.values().map(|(until, _)| *until).filter(|until| now < *until).min()
+    pub fn wake_at(&self) -> Option<Tick> {
+        self.vanished.values().map(|(until, _)| *until).min()
+    }
+
+    /// Lets those go that were gone for their time. If there were any, the balancers are to be listed again before a leave may
+    /// end: one that is back may have been missed, as by a process that was paused.
+    pub fn let_go(&mut self, now: Tick) -> bool {
+        let before = self.vanished.len();
+        self.vanished.retain(|_, (until, _)| now < *until);
+        self.vanished.len() < before
     }
 
     /// Those that are present, and how each writes its acks.
@@ -70,16 +78,15 @@ impl Balancers {
         serving.map(|(name, record)| (name.clone(), record.ack_layout())).collect()
     }
 
-    /// All that count at `now`, as far as is known.
-    fn known(&self, now: Tick) -> BTreeMap<BalancerName, AckLayout> {
-        let counts = self.vanished.iter().filter(|(_, (until, _))| now < *until);
-        let vanished = counts.map(|(name, (_, layout))| (name.clone(), *layout));
+    /// All that count, as far as is known.
+    fn known(&self) -> BTreeMap<BalancerName, AckLayout> {
+        let vanished = self.vanished.iter().map(|(name, (_, layout))| (name.clone(), *layout));
         self.serving().into_iter().chain(vanished).collect()
     }
 
-    /// All that count at `now`; `None` as long as that cannot be told.
-    fn counted(&self, now: Tick) -> Option<BTreeMap<BalancerName, AckLayout>> {
-        self.present.is_current().then(|| self.known(now))
+    /// All that count; `None` as long as that cannot be told.
+    fn counted(&self) -> Option<BTreeMap<BalancerName, AckLayout>> {
+        self.present.is_current().then(|| self.known())
     }
 }
 
@@ -103,8 +110,8 @@ impl View {
 
     /// The keys of acks that are to be followed from now on. The acks of balancers that are known already need not wait for
     /// the list of `balancers/`.
-    pub fn follow(&mut self, now: Tick, balancers: &Balancers) -> Vec<String> {
-        let known = balancers.known(now);
+    pub fn follow(&mut self, balancers: &Balancers) -> Vec<String> {
+        let known = balancers.known();
         self.acks.follow(known.iter().map(|(name, layout)| (name, *layout)))
     }
 
@@ -116,13 +123,8 @@ impl View {
     /// The balancers that count and have not said `drained` of our record as it stands at `revision`, or later. `None` as
     /// long as that cannot be told: only a complete view that is current may say "none".
     #[must_use]
-    pub fn awaited(
-        &self,
-        now: Tick,
-        balancers: &Balancers,
-        revision: Option<i64>,
-    ) -> Option<BTreeSet<BalancerName>> {
-        let counted = balancers.counted(now)?;
+    pub fn awaited(&self, balancers: &Balancers, revision: Option<i64>) -> Option<BTreeSet<BalancerName>> {
+        let counted = balancers.counted()?;
         if !counted.iter().all(|(name, layout)| self.acks.is_current(name, *layout)) {
             return None;
         }

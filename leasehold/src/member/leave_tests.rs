@@ -73,7 +73,7 @@ impl Seen {
 
     fn follow(&mut self, event: Event) -> Vec<String> {
         self.balancers.fold(self.now, event);
-        self.view.follow(self.now, &self.balancers)
+        self.view.follow(&self.balancers)
     }
 
     /// Something is written at the key of an ack.
@@ -84,7 +84,7 @@ impl Seen {
     }
 
     fn awaited(&self) -> Option<BTreeSet<BalancerName>> {
-        self.view.awaited(self.now, &self.balancers, Some(REVISION))
+        self.view.awaited(&self.balancers, Some(REVISION))
     }
 }
 
@@ -149,8 +149,11 @@ fn a_balancer_that_vanishes_is_awaited_for_a_time_and_one_that_comes_at_once() {
     // Its lb-sync was stopped, or is cut off: its HAProxy may serve on.
     view.presence(gone("balancers/lb-1"));
     assert_eq!(names(&view), ["lb-1", "lb-2"]);
-    assert_eq!(view.balancers.wake_at(view.now), Some(NOW.plus(LINGER)));
+    assert_eq!(view.balancers.wake_at(), Some(NOW.plus(LINGER)));
+    assert!(!view.balancers.let_go(NOW), "its time is not over");
     view.now = NOW.plus(LINGER);
+    assert_eq!(names(&view), ["lb-1", "lb-2"], "it is let go by a decision, not by the clock alone");
+    assert!(view.balancers.let_go(view.now) && !view.balancers.let_go(view.now));
     assert_eq!(names(&view), ["lb-2"]);
     view.presence(changed(presence("lb-1", &["web"])));
     view.ack(ack("lb-1", "me", AckState::Drained));

@@ -99,7 +99,7 @@ pub enum Action {
         /// The prefix of the presence keys.
         presence: String,
     },
-    /// Follow the presence of balancers anew, and no ack so far.
+    /// Follow the presence of balancers anew: only a list that is asked for from now on counts.
     FollowBalancers {
         /// The prefix of the presence keys.
         presence: String,
@@ -198,12 +198,13 @@ impl Machine {
         }
     }
 
-    /// When [`Input::Woke`] is due. A balancer that has vanished no longer counts at some moment after `now`.
+    /// When [`Input::Woke`] is due.
     #[must_use]
-    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
+    pub fn wake_at(&self) -> Option<Tick> {
         match &self.state {
-            State::Draining { deadline, .. } => {
-                Some(self.balancers.wake_at(now).map_or(*deadline, |until| until.min(*deadline)))
+            State::Draining { deadline, view, .. } => {
+                let vanished = view.as_ref().and_then(|_| self.balancers.wake_at());
+                Some(vanished.map_or(*deadline, |until| until.min(*deadline)))
             }
             State::Claiming(search) => search.wake_at(),
             State::StoodDown { until, leaving: true, left: false, .. } => Some(*until),
@@ -245,7 +246,7 @@ impl Machine {
             Input::Own(event) => self.own(event),
             Input::Presence(event) => {
                 self.balancers.fold(now, event);
-                let mut actions = self.follow_acks(now);
+                let mut actions = self.follow_acks();
                 actions.extend(self.check_acks(now));
                 actions
             }
@@ -369,9 +370,9 @@ impl Machine {
             State::Member { .. } => actions.push(Action::Report(Report::Registered)),
             State::Draining { view: view @ None, .. } => {
                 *view = Some(Box::new(View::new(identity.clone())));
-                self.balancers.doubt();
-                actions.push(Action::FollowBalancers { presence: identity.prefix.balancers() });
-                actions.extend(self.follow_acks(now));
+                self.balancers.let_go(now);
+                actions.extend(self.list_balancers());
+                actions.extend(self.follow_acks());
             }
             _ => {}
         }
@@ -485,10 +486,17 @@ impl Machine {
     }
 
     /// Follows the acks of the balancers that have become known.
-    fn follow_acks(&mut self, now: Tick) -> Vec<Action> {
+    fn follow_acks(&mut self) -> Vec<Action> {
         let State::Draining { view: Some(view), .. } = &mut self.state else { return vec![] };
-        let keys = view.follow(now, &self.balancers);
+        let keys = view.follow(&self.balancers);
         keys.into_iter().map(|key| Action::FollowAck { key }).collect()
+    }
+
+    /// Only a list that is asked for from now on may end the leave.
+    fn list_balancers(&mut self) -> Vec<Action> {
+        self.balancers.doubt();
+        let presence = self.registrant.prefix.balancers();
+        vec![Action::FollowBalancers { presence }]
     }
 
     fn check_acks(&mut self, now: Tick) -> Vec<Action> {
@@ -496,7 +504,10 @@ impl Machine {
         let State::Draining { view: Some(view), reported, .. } = &mut self.state else {
             return vec![];
         };
-        let Some(awaited) = view.awaited(now, &self.balancers, revision) else {
+        if self.balancers.let_go(now) {
+            return self.list_balancers();
+        }
+        let Some(awaited) = view.awaited(&self.balancers, revision) else {
             return vec![];
         };
         if awaited.is_empty() {
@@ -514,7 +525,7 @@ impl Machine {
         match &self.state {
             State::Draining { deadline, view, .. } if now >= *deadline => {
                 let revision = self.record.revision;
-                let awaited = view.as_ref().and_then(|view| view.awaited(now, &self.balancers, revision));
+                let awaited = view.as_ref().and_then(|view| view.awaited(&self.balancers, revision));
                 self.state = State::Left;
                 vec![Action::Report(Report::TimedOut(awaited))]
             }

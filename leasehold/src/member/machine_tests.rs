@@ -78,6 +78,15 @@ fn follow_balancers() -> Action {
     Action::FollowBalancers { presence: "/leasehold/v1/balancers/".into() }
 }
 
+fn follow_ack() -> Action {
+    Action::FollowAck { key: ACK.into() }
+}
+
+fn lb_1() -> Entry {
+    let record = BalancerRecord { services: vec!["web".parse().unwrap()], ..BalancerRecord::default() };
+    entry("balancers/lb-1", to_value(&record))
+}
+
 fn list_names() -> Action {
     Action::ListNames { prefix: "/leasehold/v1/instances/web/".into() }
 }
@@ -134,9 +143,8 @@ fn leaving_waits_for_the_record_then_for_the_balancers() {
     assert_eq!(machine.step(NOW, Input::Record(RecordStatus { settled: false, ..STANDS })), []);
     assert_eq!(machine.step(NOW, Input::Record(STANDS)), [follow_balancers()]);
 
-    let record = BalancerRecord { services: vec!["web".parse().unwrap()], ..BalancerRecord::default() };
-    let presence = listed(vec![entry("balancers/lb-1", to_value(&record))]);
-    assert_eq!(machine.step(NOW, Input::Presence(presence)), [Action::FollowAck { key: ACK.into() }]);
+    let presence = listed(vec![lb_1()]);
+    assert_eq!(machine.step(NOW, Input::Presence(presence)), [follow_ack()]);
     assert_eq!(machine.step(NOW, Input::Presence(Event::InSync)), []);
     let acks = |event| Input::Acks(ACK.into(), event);
     assert_eq!(machine.step(NOW, acks(listed(vec![]))), []);
@@ -148,14 +156,43 @@ fn leaving_waits_for_the_record_then_for_the_balancers() {
     let ack = Event::Changed(vec![Change::Put(entry("acks/web/web-1/lb-1", to_value(&ack)))]);
     assert_eq!(machine.step(NOW, acks(ack)), [Action::Report(Report::Left)]);
     assert!(machine.status().left);
-    assert_eq!(machine.wake_at(NOW), None);
+    assert_eq!(machine.wake_at(), None);
+}
+
+/// A process that was paused meets its timer first, and may have missed that the balancer is back.
+#[test]
+fn a_vanished_balancer_whose_time_is_over_is_looked_for_once_more() {
+    let mut machine = registered();
+    machine.step(NOW, Input::Presence(listed(vec![lb_1()])));
+    machine.step(NOW, Input::Presence(Event::InSync));
+    machine.step(NOW, Input::Leave);
+    let stands = RecordStatus { revision: Some(9), ..STANDS };
+    assert_eq!(machine.step(NOW, Input::Record(stands)), [follow_balancers(), follow_ack()]);
+    machine.step(NOW, Input::Presence(listed(vec![])));
+    machine.step(NOW, Input::Presence(Event::InSync));
+    machine.step(NOW, Input::Acks(ACK.into(), listed(vec![])));
+    machine.step(NOW, Input::Acks(ACK.into(), Event::InSync));
+    let due = machine.wake_at().unwrap();
+    assert_eq!(due, NOW.plus(BOUNDS.linger));
+    assert_eq!(machine.step(due, Input::Woke), [follow_balancers()]);
+    assert!(!machine.status().left);
+    machine.step(due, Input::Presence(listed(vec![lb_1()])));
+    assert_eq!(machine.step(due, Input::Presence(Event::InSync)), [], "it is awaited as before");
+    machine.step(
+        due,
+        Input::Presence(Event::Changed(vec![Change::Delete { key: lb_1().key, mod_revision: 10 }])),
+    );
+    let again = due.plus(BOUNDS.linger);
+    assert_eq!(machine.step(again, Input::Woke), [follow_balancers()]);
+    machine.step(again, Input::Presence(listed(vec![])));
+    assert_eq!(machine.step(again, Input::Presence(Event::InSync)), [Action::Report(Report::Left)]);
 }
 
 #[test]
 fn leaving_is_bounded_whatever_is_missing() {
     let mut machine = registered();
     machine.step(NOW, Input::Leave);
-    let due = machine.wake_at(NOW).unwrap();
+    let due = machine.wake_at().unwrap();
     assert_eq!(due, NOW.plus(LEAVE_MAX));
     assert_eq!(machine.step(NOW, Input::Woke), []);
     assert_eq!(machine.step(due, Input::Woke), [Action::Report(Report::TimedOut(None))]);
@@ -195,7 +232,7 @@ fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     }
     assert_eq!(machine.step(NOW, Input::Leave), []);
     assert!(!machine.status().left, "requests that were in flight when traffic moved away are let finish");
-    let due = machine.wake_at(NOW).unwrap();
+    let due = machine.wake_at().unwrap();
     assert_eq!(due, NOW.plus(BOUNDS.inflight));
     machine.step(due, Input::Woke);
     assert!(machine.status().left);
@@ -325,10 +362,10 @@ fn a_list_of_names_is_retried_while_etcd_does_not_answer() {
     let cause = || "no answer".to_owned();
     let failed = machine.step(NOW, Input::Names(Err(cause())));
     assert_eq!(failed, [Action::Report(Report::NamesUnknown { cause: cause() })]);
-    let due = machine.wake_at(NOW).unwrap();
+    let due = machine.wake_at().unwrap();
     assert_eq!(machine.step(due, Input::Woke), [list_names()]);
     assert_eq!(machine.step(due, names(&[]))[1], put("web-1", Some(0)));
-    assert_eq!(machine.wake_at(NOW), None);
+    assert_eq!(machine.wake_at(), None);
 }
 
 #[test]
@@ -399,8 +436,7 @@ proptest! {
         }
         machine.step(now, Input::Leave);
         for _ in 0..3 {
-            if let Some(due) = machine.wake_at(now) {
-                now = due;
+            if let Some(due) = machine.wake_at() {
                 machine.step(due, Input::Woke);
             }
         }

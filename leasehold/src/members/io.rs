@@ -168,7 +168,6 @@ impl MembersIo {
             }
             machine::Action::FollowBalancers { presence } => {
                 member.presence = Some(quietly(presence, QUIET_MAX));
-                member.acks.clear();
             }
             machine::Action::FollowAck { key } => {
                 let following = quietly(key.clone(), QUIET_MAX);

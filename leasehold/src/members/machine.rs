@@ -85,8 +85,8 @@ impl Members {
 
     /// When [`Input::Woke`] is due, after `now`.
     #[must_use]
-    pub fn wake_at(&self, now: Tick) -> Option<Tick> {
-        self.members.iter().filter_map(|member| member.machine.wake_at(now)).min()
+    pub fn wake_at(&self) -> Option<Tick> {
+        self.members.iter().filter_map(|member| member.machine.wake_at()).min()
     }
 
     /// The status of each member, with its service.
@@ -269,7 +269,7 @@ mod tests {
         assert!(!members.have_left());
         assert_eq!(puts(&members.step(NOW, Input::Leave)), [(0, InstanceState::Draining)]);
         assert!(!members.have_left(), "one waits for balancers");
-        members.step(members.wake_at(NOW).unwrap(), Input::Woke);
+        members.step(members.wake_at().unwrap(), Input::Woke);
         assert!(members.have_left());
     }
 

@@ -39,8 +39,8 @@ impl Machine {
     }
 
     /// When an input of [`MembersInput::Woke`] is due.
-    pub(super) fn wake_at(&self, now: Tick) -> Option<Tick> {
-        self.members.wake_at(now)
+    pub(super) fn wake_at(&self) -> Option<Tick> {
+        self.members.wake_at()
     }
 
     /// The status of the member.
@@ -156,7 +156,7 @@ mod tests {
         machine.step(NOW, Input::Located(at()));
         let actions = machine.step(NOW, Input::Leave);
         assert_eq!((puts(&actions), releases(&actions)), (vec![InstanceState::Draining], 0));
-        let due = machine.wake_at(NOW).unwrap();
+        let due = machine.wake_at().unwrap();
         assert_eq!(due, NOW.plus(LEAVE_MAX));
         assert_eq!(releases(&machine.step(due, woke())), 1);
         assert_eq!(releases(&machine.step(due, woke())), 0);

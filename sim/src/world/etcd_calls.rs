@@ -5,12 +5,19 @@ use std::time::Duration;
 use registry::lease::{keeper, ledger};
 use registry::time::Tick;
 
-use super::{Delivery, Event, Past, Process, World};
+use super::{Delivery, Event, Network, Past, Process, World};
 use crate::etcd::{Message, RESYNC_EVERY, StreamId, Txn, TxnAnswer};
 use crate::link::{Answer, Call};
 
 /// Longest that a call waits for its answer (`registry::session`).
 const CALL_MAX: Duration = Duration::from_secs(3);
+
+/// What of a call is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    Call,
+    Answer,
+}
 
 impl World {
     pub(super) fn entity(process: Process) -> u64 {
@@ -27,15 +34,28 @@ impl World {
         self.after(wait, Event::Arrive { from, life, call, sent });
     }
 
-    fn cut_until(&self, process: Process) -> Tick {
+    pub(super) fn network(&mut self, process: Process) -> &mut Network {
         match process {
-            Process::Registrar(slot) => self.registrars[slot].cut_until,
-            Process::Balancer(balancer) => self.balancers[balancer].cut_until,
+            Process::Registrar(slot) => &mut self.registrars[slot].network,
+            Process::Balancer(balancer) => &mut self.balancers[balancer].network,
         }
     }
 
     pub(super) fn serve_call(&mut self, from: Process, life: u32, call: Call, sent: Tick) {
-        let (cut, up) = (self.now < self.cut_until(from), self.etcd.is_up());
+        let lost = self.loses(from);
+        let (now, network) = (self.now, self.network(from));
+        let cut = now < network.cut_until || lost == Some(Lost::Call);
+        let deaf = now < network.deaf_until || lost == Some(Lost::Answer);
+        let up = self.etcd.is_up();
+        if deaf && !cut && up {
+            let failure = failure(&call);
+            let _ = self.perform_call(from, life, call, sent);
+            self.mark("a call took effect, and its answer was lost");
+            if let Some(answer) = failure {
+                self.answer(from, life, CALL_MAX, answer);
+            }
+            return;
+        }
         if cut || !up {
             // Refused at once, or never answered.
             let wait = if cut { CALL_MAX } else { Duration::from_millis(1) };
@@ -48,6 +68,16 @@ impl World {
             let wait = self.draws.latency(Self::entity(from), "answer");
             self.answer(from, life, wait, answer);
         }
+    }
+
+    /// Whether a call is lost, and on which way.
+    fn loses(&mut self, from: Process) -> Option<Lost> {
+        let (per_mille, until) = self.lossy;
+        let is_lost = self.now < until && self.draws.below(Self::entity(from), "lost", 1_000) < per_mille;
+        is_lost.then(|| {
+            let before = self.draws.one_of(Self::entity(from), "lost before", 2);
+            if before { Lost::Call } else { Lost::Answer }
+        })
     }
 
     fn answer(&mut self, to: Process, life: u32, wait: Duration, answer: Answer) {
@@ -137,6 +167,7 @@ impl World {
     /// Messages of watches are on their way, each stream's in order. Those of a process that is cut off come when it no
     /// longer is: TCP sends them again.
     pub(super) fn send_etcd_messages(&mut self) {
+        let now = self.now;
         for (stream, message) in self.etcd.take_messages() {
             let Some((to, life)) = self.streams.get(&stream).copied() else { continue };
             // The answer that names the stream comes first.
@@ -147,7 +178,11 @@ impl World {
             if matches!(message, Message::Created { .. }) {
                 at = self.now.plus(Duration::from_millis(21));
             }
-            at = at.max(self.cut_until(to)).max(self.last_delivery.get(&stream).copied().unwrap_or_default());
+            let network = self.network(to);
+            at = at
+                .plus(network.late(now))
+                .max(network.silent_until())
+                .max(self.last_delivery.get(&stream).copied().unwrap_or_default());
             self.last_delivery.insert(stream, at.plus(Duration::from_micros(1)));
             let delivery = Delivery::Answer(Answer::Stream(stream, message));
             self.at(at, Event::Deliver { to, life, delivery });
@@ -166,9 +201,20 @@ impl World {
         for stream in streams {
             let Some((to, life)) = self.streams.remove(&stream) else { continue };
             let wait = self.draws.latency(Self::entity(to), "break");
-            let cut = self.cut_until(to).since(self.now);
+            let now = self.now;
+            let cut = self.network(to).silent_until().since(now);
             self.answer(to, life, wait + cut, Answer::Broke(stream));
         }
+    }
+
+    /// All watches of a process break.
+    pub(super) fn break_streams_of(&mut self, process: Process) {
+        let of = |(stream, (to, _)): (&StreamId, &(Process, u32))| (*to == process).then_some(*stream);
+        let streams: Vec<StreamId> = self.streams.iter().filter_map(of).collect();
+        for stream in &streams {
+            self.etcd.close(*stream);
+        }
+        self.break_streams(streams);
     }
 
     /// etcd goes away.

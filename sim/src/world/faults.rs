@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use registry::record::{OverrideRecord, parse};
+use registry::time::Tick;
+
 use super::{Event, Past, Process, World, service_name};
 use crate::etcd::{Txn, TxnAnswer};
 use crate::script::Op;
@@ -20,31 +23,26 @@ impl World {
         self.mark(op.name());
         match op {
             Op::Roll(n) => self.stop_registrar(reg(n)),
-            Op::KillBoth(n, away) => {
-                self.kill_registrar(reg(n), true);
-                self.after(ms(away), Event::StartRegistrar(reg(n)));
-            }
-            Op::KillRegistrar(n, away) => {
-                self.kill_registrar(reg(n), false);
-                self.restart_with_orphan(reg(n), ms(away));
-            }
+            Op::Scale(n, away) => self.scale(reg(n), ms(away)),
+            Op::KillBoth(n, away) => self.kill_both(reg(n), ms(away)),
+            Op::KillRegistrar(n, away) => self.kill_registrar_alone(reg(n), ms(away)),
             Op::Exit(n, away) => self.exit(reg(n), ms(away)),
             Op::Ill(n, for_ms) => {
-                let slot = &mut self.registrars[reg(n)];
-                slot.ill_until = self.now.plus(ms(for_ms));
-                slot.changed = slot.ill_until;
+                self.registrars[reg(n)].ill_until = self.now.plus(ms(for_ms));
+                self.disturb(Process::Registrar(reg(n)), ms(for_ms));
             }
-            Op::PauseRegistrar(n, for_ms) => {
-                let slot = &mut self.registrars[reg(n)];
-                slot.paused_until = Some(self.now.plus(ms(for_ms)));
-                slot.changed = self.now.plus(ms(for_ms));
-                self.after(ms(for_ms), Event::Resume(Process::Registrar(reg(n))));
+            Op::Stubborn(n) => {
+                self.registrars[reg(n)].stubborn = true;
+                self.stop_registrar(reg(n));
             }
-            Op::CutRegistrar(n, for_ms) => {
-                let slot = &mut self.registrars[reg(n)];
-                slot.cut_until = self.now.plus(ms(for_ms));
-                slot.changed = slot.cut_until;
-            }
+            Op::PauseRegistrar(n, for_ms) => self.pause(Process::Registrar(reg(n)), ms(for_ms)),
+            Op::CutRegistrar(n, for_ms) => self.cut(Process::Registrar(reg(n)), ms(for_ms)),
+            Op::DeafRegistrar(n, for_ms) => self.deafen(Process::Registrar(reg(n)), ms(for_ms)),
+            Op::LagRegistrar(n, late, for_ms) => self.lag(Process::Registrar(reg(n)), ms(late), ms(for_ms)),
+            Op::BreakRegistrar(n) => self.break_streams_of(Process::Registrar(reg(n))),
+            Op::RevokeRegistrar(n) => self.revoke(Process::Registrar(reg(n))),
+            Op::DeleteRecord(n) => self.edit_record(reg(n), None),
+            Op::GarbleRecord(n) => self.edit_record(reg(n), Some("by hand")),
             Op::StopBalancer(n, away) => {
                 self.stop_balancer(bal(n));
                 self.after(ms(away), Event::StartBalancer(bal(n)));
@@ -53,31 +51,42 @@ impl World {
                 self.kill_balancer(bal(n));
                 self.after(ms(away), Event::StartBalancer(bal(n)));
             }
-            Op::PauseBalancer(n, for_ms) => {
-                let slot = &mut self.balancers[bal(n)];
-                slot.paused_until = Some(self.now.plus(ms(for_ms)));
-                slot.changed = self.now.plus(ms(for_ms));
-                self.after(ms(for_ms), Event::Resume(Process::Balancer(bal(n))));
-            }
-            Op::CutBalancer(n, for_ms) => {
-                let slot = &mut self.balancers[bal(n)];
-                slot.cut_until = self.now.plus(ms(for_ms));
-                slot.changed = slot.cut_until;
-            }
+            Op::OldDisk(n, ago, away) => self.old_disk(bal(n), ms(ago), ms(away)),
+            Op::PauseBalancer(n, for_ms) => self.pause(Process::Balancer(bal(n)), ms(for_ms)),
+            Op::CutBalancer(n, for_ms) => self.cut(Process::Balancer(bal(n)), ms(for_ms)),
+            Op::DeafBalancer(n, for_ms) => self.deafen(Process::Balancer(bal(n)), ms(for_ms)),
+            Op::LagBalancer(n, late, for_ms) => self.lag(Process::Balancer(bal(n)), ms(late), ms(for_ms)),
+            Op::BreakBalancer(n) => self.break_streams_of(Process::Balancer(bal(n))),
+            Op::RevokeBalancer(n) => self.revoke(Process::Balancer(bal(n))),
+            Op::DeletePresence(n) => self.delete_presence(bal(n)),
+            Op::DeleteAcks(n) => self.delete_acks(bal(n)),
             Op::Reload(n) => self.reload(bal(n)),
             Op::RestartHaproxy(n, away) => self.kill_haproxy(bal(n), ms(away)),
-            Op::Outage(away) => self.stop_etcd(ms(away), Past::All),
-            Op::Leader => self.stop_etcd(ms(1), Past::All),
-            Op::Compact => self.stop_etcd(ms(1), Past::Compacted),
-            Op::Wipe(away) => self.stop_etcd(ms(away), Past::Nothing),
-            Op::Restore(ago, away, bump) => {
-                let from = self.backups.iter().rev().find(|(at, _)| self.now.since(*at) >= ms(ago));
-                let Some((_, store)) = from.or(self.backups.first()).cloned() else { return };
-                let bump = i64::try_from(bump).unwrap_or(0);
-                self.stop_etcd(ms(away), Past::Backup(Box::new(store), bump));
+            Op::OtherConfiguration(n, backend, for_ms) => {
+                self.other_configuration(bal(n), usize::try_from(backend).unwrap_or(0), ms(for_ms));
             }
-            Op::Drain(n, for_ms) => self.order(reg(n), "drain", ms(for_ms)),
-            Op::Maintenance(n, for_ms) => self.order(reg(n), "maintenance", ms(for_ms)),
+            Op::HangHaproxy(n, for_ms) => {
+                self.balancers[bal(n)].hung_until = self.now.plus(ms(for_ms));
+                self.disturb(Process::Balancer(bal(n)), ms(for_ms));
+            }
+            Op::HandEdit(n, server, way) => self.hand_edit(bal(n), server, way),
+            Op::ChecksLie(n, for_ms) => {
+                self.balancers[bal(n)].lies_until = self.now.plus(ms(for_ms));
+                self.disturb(Process::Balancer(bal(n)), ms(for_ms));
+            }
+            Op::Outage(away) => self.stop_etcd(ms(away), Past::All),
+            Op::Hang(for_ms) => self.hang_etcd(ms(for_ms)),
+            Op::LoseCalls(per_mille, for_ms) => {
+                self.lossy = (per_mille, self.now.plus(ms(for_ms)));
+                self.etcd_is_troubled(self.lossy.1);
+            }
+            Op::Leader() => self.stop_etcd(ms(1), Past::All),
+            Op::Compact() => self.stop_etcd(ms(1), Past::Compacted),
+            Op::Wipe(away) => self.stop_etcd(ms(away), Past::Nothing),
+            Op::Restore(ago, away, bump) => self.restore(ms(ago), ms(away), bump),
+            Op::Drain(n, for_ms) => self.order(reg(n), r#""mode":"drain""#, ms(for_ms)),
+            Op::Maintenance(n, for_ms) => self.order(reg(n), r#""mode":"maintenance""#, ms(for_ms)),
+            Op::Weight(n, for_ms) => self.order(reg(n), r#""weight":20"#, ms(for_ms)),
             Op::SameName(n, for_ms) => self.same_name(reg(n), ms(for_ms)),
             Op::Full(for_ms) => {
                 self.etcd.set_full(true);
@@ -86,8 +95,83 @@ impl World {
         }
     }
 
+    /// Something happens to a process or its surroundings, for so long.
+    pub(super) fn disturb(&mut self, process: Process, lasting: Duration) {
+        let until = self.now.plus(lasting);
+        let changed = match process {
+            Process::Registrar(at) => &mut self.registrars[at].changed,
+            Process::Balancer(at) => &mut self.balancers[at].changed,
+        };
+        *changed = until.max(*changed);
+    }
+
+    fn pause(&mut self, process: Process, lasting: Duration) {
+        let until = self.now.plus(lasting);
+        match process {
+            Process::Registrar(at) => self.registrars[at].paused_until = Some(until),
+            Process::Balancer(at) => self.balancers[at].paused_until = Some(until),
+        }
+        self.disturb(process, lasting);
+        self.after(lasting, Event::Resume(process));
+    }
+
+    fn cut(&mut self, process: Process, lasting: Duration) {
+        self.network(process).cut_until = self.now.plus(lasting);
+        self.disturb(process, lasting);
+    }
+
+    fn deafen(&mut self, process: Process, lasting: Duration) {
+        self.network(process).deaf_until = self.now.plus(lasting);
+        self.disturb(process, lasting);
+    }
+
+    fn lag(&mut self, process: Process, late: Duration, lasting: Duration) {
+        let until = self.now.plus(lasting);
+        self.network(process).lag(late, until);
+        self.disturb(process, lasting + late);
+    }
+
+    /// The instance is away for a time between its lives, from now on.
+    fn scale(&mut self, at: usize, away: Duration) {
+        let slot = &mut self.registrars[at];
+        slot.restart_after = slot.restart_after.map(|_| away);
+        self.stop_registrar(at);
+    }
+
+    fn kill_both(&mut self, at: usize, away: Duration) {
+        self.kill_registrar(at, true);
+        self.after(away, Event::StartRegistrar(at));
+    }
+
+    fn old_disk(&mut self, at: usize, ago: Duration, away: Duration) {
+        self.kill_balancer(at);
+        let (now, slot) = (self.now, &mut self.balancers[at]);
+        let old = slot.old_disks.iter().rev().find(|(at, _)| now.since(*at) >= ago);
+        slot.disk = old.or(slot.old_disks.first()).map(|(_, disk)| disk.clone()).unwrap_or_default();
+        self.after(away, Event::StartBalancer(at));
+    }
+
+    fn other_configuration(&mut self, at: usize, lacks: usize, lasting: Duration) {
+        self.configure_haproxy(at, Some(lacks));
+        self.disturb(Process::Balancer(at), lasting + Duration::from_millis(100));
+        self.after(lasting, Event::ConfigureHaproxy(at));
+    }
+
+    fn restore(&mut self, ago: Duration, away: Duration, bump: u64) {
+        let from = self.backups.iter().rev().find(|(at, _)| self.now.since(*at) >= ago);
+        let Some((_, store)) = from.or(self.backups.first()).cloned() else { return };
+        let bump = i64::try_from(bump).unwrap_or(0);
+        self.stop_etcd(away, Past::Backup(Box::new(store), bump));
+    }
+
+    /// What reads and writes etcd is in trouble until then.
+    fn etcd_is_troubled(&mut self, until: Tick) {
+        (self.etcd_went, self.etcd_came) = (self.now, self.etcd_came.max(until));
+    }
+
     /// The registrar alone is killed: its app serves on, and ends when it is started again.
-    fn restart_with_orphan(&mut self, at: usize, away: Duration) {
+    fn kill_registrar_alone(&mut self, at: usize, away: Duration) {
+        self.kill_registrar(at, false);
         if let Some((_, incarnation)) = self.registrars[at].app {
             // As its supervisor would do: what is left of the last life goes first.
             self.after(away, Event::AppExits { registrar: at, incarnation });
@@ -110,9 +194,9 @@ impl World {
         }
     }
 
-    fn order(&mut self, at: usize, mode: &str, lasting: Duration) {
+    fn order(&mut self, at: usize, order: &str, lasting: Duration) {
         let key = self.override_key(at);
-        let value = format!(r#"{{"mode":"{mode}","by":"sim","reason":"a test","at":""}}"#);
+        let value = format!(r#"{{{order},"by":"sim","reason":"a test","at":""}}"#);
         if !self.etcd.is_up() {
             return;
         }
@@ -120,8 +204,8 @@ impl World {
         if put == TxnAnswer::NoSpace {
             return;
         }
-        let slot = &mut self.registrars[at];
-        (slot.overridden, slot.changed) = (true, self.now);
+        self.registrars[at].overridden = order.contains("mode");
+        self.disturb(Process::Registrar(at), Duration::ZERO);
         self.after(lasting, Event::ClearOverride(at));
     }
 
@@ -138,17 +222,22 @@ impl World {
             return;
         }
         self.etcd.txn(Txn { deletes: vec![key], ..Txn::default() });
-        let slot = &mut self.registrars[at];
-        (slot.overridden, slot.changed) = (false, self.now);
+        let (service, name, now) = (self.registrars[at].service, self.registrars[at].name.clone(), self.now);
+        // Whoever has the name.
+        for slot in self.registrars.iter_mut().filter(|slot| slot.service == service && slot.name == name) {
+            (slot.overridden, slot.changed) = (false, slot.changed.max(now));
+        }
     }
 
     /// What etcd's history has brought back, or lost, of operators' orders; they take back what was brought back.
     pub(super) fn read_overrides(&mut self) {
         for at in 0..self.registrars.len() {
-            let stands = self.etcd.get(&self.override_key(at)).is_some();
+            let record =
+                self.etcd.get(&self.override_key(at)).map(|entry| parse::<OverrideRecord>(&entry.value));
+            let stands = record.is_some_and(|record| record.is_ok_and(|record| record.mode.is_some()));
             let slot = &mut self.registrars[at];
             if stands && !slot.overridden {
-                (slot.overridden, slot.changed) = (true, self.now);
+                (slot.overridden, slot.changed) = (true, slot.changed.max(self.now));
                 self.after(Duration::from_secs(5), Event::ClearOverride(at));
             }
         }
@@ -167,5 +256,61 @@ impl World {
         // It is not started again.
         self.registrars[second].restart_after = None;
         self.after(lasting.max(Duration::from_millis(500)), Event::StopRegistrar(second));
+    }
+
+    /// An operator revokes a lease.
+    fn revoke(&mut self, process: Process) {
+        let link = match process {
+            Process::Registrar(at) => self.registrars[at].process.as_ref().map(|process| &process.link),
+            Process::Balancer(at) => self.balancers[at].process.as_ref().map(|process| &process.link),
+        };
+        let Some(lease) = link.and_then(|link| link.lease.status().lease).filter(|_| self.etcd.is_up())
+        else {
+            return;
+        };
+        self.etcd.revoke(lease);
+        self.disturb(process, Duration::ZERO);
+    }
+
+    /// An operator deletes an instance's record, or writes this over it.
+    fn edit_record(&mut self, at: usize, text: Option<&str>) {
+        self.disturb(Process::Registrar(at), Duration::ZERO);
+        let slot = &self.registrars[at];
+        let key = format!("/leasehold/v1/instances/{}/{}", service_name(slot.service), slot.name);
+        let txn = match text {
+            Some(text) => Txn { puts: vec![(key, text.into())], ..Txn::default() },
+            None => Txn { deletes: vec![key], ..Txn::default() },
+        };
+        self.edit(txn);
+    }
+
+    fn delete_presence(&mut self, at: usize) {
+        let Some(name) = self.balancer_name(at) else { return };
+        self.edit(Txn { deletes: vec![format!("/leasehold/v1/balancers/{name}")], ..Txn::default() });
+    }
+
+    fn delete_acks(&mut self, at: usize) {
+        let Some(name) = self.balancer_name(at) else { return };
+        let prefix = format!("/leasehold/v1/acks/{name}/");
+        let deletes = self.etcd.below(&prefix).map(|(key, _)| key.to_owned()).collect();
+        self.edit(Txn { deletes, ..Txn::default() });
+    }
+
+    fn edit(&mut self, txn: Txn) {
+        if self.etcd.is_up() {
+            self.etcd.txn(txn);
+        }
+    }
+
+    /// etcd takes what is sent, and its answers and messages come only when it is over.
+    fn hang_etcd(&mut self, lasting: Duration) {
+        let until = self.now.plus(lasting);
+        for slot in &mut self.registrars {
+            slot.network.deaf_until = slot.network.deaf_until.max(until);
+        }
+        for slot in &mut self.balancers {
+            slot.network.deaf_until = slot.network.deaf_until.max(until);
+        }
+        self.etcd_is_troubled(until);
     }
 }

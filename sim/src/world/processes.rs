@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::registrar::machine::Input as RegistrarInput;
 
-use super::{App, Delivery, Event, FilesWriter, Process, World, service_name};
+use super::{App, Delivery, Event, FilesWriter, Process, World, balancer_host, service_name};
 use crate::balancer::{self, BalancerProcess};
 use crate::draw::mix;
 use crate::registrar::{self, RegistrarProcess};
@@ -76,7 +76,7 @@ impl World {
             Process::Balancer(at) => {
                 let slot = &mut self.balancers[at];
                 slot.paused_until = None;
-                slot.changed = self.now;
+                slot.changed = slot.changed.max(self.now);
                 (slot.life, std::mem::take(&mut slot.backlog))
             }
         };
@@ -93,9 +93,8 @@ impl World {
     fn set_wake(&mut self, process: Process) {
         let (wake, wanted, life) = match process {
             Process::Registrar(at) => {
-                let now = self.now;
                 let slot = &mut self.registrars[at];
-                let wanted = slot.process.as_ref().and_then(|process| process.wake_at(now));
+                let wanted = slot.process.as_ref().and_then(RegistrarProcess::wake_at);
                 (&mut slot.wake, wanted, slot.life)
             }
             Process::Balancer(at) => {
@@ -123,7 +122,7 @@ impl World {
         let (now, options) = (self.now, self.options.clone());
         let slot = &mut self.registrars[at];
         slot.life += 1;
-        (slot.stopping, slot.timed_out, slot.wake) = (false, false, None);
+        (slot.stopping, slot.timed_out, slot.wake, slot.stubborn) = (false, false, None, false);
         (slot.paused_until, slot.backlog, slot.changed) = (None, vec![], now);
         (slot.started, slot.stood) = (now, None);
         let seed = mix(options.noise ^ mix(u64::try_from(at).unwrap_or(0) ^ (u64::from(slot.life) << 32)));
@@ -156,7 +155,7 @@ impl World {
                 Effect::Call(call) => self.send_call(process, life, call),
                 Effect::StartApp => self.start_app(at),
                 Effect::StopApp => self.stop_app(at),
-                Effect::KillApp => self.remove_app(at, true),
+                Effect::KillApp => self.kill_app(at),
                 Effect::Check(addr) => {
                     let listens = self.apps.get(&addr).is_some_and(|app| app.registrar == at);
                     let ill = self.now < self.registrars[at].ill_until;
@@ -212,7 +211,18 @@ impl World {
     fn stop_app(&mut self, at: usize) {
         self.honest_leave(at);
         let Some((_, incarnation)) = self.registrars[at].app else { return };
+        if std::mem::take(&mut self.registrars[at].stubborn) {
+            self.mark("an app is killed in the end");
+            return;
+        }
         self.remove_app(at, false);
+        self.after(EXIT_TAKES, Event::AppExits { registrar: at, incarnation });
+    }
+
+    /// KILL, after a TERM that did not end it.
+    fn kill_app(&mut self, at: usize) {
+        let Some((_, incarnation)) = self.registrars[at].app else { return };
+        self.remove_app(at, true);
         self.after(EXIT_TAKES, Event::AppExits { registrar: at, incarnation });
     }
 
@@ -257,10 +267,12 @@ impl World {
         }
         slot.life += 1;
         (slot.paused_until, slot.backlog, slot.wake, slot.session) = (None, vec![], None, None);
-        (slot.changed, slot.writer) = (now, FilesWriter::default());
+        (slot.changed, slot.writer) = (slot.changed.max(now), FilesWriter::default());
         let seed =
             mix(options.noise ^ mix(77 + u64::try_from(at).unwrap_or(0) + (u64::from(slot.life) << 32)));
-        slot.process = BalancerProcess::new(now, &format!("lb-{at}"), slot.disk.clone(), &options, seed);
+        let number = if options.twins == 1 && at == 1 { 0 } else { at };
+        let name = (&*format!("lb-{number}"), balancer_host(at));
+        slot.process = BalancerProcess::new(now, name, slot.disk.clone(), &options, seed);
         let effects = slot.process.as_mut().map(|process| process.start(now)).unwrap_or_default();
         self.balancer_effects(at, effects);
     }
@@ -279,7 +291,7 @@ impl World {
             slot.disk = process.disk;
         }
         slot.life += 1;
-        (slot.session, slot.changed) = (None, self.now);
+        (slot.session, slot.changed) = (None, slot.changed.max(self.now));
     }
 
     pub(super) fn balancer_effects(&mut self, at: usize, effects: Vec<balancer::Effect>) {
