@@ -34,8 +34,6 @@ const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// A change of a balancer's presence reaches every registrar within this.
 const NEWS_MAX: Duration = Duration::from_millis(50);
-/// What a balancer serves is told within this once etcd is back.
-const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// Nothing that takes traffic away is sent on a view that is older.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 /// A process that was paused has taken in what waited for it.
@@ -74,16 +72,14 @@ impl World {
     }
 
     /// A registrar that was started while it was absent does not know of it; nor one that was started while etcd was away, and
-    /// then came back without the balancer; nor of a service that its HAProxy has come to serve while etcd was away.
+    /// then came back without the balancer; nor of a service that its HAProxy has come to serve by another configuration.
     fn is_unknown_to(&self, balancer: usize, registrar: usize) -> bool {
         let started = self.registrars[registrar].started;
         let absent = self.balancers[balancer].absent_since;
         let never_seen =
             started >= self.etcd_went && self.history_broke.is_some_and(|at| at >= self.etcd_went);
-        // It came to serve the service while etcd was away, and said so just now.
-        let slot = &self.balancers[balancer];
-        let is_new_to_it = slot.configured.is_some_and(|at| at >= self.etcd_went)
-            && self.now.since(self.etcd_came) < TOLD_WITHIN;
+        // With another configuration HAProxy serves what its files have before lb-sync has said so: it may be paused.
+        let is_new_to_it = self.balancers[balancer].configured.is_some();
         absent.is_some_and(|since| started >= since) || never_seen || is_new_to_it
     }
 
