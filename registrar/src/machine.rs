@@ -94,7 +94,7 @@ impl Registrar {
         self.members.statuses()
     }
 
-    /// When [`Input::Woke`] is due, after `now`.
+    /// When [`Input::Woke`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
         let probers = self.probers.iter().filter_map(Prober::wake_at);

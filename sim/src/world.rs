@@ -225,7 +225,7 @@ pub struct BalancerSlot {
 pub(crate) struct Session {
     /// Who accepted it.
     pub(crate) worker: WorkerId,
-    /// Counts connections: what is answered to one that was given up reaches nobody.
+    /// Counts connections: an answer on one that was given up is dropped.
     pub(crate) number: u64,
 }
 

@@ -83,7 +83,7 @@ impl Members {
         Self { members: members.collect(), released: false }
     }
 
-    /// When [`Input::Woke`] is due, after `now`.
+    /// When [`Input::Woke`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
         self.members.iter().filter_map(|member| member.machine.wake_at()).min()

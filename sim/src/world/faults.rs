@@ -223,7 +223,7 @@ impl World {
         }
         self.etcd.txn(Txn { deletes: vec![key], ..Txn::default() });
         let (service, name, now) = (self.registrars[at].service, self.registrars[at].name.clone(), self.now);
-        // Whoever has the name.
+        // Every registrar that has the name.
         for slot in self.registrars.iter_mut().filter(|slot| slot.service == service && slot.name == name) {
             (slot.overridden, slot.changed) = (false, slot.changed.max(now));
         }
