@@ -34,6 +34,8 @@ const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// A change of a balancer's presence reaches every registrar within this.
 const NEWS_MAX: Duration = Duration::from_millis(50);
+/// A service that a presence has named for longer is known to registrars. Presence is looked at every 500 ms.
+const ANNOUNCED_WITHIN: Duration = Duration::from_millis(600);
 /// Nothing that takes traffic away is sent on a view that is older.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 /// A process that was paused has taken in what waited for it.
@@ -79,7 +81,11 @@ impl World {
         let never_seen =
             started >= self.etcd_went && self.history_broke.is_some_and(|at| at >= self.etcd_went);
         // With another configuration HAProxy serves what its files have before lb-sync has said so: it may be paused.
-        let is_new_to_it = self.balancers[balancer].configured.is_some();
+        let slot = &self.balancers[balancer];
+        let service = service_name(self.registrars[registrar].service);
+        let is_announced =
+            slot.announced.get(&service).is_some_and(|at| self.now.since(*at) > ANNOUNCED_WITHIN);
+        let is_new_to_it = slot.is_reconfigured && !is_announced;
         absent.is_some_and(|since| started >= since) || never_seen || is_new_to_it
     }
 
@@ -108,8 +114,15 @@ impl World {
     /// Remembers since when each balancer has no presence.
     pub(crate) fn watch_presence(&mut self) {
         for at in 0..self.balancers.len() {
-            let present = self.balancer_name(at).is_some();
-            let slot = &mut self.balancers[at];
+            let record = self.presence_of(at).map(|(_, record)| record);
+            let (now, present, slot) = (self.now, record.is_some(), &mut self.balancers[at]);
+            // What was announced last counts on while there is no presence.
+            if let Some(BalancerRecord { services, .. }) = record {
+                let before = std::mem::take(&mut slot.announced);
+                let since = |service: String| (before.get(&service).copied().unwrap_or(now), service);
+                let announced = services.iter().map(|service| since(service.to_string()));
+                slot.announced = announced.map(|(at, service)| (service, at)).collect();
+            }
             if !present {
                 slot.absent_since.get_or_insert(self.now);
             } else if let Some(since) = slot.absent_since.take() {
@@ -120,11 +133,16 @@ impl World {
 
     /// The name under which a balancer's presence stands: another's may have the one that it was given.
     pub(crate) fn balancer_name(&self, at: usize) -> Option<String> {
+        self.presence_of(at).map(|(name, _)| name)
+    }
+
+    fn presence_of(&self, at: usize) -> Option<(String, BalancerRecord)> {
         let (prefix, host) = ("/leasehold/v1/balancers/", balancer_host(at));
-        let is = |record: &BalancerRecord| record.host == host;
-        let mut present = self.etcd.below(prefix);
-        let (key, _) = present.find(|(_, entry)| parse(&entry.value).is_ok_and(|record| is(&record)))?;
-        key.strip_prefix(prefix).map(str::to_owned)
+        let mut present = self.etcd.below(prefix).filter_map(|(key, entry)| {
+            let record = parse::<BalancerRecord>(&entry.value).ok()?;
+            Some((key.strip_prefix(prefix)?.to_owned(), record))
+        });
+        present.find(|(_, record)| record.host == host)
     }
 
     fn still_sends_to(&self, balancer: usize, addr: SocketAddr) -> Option<String> {

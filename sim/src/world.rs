@@ -200,8 +200,10 @@ pub struct BalancerSlot {
     pub(crate) sessions: u64,
     /// Until when the runtime socket says nothing.
     pub(crate) hung_until: Tick,
-    /// When HAProxy was last given another configuration.
-    pub(crate) configured: Option<Tick>,
+    /// HAProxy was given another configuration in this run.
+    pub(crate) is_reconfigured: bool,
+    /// The services that its presence names, or did when it was last there, and since when.
+    pub(crate) announced: BTreeMap<String, Tick>,
     /// Until when every check fails.
     pub(crate) lies_until: Tick,
     pub(crate) writer: FilesWriter,
@@ -404,7 +406,8 @@ impl World {
                 session: None,
                 sessions: 0,
                 hung_until: Tick::default(),
-                configured: None,
+                is_reconfigured: false,
+                announced: BTreeMap::new(),
                 lies_until: Tick::default(),
                 checks_at: None,
                 changed: now,

@@ -206,7 +206,7 @@ impl World {
         let services = usize::try_from(self.options.services).unwrap_or(1);
         let backends = (0..services).filter(|service| Some(*service) != lacks).map(service_name).collect();
         self.balancers[at].haproxy.configure(backends);
-        self.balancers[at].configured = Some(self.now);
+        self.balancers[at].is_reconfigured = true;
         self.kill_haproxy(at, RESTART_TAKES);
     }
 
