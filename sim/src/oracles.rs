@@ -251,8 +251,9 @@ impl World {
     /// HAProxy refuses nothing, but to delete a server that has a connection still.
     pub(crate) fn check_refusal(&mut self, at: usize, refused: Option<String>) {
         // What an operator deleted by hand, or a backend that a new configuration lacks, is met once.
-        let is_disturbed = self.now.since(self.balancers[at].changed) < REACHED_WITHIN;
-        if let Some(said) = refused.filter(|said| said != "StillHasConnections" && !is_disturbed) {
+        let edited_until = self.balancers[at].edited_until;
+        let is_edited = edited_until.is_some_and(|until| self.now.since(until) < REACHED_WITHIN);
+        if let Some(said) = refused.filter(|said| said != "StillHasConnections" && !is_edited) {
             self.violate("refused", format!("lb-{at}: HAProxy says {said}"));
         }
     }

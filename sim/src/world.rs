@@ -200,6 +200,8 @@ pub struct BalancerSlot {
     pub(crate) sessions: u64,
     /// Until when the runtime socket says nothing.
     pub(crate) hung_until: Tick,
+    /// Until when lb-sync may not have seen what an operator changed: by hand, or by another configuration.
+    pub(crate) edited_until: Option<Tick>,
     /// HAProxy was given another configuration in this run.
     pub(crate) is_reconfigured: bool,
     /// The services that its presence names, or did when it was last there, and since when.
@@ -406,6 +408,7 @@ impl World {
                 session: None,
                 sessions: 0,
                 hung_until: Tick::default(),
+                edited_until: None,
                 is_reconfigured: false,
                 announced: BTreeMap::new(),
                 lies_until: Tick::default(),

@@ -207,6 +207,7 @@ impl World {
         let backends = (0..services).filter(|service| Some(*service) != lacks).map(service_name).collect();
         self.balancers[at].haproxy.configure(backends);
         self.balancers[at].is_reconfigured = true;
+        self.balancers[at].edited_until = Some(self.now.plus(RESTART_TAKES));
         self.kill_haproxy(at, RESTART_TAKES);
     }
 
@@ -236,6 +237,7 @@ impl World {
             }
         }
         self.disturb(Process::Balancer(at), HAND_EDIT_STANDS);
+        self.balancers[at].edited_until = Some(self.now.plus(HAND_EDIT_STANDS));
         self.schedule_checks(at);
     }
 }
