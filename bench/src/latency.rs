@@ -38,7 +38,9 @@ pub(crate) struct Plan {
 
 /// Measures and prints.
 pub(crate) async fn run(plan: Plan) -> Result<Value> {
-    let stack = Stack::native().with_services(&["leasehold", "limit"]).start().await?;
+    // The guard would keep the last instance of a service, which passes HAProxy's check, when its lease is revoked.
+    let stack = Stack::native().with_services(&["leasehold", "limit"]);
+    let stack = stack.with_lb_sync_flag("--guard-share", "100").start().await?;
     let way = async |service, prefix| {
         let register = Register::record(&stack, service, prefix).await?;
         Way::new(&stack, service, register).await

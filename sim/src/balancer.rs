@@ -26,6 +26,9 @@ const INSTANCES: usize = 0;
 const OVERRIDES: usize = 1;
 const BALANCERS: usize = 2;
 
+/// How long clients of an instance that is away keep their cookie.
+pub const RESTART_GAP: Duration = Duration::from_secs(30);
+
 /// What outlives the process.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
@@ -87,7 +90,7 @@ pub fn policy(options: &Options) -> Option<Policy> {
         id_base: ServerId::try_from(10_000).ok()?,
         first_check: FirstCheck::Skip,
         init_state: false,
-        restart_gap: Duration::from_secs(30),
+        restart_gap: RESTART_GAP,
     })
 }
 
@@ -153,7 +156,7 @@ impl BalancerProcess {
     pub fn start(&mut self, now: Tick) -> Vec<Effect> {
         let mut calls = self.link.follow(now, INSTANCES, self.prefix.instances());
         calls.extend(self.link.follow(now, OVERRIDES, self.prefix.overrides()));
-        calls.extend(self.link.follow(now, BALANCERS, self.prefix.balancers()));
+        calls.extend(self.link.follow_quietly(now, BALANCERS, self.prefix.balancers()));
         let mut effects: Vec<Effect> = calls.into_iter().map(Effect::Call).collect();
         effects.extend(self.woke(now));
         effects

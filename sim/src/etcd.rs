@@ -181,10 +181,10 @@ impl Etcd {
         self.store.kvs.get(key)
     }
 
-    /// Everything below `prefix`.
+    /// Everything below `prefix`; without a `/` at its end it is one key.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Entry)> {
         let from = self.store.kvs.range(prefix.to_owned()..);
-        from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, entry)| (key.as_str(), entry))
+        from.take_while(move |(key, _)| is_below(key, prefix)).map(|(key, entry)| (key.as_str(), entry))
     }
 
     /// Whether `lease` lives.
@@ -302,7 +302,7 @@ impl Etcd {
             watch.next = revision + 1;
             let seen: Vec<Change> = changes
                 .iter()
-                .filter(|(key, _)| key.starts_with(&watch.prefix))
+                .filter(|(key, _)| is_below(key, &watch.prefix))
                 .map(|(_, change)| change.clone())
                 .collect();
             if !seen.is_empty() {
@@ -386,7 +386,7 @@ impl Etcd {
                 .store
                 .history
                 .iter()
-                .filter(|(revision, key, _)| *revision >= watch.next && key.starts_with(&watch.prefix))
+                .filter(|(revision, key, _)| *revision >= watch.next && is_below(key, &watch.prefix))
                 .map(|(_, _, change)| change.clone())
                 .collect();
             watch.next = self.store.revision + 1;
@@ -482,6 +482,11 @@ impl Etcd {
     pub fn set_full(&mut self, full: bool) {
         self.full = full;
     }
+}
+
+/// As `registry` asks for it: a prefix ends in `/`, and what does not is one key.
+fn is_below(key: &str, prefix: &str) -> bool {
+    if prefix.ends_with('/') { key.starts_with(prefix) } else { key == prefix }
 }
 
 #[cfg(test)]

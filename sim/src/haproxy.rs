@@ -14,6 +14,8 @@ use registry::time::Tick;
 const STATE_HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 const STAT_HEADER: &str = "# pxname,svname,qcur,scur,status,weight,iid,sid,rate,addr,check_status,uweight,\n";
 
+const UNKNOWN_MAP: &str = "Unknown map identifier. Please use #<id> or <file>.\n";
+
 /// A worker process.
 pub type WorkerId = u32;
 /// A stream through one worker.
@@ -96,6 +98,8 @@ pub struct Worker {
     pub streams: BTreeMap<StreamId, Stream>,
     /// Client connections that are kept open, and send one more request each.
     pub kept_connections: u32,
+    /// The names on each backend's restarting map. They are in memory only: the file is empty.
+    pub restarting: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Why a process ended by itself.
@@ -106,6 +110,8 @@ pub struct Crashed(pub String);
 #[derive(Clone, Debug)]
 pub struct Haproxy {
     backends: Vec<String>,
+    /// Its backends are lb-sync's own, with restarting maps.
+    has_maps: bool,
     /// All that run, the old ones too.
     pub workers: BTreeMap<WorkerId, Worker>,
     current: Option<WorkerId>,
@@ -119,11 +125,12 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Runs with these backends and no servers.
+    /// Runs with these backends and no servers. `has_maps`: each backend has a restarting map.
     #[must_use]
-    pub fn new(now: Tick, backends: Vec<String>) -> Self {
+    pub fn new(now: Tick, backends: Vec<String>, has_maps: bool) -> Self {
         let mut haproxy = Self {
             backends,
+            has_maps,
             workers: BTreeMap::new(),
             current: None,
             next_worker: 1,
@@ -178,6 +185,7 @@ impl Haproxy {
                 servers,
                 streams: BTreeMap::new(),
                 kept_connections: 0,
+                restarting: BTreeMap::new(),
             },
         );
         self.current = Some(id);
@@ -239,7 +247,10 @@ impl Haproxy {
             }
             ["show", "servers", "state"] => worker.state(&self.backends, None),
             ["show", "servers", "state", backend] => worker.state(&self.backends, Some(backend)),
-            ["show", "map"] => "# id (file) description\n".into(),
+            ["show", "map"] => worker.maps(if self.has_maps { &self.backends } else { &[] }),
+            ["show", "map", id] => worker.map(backend_of_map(&self.backends, id)),
+            ["add", "map", id, name, _] => worker.change_map(backend_of_map(&self.backends, id), name, true),
+            ["del", "map", id, name] => worker.change_map(backend_of_map(&self.backends, id), name, false),
             ["show", "stat", backend, "4", id] => worker.stat(&self.backends, backend, id),
             ["shutdown", "sessions", "server", path] => {
                 let Some(path) = path_of(path) else { return Ok(("No such server.\n".into(), vec![])) };
@@ -310,6 +321,13 @@ impl Haproxy {
         all.nth(at).map(|(path, server)| (path.1.clone(), server.addr))
     }
 
+    /// Whether a client whose cookie names this server keeps it while others serve it.
+    #[must_use]
+    pub fn is_restarting(&self, worker: WorkerId, backend: &str, name: &str) -> bool {
+        let names = self.workers.get(&worker).and_then(|worker| worker.restarting.get(backend));
+        names.is_some_and(|names| names.contains(name))
+    }
+
     /// Begins a stream.
     pub fn open(&mut self, worker: WorkerId, server: (String, String), addr: SocketAddr) -> Option<StreamId> {
         let id = self.next_stream;
@@ -327,6 +345,36 @@ impl Haproxy {
 }
 
 impl Worker {
+    fn maps(&self, backends: &[String]) -> String {
+        let mut text = "# id (file) description\n".to_owned();
+        for (id, backend) in backends.iter().enumerate() {
+            let count = self.restarting.get(backend).map_or(0, BTreeSet::len);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "{id} (/services/{backend}.restarting.map) pattern loaded from file. curr_ver=0 next_ver=0 entry_cnt={count}"
+            );
+        }
+        text
+    }
+
+    fn map(&self, backend: Option<&String>) -> String {
+        let Some(backend) = backend else { return UNKNOWN_MAP.into() };
+        let names = self.restarting.get(backend).into_iter().flatten();
+        names.fold(String::new(), |text, name| text + "0x1 " + name + " 1\n") + "\n"
+    }
+
+    fn change_map(&mut self, backend: Option<&String>, name: &str, adds: bool) -> String {
+        let Some(backend) = backend else { return UNKNOWN_MAP.into() };
+        let names = self.restarting.entry(backend.clone()).or_default();
+        if adds {
+            names.insert(name.to_owned());
+        } else if !names.remove(name) {
+            return "Key not found.\n".into();
+        }
+        "\n".into()
+    }
+
     fn state(&self, backends: &[String], only: Option<&str>) -> String {
         let mut text = STATE_HEADER.to_owned();
         for ((backend, name), server) in &self.servers {
@@ -505,6 +553,11 @@ impl Server {
     }
 }
 
+/// A map's number is its backend's place.
+fn backend_of_map<'a>(backends: &'a [String], id: &str) -> Option<&'a String> {
+    backends.get(id.strip_prefix('#')?.parse::<usize>().ok()?)
+}
+
 /// From 1, in the order of the configuration.
 fn backend_number(backends: &[String], name: &str) -> usize {
     1 + backends.iter().position(|backend| backend == name).unwrap_or(0)
@@ -519,7 +572,7 @@ mod tests {
     use super::*;
 
     fn haproxy(lines: &[&str]) -> (Haproxy, Vec<String>) {
-        let mut haproxy = Haproxy::new(Tick::from_ms(1_000), vec!["web".into()]);
+        let mut haproxy = Haproxy::new(Tick::from_ms(1_000), vec!["web".into()], true);
         let ask = |haproxy: &mut Haproxy, line: &&str| {
             let worker = haproxy.current().unwrap();
             haproxy.ask(Tick::from_ms(1_000), worker, line).map_or_else(|crash| crash.0, |answer| answer.0)
@@ -541,6 +594,18 @@ mod tests {
         assert!(haproxy.ask(now, worker, "del server web/a").unwrap().0.starts_with("Server still has"));
         haproxy.close(worker, stream.unwrap());
         assert_eq!(haproxy.ask(now, worker, "del server web/a").unwrap().0, "Server deleted.\n");
+    }
+
+    #[test]
+    fn a_restarting_map_is_in_the_memory_of_one_worker() {
+        let (mut haproxy, answers) =
+            haproxy(&["show map", "add map #0 a 1", "show map #0", "del map #0 b", "show map #1"]);
+        assert!(answers[0].ends_with("entry_cnt=0\n") && answers[2] == "0x1 a 1\n\n", "{answers:?}");
+        assert!(answers[3].starts_with("Key not found") && answers[4].starts_with("Unknown map"));
+        let worker = haproxy.current().unwrap();
+        assert!(haproxy.is_restarting(worker, "web", "a") && !haproxy.is_restarting(worker, "web", "b"));
+        haproxy.reload(Tick::from_ms(2_000), 0);
+        assert!(!haproxy.is_restarting(haproxy.current().unwrap(), "web", "a"));
     }
 
     #[test]

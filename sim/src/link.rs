@@ -139,13 +139,32 @@ impl Link {
         followers.chain(self.lease.wake_at()).min()
     }
 
+    /// Begins to follow `prefix` as follower number `index`, without lists in between: what may be somewhat out of date.
+    pub fn follow_quietly(&mut self, now: Tick, index: usize, prefix: String) -> Vec<Call> {
+        self.start(index, prefix, |draw| follow::machine::Machine::new(now, draw))
+    }
+
     /// Begins to follow `prefix` as follower number `index`.
     pub fn follow(&mut self, now: Tick, index: usize, prefix: String) -> Vec<Call> {
+        self.start(index, prefix, |draw| {
+            // As `follow::task` draws it: once as long, to twice.
+            let spread = 1_000 + u32::try_from(draw % 1_000).unwrap_or(0);
+            let relist_every = follow::machine::RELIST_EVERY * spread / 1_000;
+            follow::machine::Machine::new(now, draw).with_relist_every(relist_every)
+        })
+    }
+
+    fn start(
+        &mut self,
+        index: usize,
+        prefix: String,
+        machine: impl FnOnce(u64) -> follow::machine::Machine,
+    ) -> Vec<Call> {
         self.lives += 1;
         if self.followers.len() <= index {
             self.followers.resize_with(index + 1, || None);
         }
-        let machine = follow::machine::Machine::new(now, mix(self.seed ^ u64::from(self.lives)));
+        let machine = machine(mix(self.seed ^ u64::from(self.lives)));
         let before =
             self.followers[index].replace(Follower { machine, prefix, life: self.lives, stream: None });
         before.and_then(|before| before.stream).map(Call::Close).into_iter().collect()

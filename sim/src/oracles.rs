@@ -9,7 +9,8 @@ use registry::name::InstanceId;
 use registry::record::{AckState, BalancerRecord, InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
-use crate::world::{App, RegistrarSlot, World, balancer_host, service_name};
+use crate::balancer::RESTART_GAP;
+use crate::world::{App, Cookie, Process, RegistrarSlot, World, balancer_host, service_name};
 
 /// A broken oracle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +35,18 @@ const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// A change of a balancer's presence reaches every registrar within this.
 const NEWS_MAX: Duration = Duration::from_millis(50);
-/// A service that a presence has named for longer is known to registrars. Presence is looked at every 500 ms.
+/// Presence is looked at every 500 ms.
+const PRESENCE_LOOKED_AT: Duration = Duration::from_millis(500);
+/// A service that a presence has named for longer is known to registrars.
 const ANNOUNCED_WITHIN: Duration = Duration::from_millis(600);
 /// Nothing that takes traffic away is sent on a view that is older.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 /// A process that was paused has taken in what waited for it.
 const WAKES_WITHIN: Duration = Duration::from_millis(5);
+/// A call that is lost is given up after so long (`registry::session`).
+const CALL_MAX: Duration = Duration::from_secs(3);
+/// A leave takes no longer than this, with nothing in its way: sticky clients, requests in flight, a vanished balancer.
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
 /// Two registrars may believe for so long that they have a name.
 const NAME_SHARED_MAX: Duration = Duration::from_secs(8);
 
@@ -56,7 +63,7 @@ impl World {
             self.mark("stopped before its first record stood");
             return;
         }
-        let name = slot.name.clone();
+        let (name, service) = (slot.name.clone(), service_name(slot.service));
         // Another registrar has its name: its requests in flight have had their time.
         if slot.process.as_ref().is_some_and(|process| process.member().stood_down) {
             return;
@@ -66,17 +73,39 @@ impl World {
                 self.mark("left while a balancer was long gone");
                 continue;
             }
-            if let Some(what) = self.still_sends_to(balancer, addr) {
+            if let Some(what) = self.still_sends_to(balancer, addr, &service) {
                 self.violate("honest leave", format!("{name} at {addr} stops, and lb-{balancer} {what}"));
                 return;
             }
         }
     }
 
+    /// A leave ended by its deadline: something must have been in its way, and not long ago.
+    pub(crate) fn left_at_deadline(&mut self, at: usize) {
+        let long_ago = |at: Tick| self.now.since(at) > LEFT_WITHIN;
+        let slot = &self.registrars[at];
+        let is_quiet =
+            [self.etcd_came, slot.changed, slot.network.troubled_until()].into_iter().all(long_ago)
+                && self.etcd.is_up()
+                && self.balancers.iter().all(|slot| {
+                    let runs = slot.process.is_some() && slot.haproxy.current().is_some();
+                    let troubled = [slot.changed, slot.network.troubled_until(), slot.hung_until];
+                    runs && troubled.into_iter().all(long_ago)
+                });
+        if is_quiet {
+            let what = format!("{} left at its deadline, and nothing was in the way", slot.name);
+            self.violate("leaves", what);
+        }
+    }
+
     /// A registrar that was started while it was absent does not know of it; nor one that was started while etcd was away, and
     /// then came back without the balancer; nor of a service that its HAProxy has come to serve by another configuration.
     fn is_unknown_to(&self, balancer: usize, registrar: usize) -> bool {
-        let started = self.registrars[registrar].started;
+        // It asks who is there once its first record stands, and may have to ask again.
+        let slot = &self.registrars[registrar];
+        let started = slot.started.max(slot.stood.unwrap_or_default());
+        let asked =
+            if slot.network.troubled_until() < slot.started { started } else { started.plus(CALL_MAX) };
         let absent = self.balancers[balancer].absent_since;
         let never_seen =
             started >= self.etcd_went && self.history_broke.is_some_and(|at| at >= self.etcd_went);
@@ -86,7 +115,7 @@ impl World {
         let is_announced =
             slot.announced.get(&service).is_some_and(|at| self.now.since(*at) > ANNOUNCED_WITHIN);
         let is_new_to_it = slot.is_reconfigured && !is_announced;
-        absent.is_some_and(|since| started >= since) || never_seen || is_new_to_it
+        absent.is_some_and(|since| asked.plus(PRESENCE_LOOKED_AT) >= since) || never_seen || is_new_to_it
     }
 
     /// It has been absent for longer than leaves wait for it.
@@ -145,20 +174,34 @@ impl World {
         present.find(|(_, record)| record.host == host)
     }
 
-    fn still_sends_to(&self, balancer: usize, addr: SocketAddr) -> Option<String> {
+    /// What a balancer still sends to `addr`, which `service` is about to leave: another service may have it, too.
+    fn still_sends_to(&self, balancer: usize, addr: SocketAddr, service: &str) -> Option<String> {
         let haproxy = &self.balancers[balancer].haproxy;
+        // Who registers another's app beside it leaves the app, and its server in the other service, as they are.
+        let is_beside = self.registrars.iter().any(|slot| {
+            service_name(slot.service) == service && slot.shares.is_some_and(|(at, _)| at == addr)
+        });
+        let others: BTreeSet<String> = (0..usize::try_from(self.options.services).unwrap_or(1))
+            .filter(|other| is_beside || self.registrar_at(addr, *other).is_some())
+            .map(service_name)
+            .filter(|other| other != service)
+            .collect();
         for (id, worker) in &haproxy.workers {
             let which = if Some(*id) == haproxy.current() { "its worker" } else { "an old worker of it" };
             // An old worker without kept connections gets no new requests.
             let takes = !worker.stopping || worker.kept_connections > 0;
-            let selectable =
-                worker.servers.iter().find(|(_, server)| server.addr == addr && server.is_selectable());
+            let selectable = worker
+                .servers
+                .iter()
+                .filter(|(path, _)| !others.contains(&path.0))
+                .find(|(_, server)| server.addr == addr && server.is_selectable());
             if let Some((path, _)) = selectable.filter(|_| takes) {
                 return Some(format!("has it selectable as {}/{} ({which})", path.0, path.1));
             }
             let inflight = Duration::from_secs(self.options.inflight_s.into());
             let is_past_limit = worker.stopping && self.now.since(worker.stopped_at) >= inflight;
-            if !is_past_limit && worker.streams.values().any(|stream| stream.addr == addr) {
+            let mut streams = worker.streams.values().filter(|stream| !others.contains(&stream.server.0));
+            if !is_past_limit && streams.any(|stream| stream.addr == addr) {
                 return Some(format!("has a request in flight there ({which})"));
             }
         }
@@ -171,11 +214,9 @@ impl World {
             return;
         }
         let is = |slot: &&RegistrarSlot| slot.process.as_ref().is_some_and(|process| process.owner == owner);
-        let Some(addr) = self.registrars.iter().find(is).and_then(|slot| slot.app).map(|(addr, _)| addr)
-        else {
-            return;
-        };
-        if let Some(what) = self.still_sends_to(at, addr) {
+        let of = |slot: &RegistrarSlot| Some((slot.app?.0, service_name(slot.service)));
+        let Some((addr, service)) = self.registrars.iter().find(is).and_then(of) else { return };
+        if let Some(what) = self.still_sends_to(at, addr, &service) {
             self.violate("honest ack", format!("lb-{at} says that {id} is drained, and {what}"));
         }
     }
@@ -208,11 +249,20 @@ impl World {
     /// No process believes in a lease that etcd has ended. One that is paused cannot know; one whose app is gone revokes it.
     pub(crate) fn check_leases(&mut self) {
         let now = self.now;
-        let runs = |paused: Option<Tick>| paused.is_none_or(|until| now > until.plus(WAKES_WITHIN));
-        let registrars = self.registrars.iter().filter(|slot| runs(slot.paused_until) && slot.app.is_some());
+        let runs = |process: Process, paused: Option<Tick>, suspended_for: Duration| {
+            let resumed = self.resumed.get(&process).copied().unwrap_or_default();
+            suspended_for.is_zero() && paused.is_none() && now > resumed.plus(WAKES_WITHIN)
+        };
+        let registrars = self.registrars.iter().enumerate().filter(|(at, slot)| {
+            runs(Process::Registrar(*at), slot.paused_until, slot.suspended_for) && slot.app.is_some()
+        });
         let registrars =
-            registrars.filter_map(|slot| Some((slot.name.clone(), &slot.process.as_ref()?.link)));
-        let balancers = self.balancers.iter().enumerate().filter(|(_, slot)| runs(slot.paused_until));
+            registrars.filter_map(|(_, slot)| Some((slot.name.clone(), &slot.process.as_ref()?.link)));
+        let balancers = self
+            .balancers
+            .iter()
+            .enumerate()
+            .filter(|(at, slot)| runs(Process::Balancer(*at), slot.paused_until, slot.suspended_for));
         let balancers =
             balancers.filter_map(|(at, slot)| Some((format!("lb-{at}"), &slot.process.as_ref()?.link)));
         let wrong = registrars.chain(balancers).find_map(|(who, link)| {
@@ -293,6 +343,15 @@ impl World {
         before: &BTreeMap<String, BTreeSet<SocketAddr>>,
         line: &str,
     ) {
+        // An instance whose return was lost on the way is a suspect to the end. What was changed by hand is found by an audit.
+        let lb = &self.balancers[at];
+        if self.now < lb.network.complete_at() || lb.edited_until.is_some_and(|until| self.now < until) {
+            return;
+        }
+        // Sent long ago.
+        if self.now.since(lb.hung_until) < REACHED_WITHIN {
+            return;
+        }
         // A restored record may say `draining`, until its owner has written again.
         if self.history_broke.is_some_and(|at| self.now.since(at) < REACHED_WITHIN) {
             return;
@@ -324,6 +383,8 @@ impl World {
             && self.now.since(slot.ill_until) > REACHED_WITHIN
             && !slot.stopping
             && !self.is_overridden(slot)
+            && !self.has_kept_order(slot)
+            && !self.is_or_was_shared(addr)
             && self.registrars.iter().filter(same_name).count() == 1
     }
 
@@ -348,6 +409,16 @@ impl World {
             let same = other.service == slot.service && other.name == slot.name;
             same && (other.overridden || self.now.since(other.changed) < REACHED_WITHIN)
         })
+    }
+
+    /// Its address was or is registered in another service as well: one of the two gives way once its lease has missed a beat.
+    fn is_or_was_shared(&self, addr: SocketAddr) -> bool {
+        self.registrars.iter().any(|slot| slot.shares.is_some_and(|(at, _)| at == addr))
+    }
+
+    /// An operator's order may be in force that another history of etcd lacks, and that was lifted there unseen.
+    fn has_kept_order(&self, slot: &RegistrarSlot) -> bool {
+        self.history_broke.is_some() && slot.ordered != Tick::default()
     }
 
     /// A registrar stands down only for another one of its name. After two new histories (a wipe, and then a backup of before it)
@@ -391,14 +462,15 @@ impl World {
     /// A request for one service has reached another service's app.
     pub(crate) fn misrouted(&mut self, balancer: usize, service: usize, addr: SocketAddr, app: &App) {
         self.counts.failed += 1;
-        if self.now.since(app.since) <= MISROUTED_MAX {
+        let since = self.unshared.get(&addr).copied().unwrap_or_default().max(app.since);
+        if self.now.since(since) <= MISROUTED_MAX {
             return;
         }
         // The news may still be on its way: etcd, lb-sync, or a lease that was not missed yet.
         let slot = &self.balancers[balancer];
         let blind =
             slot.process.is_none() || self.now.since(slot.changed) < REACHED_WITHIN || !self.etcd.is_up();
-        if blind || self.now.since(app.since) < self.lease_time() {
+        if blind || self.now.since(since) < self.lease_time() {
             self.mark("misrouted while the news is on its way");
             return;
         }
@@ -408,6 +480,37 @@ impl World {
 
     fn lease_time(&self) -> Duration {
         Duration::from_secs(self.options.ttl_s) + REACHED_WITHIN
+    }
+
+    /// A client got another cookie. One whose instance is away, and may be about to return, keeps its own for `--restart-gap`.
+    pub(crate) fn check_affinity(&mut self, balancer: usize, worker: u32, service: usize, before: &Cookie) {
+        let Cookie { server, addr, served } = before;
+        let slot = &self.balancers[balancer];
+        let long_ago = |at: Tick| self.now.since(at) > REACHED_WITHIN;
+        let path = (service_name(service), server.clone());
+        let state = slot.haproxy.workers.get(&worker).map(|worker| worker.servers.get(&path));
+        let is_away = state.is_some_and(|server| server.is_none_or(|server| server.maint));
+        let lb_is_well = slot.process.is_some()
+            && slot.paused_until.is_none()
+            && self.options.files == 1
+            && Some(worker) == slot.haproxy.current()
+            && [slot.changed, slot.network.troubled_until(), slot.haproxy.started].into_iter().all(long_ago)
+            && self.etcd.is_up()
+            && long_ago(self.etcd_came)
+            && self.history_broke.is_none();
+        // Whether it left in order, by itself or by an operator, or its address is another's.
+        let mut of_name =
+            self.registrars.iter().filter(|slot| slot.service == service && slot.name == *server);
+        let Some(instance) = of_name.next().filter(|_| of_name.next().is_none()) else { return };
+        let is_ended = instance.stopping
+            || instance.overridden
+            || self.now.since(instance.ordered) < RESTART_GAP
+            || self.given_to.get(addr).is_none_or(|to| self.registrars[*to].name != *server);
+        let gap = RESTART_GAP.saturating_sub(REACHED_WITHIN);
+        if is_away && lb_is_well && !is_ended && self.now.since(*served) < gap {
+            let what = format!("lb-{balancer}: a client of {server}, which is away, has lost its cookie");
+            self.violate("affinity", what);
+        }
     }
 
     /// No server took a request: right only if none could have.
@@ -500,6 +603,9 @@ impl World {
                 let extra: Vec<_> = has.difference(&wanted).collect();
                 return Some(format!("lb-{at}: missing {missing:?}, too many {extra:?}"));
             }
+            if let Some((backend, names)) = worker.restarting.iter().find(|(_, names)| !names.is_empty()) {
+                return Some(format!("lb-{at} waits for {names:?} of {backend} to return"));
+            }
             let is_wanted = |(backend, name): &&(String, String)| {
                 wanted.iter().any(|(service, instance, _)| service == backend && instance == name)
             };
@@ -526,9 +632,27 @@ impl World {
         None
     }
 
-    /// The time at which everything must have come to rest.
+    /// Nothing has happened for a while to any process or its surroundings, and lb-sync has read all of HAProxy since.
     #[must_use]
-    pub fn rest_at(quiet_ms: u64) -> Tick {
-        Tick::from_ms(1_000 + quiet_ms).plus(crate::world::SETTLE)
+    pub fn is_settled(&self) -> bool {
+        let long_ago = |at: Tick| self.now.since(at) > REACHED_WITHIN;
+        self.registrars.iter().all(|slot| long_ago(slot.changed) && long_ago(slot.network.troubled_until()))
+            && self
+                .balancers
+                .iter()
+                .all(|slot| long_ago(slot.changed) && long_ago(slot.network.troubled_until()))
+            && long_ago(self.etcd_came)
+    }
+
+    /// The beginning of a run.
+    #[must_use]
+    pub const fn begun() -> Tick {
+        Tick::from_ms(1_000)
+    }
+
+    /// The time at which everything must have come to rest, after the last operation is over.
+    #[must_use]
+    pub fn rest_at(over_at_ms: u64) -> Tick {
+        Self::begun().plus(Duration::from_millis(over_at_ms)).plus(crate::world::SETTLE)
     }
 }

@@ -255,13 +255,13 @@ impl RegistrarProcess {
                     calls.push(Call::Names(prefix));
                 }
                 member::Action::AskLease(lease) => calls.push(Call::TimeToLive(lease)),
-                member::Action::FollowOwn { key } => calls.extend(self.link.follow(now, OWN, key)),
+                member::Action::FollowOwn { key } => calls.extend(self.link.follow_quietly(now, OWN, key)),
                 member::Action::FollowPresence { presence }
                 | member::Action::FollowBalancers { presence } => {
-                    calls.extend(self.link.follow(now, PRESENCE, presence));
+                    calls.extend(self.link.follow_quietly(now, PRESENCE, presence));
                 }
                 member::Action::FollowAck { key } => {
-                    calls.extend(self.link.follow(now, ACKS + self.acks.len(), key.clone()));
+                    calls.extend(self.link.follow_quietly(now, ACKS + self.acks.len(), key.clone()));
                     self.acks.push(key);
                 }
                 member::Action::Report(_) => {}

@@ -12,6 +12,9 @@ use registry::time::Tick;
 const SHRINK_RUNS_MAX: u32 = 300;
 /// A whole leave must fit before the end.
 const LONGEST_LEAVE: Duration = Duration::from_secs(20);
+/// When a short run is looked at first, after the last operation is over, and how often from then on.
+const LOOK_FIRST: Duration = Duration::from_secs(6);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What has come to rest stays so.
 const AT_REST: Duration = Duration::from_secs(5);
 
@@ -31,7 +34,7 @@ pub struct Outcome {
 /// When everything must have come to rest.
 #[must_use]
 pub fn end(script: &Script) -> Tick {
-    World::rest_at(script.quiet_at_ms()).plus(LONGEST_LEAVE)
+    World::rest_at(script.over_at_ms()).plus(LONGEST_LEAVE)
 }
 
 /// Runs a script to its end, or to the first broken oracle.
@@ -39,13 +42,12 @@ pub fn end(script: &Script) -> Tick {
 pub fn run(script: &Script, trace: bool) -> Outcome {
     let mut world = World::new(script);
     world.trace = trace.then(Vec::new);
-    let end = end(script);
-    if world.run_until(end) {
+    if run_to_rest(&mut world, script) {
         match world.pending() {
             Some(pending) => world.violate("liveness", pending),
             None => world.come_to_rest(),
         }
-        world.run_until(end.plus(AT_REST));
+        world.run_until(world.now.plus(AT_REST));
     }
     Outcome {
         violation: world.violations.into_iter().next(),
@@ -53,6 +55,23 @@ pub fn run(script: &Script, trace: bool) -> Outcome {
         marks: world.marks,
         trace: world.trace.unwrap_or_default(),
     }
+}
+
+/// Runs until all has come to rest, at `end` at the latest; a run that is not short has all that time. `false`: something
+/// went wrong.
+fn run_to_rest(world: &mut World, script: &Script) -> bool {
+    let end = end(script);
+    let mut look = World::begun().plus(Duration::from_millis(script.quiet_at_ms())).plus(LOOK_FIRST);
+    while script.options.short == 1 && look < end {
+        if !world.run_until(look) {
+            return false;
+        }
+        if world.is_settled() && world.pending().is_none() {
+            return true;
+        }
+        look = look.plus(LOOK_EVERY);
+    }
+    world.run_until(end)
 }
 
 /// A smaller script that breaks the same oracle, and what it breaks.

@@ -30,6 +30,8 @@ pub struct Options {
     pub twins: u64,
     /// 1: lb-sync keeps files, and HAProxy starts with their servers; 0: it starts with none.
     pub files: u64,
+    /// 1: the run ends soon after all has come to rest; 0: it has its whole time, for what shows late.
+    pub short: u64,
     /// The seed of latencies and choices; 0 makes every latency the same.
     pub noise: u64,
 }
@@ -78,8 +80,12 @@ ops! {
     Stubborn "stubborn" (reg);
     /// The registrar is paused for a time.
     PauseRegistrar "pause-registrar" (reg, ms);
+    /// The registrar's host is suspended for a time: its timers have stood still when it goes on.
+    SuspendRegistrar "suspend-registrar" (reg, ms);
     /// The registrar is cut off from etcd for a time.
     CutRegistrar "cut-registrar" (reg, ms);
+    /// All registrars are cut off from etcd for a time.
+    CutRegistrars "cut-registrars" (ms);
     /// As [`Self::CutRegistrar`], but what it sends arrives.
     DeafRegistrar "deaf-registrar" (reg, ms);
     /// Its watches are this late for a time.
@@ -100,12 +106,16 @@ ops! {
     OldDisk "old-disk" (bal, ago_ms, ms);
     /// lb-sync is paused for a time.
     PauseBalancer "pause-balancer" (bal, ms);
+    /// lb-sync's host is suspended for a time: its timers have stood still when it goes on.
+    SuspendBalancer "suspend-balancer" (bal, ms);
     /// lb-sync is cut off from etcd for a time.
     CutBalancer "cut-balancer" (bal, ms);
     /// As [`Self::CutBalancer`], but what it sends arrives.
     DeafBalancer "deaf-balancer" (bal, ms);
     /// Its watches are this late for a time.
     LagBalancer "lag-balancer" (bal, late_ms, ms);
+    /// Its watches live on and lose all events for a time, as etcd 3.4 has done.
+    LoseEvents "lose-events" (bal, ms);
     /// All its watches break.
     BreakBalancer "break-balancer" (bal);
     /// An operator revokes its lease.
@@ -148,6 +158,8 @@ ops! {
     Weight "weight" (reg, ms);
     /// Another registrar of the instance's name starts elsewhere, and is told to stop after a time.
     SameName "same-name" (reg, ms);
+    /// The instance's app is registered in another service as well, by a registrar of its own, for a time.
+    SameAddress "same-address" (reg, ms);
     /// etcd refuses writes for a time.
     Full "full" (ms);
 }
@@ -167,7 +179,7 @@ pub const WARM_UP_MS: u64 = 6_000;
 const BUSY_MS: u64 = 30_000;
 
 /// Which kinds of operations a schedule may have: one bit each, drawn per schedule.
-const KINDS: u64 = 45;
+const KINDS: u64 = 48;
 /// A member of etcd lags behind by so much.
 const LATE_MS_MAX: u64 = 5_000;
 /// Ways in which an operator changes a server by hand.
@@ -176,6 +188,13 @@ pub const HAND_EDITS: u64 = 4;
 const LOST_PER_MILLE_MAX: u64 = 50;
 /// A host that was suspended.
 const SUSPENDED_MS_MIN: u64 = 60_000;
+/// A reload comes with up to so many others.
+const RELOADS_IN_A_ROW: u64 = 3;
+const RELOADS_WITHIN_MS: u64 = 600;
+/// How much a restored etcd's revision is bumped (`etcdutl snapshot restore --bump-revision`; its documentation has 1,000,000,000).
+const REVISION_BUMP: u64 = 1_000_000_000;
+/// What a watch has lost is found by a list within this (`registry::follow`: every 5 to 10 minutes).
+const LISTED_WITHIN_MS: u64 = 600_000;
 
 impl Script {
     /// The script of `seed`. `only`: of these kinds of operations (by name), else of any.
@@ -186,17 +205,20 @@ impl Script {
             state = mix(state);
             state % bound.max(1)
         };
+        // One in sixteen is large.
+        let [services, instances, balancers] = if next(16) == 0 { [4, 12, 4] } else { [2, 4, 3] };
         let options = Options {
-            services: 1 + next(2),
-            instances: 1 + next(4),
-            balancers: 1 + next(3),
+            services: 1 + next(services),
+            instances: 1 + next(instances),
+            balancers: 1 + next(balancers),
             ttl_s: [2, 3, 5, 10][usize::try_from(next(4)).unwrap_or(0)],
             sticky_s: [0, 0, 1, 3][usize::try_from(next(4)).unwrap_or(0)],
             inflight_s: [1, 3, 5, 5][usize::try_from(next(4)).unwrap_or(0)],
-            leave_max_s: 60,
+            leave_max_s: if next(8) == 0 { 5 + next(20) } else { 60 },
             suspect_max_s: 20,
             check_ms: [500, 1_000, 2_000, 2_000][usize::try_from(next(4)).unwrap_or(0)],
             files: u64::from(!mix(seed ^ 0xf11e5).is_multiple_of(4)),
+            short: u64::from(!mix(seed ^ 0x5047).is_multiple_of(8)),
             twins: u64::from(mix(seed ^ 0x7_2135).is_multiple_of(8)),
             noise: 1 + next(u64::MAX - 1),
         };
@@ -214,13 +236,18 @@ impl Script {
             let all = options.services * options.instances;
             ops.push((WARM_UP_MS + next(BUSY_MS), Op::Roll(next(all))));
         }
-        for _ in 0..=next(5) {
+        for _ in 0..=next(8) {
             let Some(kind) = allowed.get(usize::try_from(next(64)).unwrap_or(0) % allowed.len().max(1))
             else {
                 break;
             };
             let at = WARM_UP_MS + next(BUSY_MS);
-            ops.push((at, kind_op(*kind, &mut next, &options)));
+            let op = kind_op(*kind, &mut next, &options);
+            ops.push((at, op));
+            if matches!(op, Op::Reload(_)) {
+                let again = next(RELOADS_IN_A_ROW);
+                ops.extend((0..again).map(|_| (at + next(RELOADS_WITHIN_MS), op)));
+            }
         }
         ops.sort_by_key(|(at, _)| *at);
         Self { options, ops }
@@ -230,6 +257,14 @@ impl Script {
     #[must_use]
     pub fn quiet_at_ms(&self) -> u64 {
         self.ops.iter().map(|(at, op)| at + op.takes_ms()).max().unwrap_or(0).max(WARM_UP_MS)
+    }
+
+    /// When the last effect of an operation is over that only time takes away.
+    #[must_use]
+    pub fn over_at_ms(&self) -> u64 {
+        let lasts =
+            |op: &Op| op.takes_ms() + if matches!(op, Op::LoseEvents(..)) { LISTED_WITHIN_MS } else { 0 };
+        self.ops.iter().map(|(at, op)| at + lasts(op)).max().unwrap_or(0).max(WARM_UP_MS)
     }
 }
 
@@ -256,7 +291,7 @@ fn kind_op(kind: u64, next: &mut impl FnMut(u64) -> u64, options: &Options) -> O
         13 => Op::Leader(),
         14 => Op::Compact(),
         15 => Op::Wipe(long()),
-        16 => Op::Restore(1_000 + long(), long(), 0),
+        16 => Op::Restore(1_000 + long(), long(), if long() % 4 == 0 { REVISION_BUMP } else { 0 }),
         17 => Op::Drain(reg, long()),
         18 => Op::Maintenance(reg, long()),
         19 => Op::SameName(reg, long()),
@@ -283,8 +318,11 @@ fn kind_op(kind: u64, next: &mut impl FnMut(u64) -> u64, options: &Options) -> O
         40 => Op::Hang(long()),
         41 => Op::LoseCalls(1 + long() % LOST_PER_MILLE_MAX, long()),
         42 => Op::Weight(reg, long()),
-        43 => Op::PauseRegistrar(reg, SUSPENDED_MS_MIN + 8 * long()),
-        _ => Op::PauseBalancer(bal, SUSPENDED_MS_MIN + 8 * long()),
+        43 => Op::SuspendRegistrar(reg, SUSPENDED_MS_MIN + 8 * long()),
+        44 => Op::SuspendBalancer(bal, SUSPENDED_MS_MIN + 8 * long()),
+        45 => Op::LoseEvents(bal, long()),
+        46 => Op::SameAddress(reg, long()),
+        _ => Op::CutRegistrars(long()),
     }
 }
 
@@ -344,7 +382,7 @@ impl Op {
 }
 
 impl Options {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 12] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 13] {
         [
             ("services", Field::Long(&mut self.services)),
             ("instances", Field::Long(&mut self.instances)),
@@ -356,6 +394,7 @@ impl Options {
             ("suspect_max_s", Field::Long(&mut self.suspect_max_s)),
             ("check_ms", Field::Long(&mut self.check_ms)),
             ("files", Field::Long(&mut self.files)),
+            ("short", Field::Long(&mut self.short)),
             ("twins", Field::Long(&mut self.twins)),
             ("noise", Field::Long(&mut self.noise)),
         ]
@@ -393,7 +432,7 @@ impl FromStr for Script {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut script = Self::draw(0, Some(&[]));
         script.ops.clear();
-        (script.options.files, script.options.twins) = (1, 0);
+        (script.options.files, script.options.twins, script.options.short) = (1, 0, 0);
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         for line in lines {
             let mut words = line.split_whitespace();

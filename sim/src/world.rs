@@ -156,9 +156,12 @@ pub struct RegistrarSlot {
     pub process: Option<RegistrarProcess>,
     pub(crate) life: u32,
     pub(crate) paused_until: Option<Tick>,
+    pub(crate) suspended_for: Duration,
     pub(crate) backlog: Vec<Delivery>,
     pub(crate) network: Network,
     pub(crate) wake: Option<Tick>,
+    /// Another registrar's app is at this address, and this one registers it in its own service.
+    pub(crate) shares: Option<(SocketAddr, u64)>,
     /// The app does not end on TERM.
     pub(crate) stubborn: bool,
     /// The app, where it is and which one.
@@ -175,6 +178,8 @@ pub struct RegistrarSlot {
     pub(crate) restart_after: Option<Duration>,
     /// An operator's order for it.
     pub overridden: bool,
+    /// When such an order was given or lifted last, or it was told to stop.
+    pub(crate) ordered: Tick,
     /// When its present life was started.
     pub started: Tick,
     /// Since when it has been as it is.
@@ -191,6 +196,7 @@ pub struct BalancerSlot {
     pub(crate) life: u32,
     pub(crate) disk: Disk,
     pub(crate) paused_until: Option<Tick>,
+    pub(crate) suspended_for: Duration,
     /// What was on disk, each second of a run in which an old state directory comes back.
     pub(crate) old_disks: Vec<(Tick, Disk)>,
     pub(crate) backlog: Vec<Delivery>,
@@ -198,6 +204,10 @@ pub struct BalancerSlot {
     pub(crate) wake: Option<Tick>,
     pub(crate) session: Option<Session>,
     pub(crate) sessions: u64,
+    /// When what HAProxy said last arrives: in order.
+    pub(crate) heard_at: Tick,
+    /// lb-sync is told, or will be, that its session is over: once.
+    pub(crate) is_loss_told: bool,
     /// Until when the runtime socket says nothing.
     pub(crate) hung_until: Tick,
     /// Until when lb-sync may not have seen what an operator changed: by hand, or by another configuration.
@@ -220,8 +230,8 @@ pub struct BalancerSlot {
     pub(crate) suspects: BTreeSet<InstanceId>,
     /// Who has had which HAProxy id.
     pub(crate) ids: BTreeMap<(String, String), String>,
-    /// Clients' cookies.
-    pub(crate) cookies: BTreeMap<(usize, u64), String>,
+    /// Clients' cookies, and when each was last of use.
+    pub(crate) cookies: BTreeMap<(usize, u64), Cookie>,
 }
 
 /// A connection to a runtime socket.
@@ -231,6 +241,17 @@ pub(crate) struct Session {
     pub(crate) worker: WorkerId,
     /// Counts connections: an answer on one that was given up is dropped.
     pub(crate) number: u64,
+}
+
+/// A client's cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cookie {
+    /// The name of the server.
+    pub(crate) server: String,
+    /// Where that was.
+    pub(crate) addr: SocketAddr,
+    /// When it was of use last.
+    pub(crate) served: Tick,
 }
 
 /// The writer of a balancer's files.
@@ -290,10 +311,16 @@ pub struct World {
     /// Apps, by address.
     pub apps: BTreeMap<SocketAddr, App>,
     pub(crate) incarnations: u64,
+    /// When a process that was paused went on.
+    pub(crate) resumed: BTreeMap<Process, Tick>,
     /// Of a thousand calls to etcd so many are lost, until then.
     pub(crate) lossy: (u64, Tick),
     pub(crate) requests: BTreeMap<(usize, WorkerId, StreamId), Request>,
     pub(crate) burst_until: Tick,
+    /// To which registrar's app an address was given last.
+    pub(crate) given_to: BTreeMap<SocketAddr, usize>,
+    /// Since when an address is no longer that of a second service.
+    pub(crate) unshared: BTreeMap<SocketAddr, Tick>,
     /// When apps or `HAProxy`s last died by a fault.
     pub(crate) died: BTreeMap<usize, Tick>,
     /// When etcd last went away.
@@ -365,9 +392,12 @@ impl World {
             balancers: Vec::new(),
             apps: BTreeMap::new(),
             incarnations: 0,
+            resumed: BTreeMap::new(),
             lossy: (0, Tick::default()),
             requests: BTreeMap::new(),
             burst_until: Tick::default(),
+            given_to: BTreeMap::new(),
+            unshared: BTreeMap::new(),
             died: BTreeMap::new(),
             etcd_went: Tick::default(),
             etcd_came: Tick::default(),
@@ -396,17 +426,20 @@ impl World {
         let backends: Vec<String> = (0..usize::try_from(services).unwrap_or(1)).map(service_name).collect();
         for balancer in 0..usize::try_from(balancers).unwrap_or(1) {
             world.balancers.push(BalancerSlot {
-                haproxy: Haproxy::new(now, backends.clone()),
+                haproxy: Haproxy::new(now, backends.clone(), world.options.files == 1),
                 process: None,
                 life: 0,
                 disk: Disk::default(),
                 paused_until: None,
+                suspended_for: Duration::ZERO,
                 old_disks: Vec::new(),
                 backlog: Vec::new(),
                 network: Network::default(),
                 wake: None,
                 session: None,
                 sessions: 0,
+                heard_at: now,
+                is_loss_told: false,
                 hung_until: Tick::default(),
                 edited_until: None,
                 is_reconfigured: false,
@@ -448,9 +481,11 @@ impl World {
             process: None,
             life: 0,
             paused_until: None,
+            suspended_for: Duration::ZERO,
             backlog: Vec::new(),
             network: Network::default(),
             wake: None,
+            shares: None,
             stubborn: false,
             app: None,
             ill_until: Tick::default(),
@@ -459,6 +494,7 @@ impl World {
             stood: None,
             restart_after,
             overridden: false,
+            ordered: Tick::default(),
             started: self.now,
             changed: self.now,
         });
@@ -578,6 +614,18 @@ impl World {
     pub(crate) fn violate(&mut self, oracle: &'static str, what: impl Into<String>) {
         let ms = u64::try_from(self.now.since(Tick::from_ms(1_000)).as_millis()).unwrap_or(0);
         self.violations.push(Violation { oracle, what: what.into(), at_ms: ms });
+    }
+
+    /// The registrar that has registered what listens at `addr` in `service`.
+    pub(crate) fn registrar_at(&self, addr: SocketAddr, service: usize) -> Option<usize> {
+        let app = self.apps.get(&addr).filter(|app| self.now >= app.since)?;
+        if app.service == service {
+            return Some(app.registrar);
+        }
+        let shares = |slot: &RegistrarSlot| {
+            slot.service == service && slot.shares == Some((addr, app.incarnation)) && slot.app.is_some()
+        };
+        self.registrars.iter().position(shares)
     }
 
     /// The lowest free address: addresses are given out anew at once, as Docker does.

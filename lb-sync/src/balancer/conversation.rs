@@ -8,7 +8,7 @@ use registry::name::{InstanceId, ServiceName};
 use registry::record::{InstanceRecord, Weight};
 use registry::time::Tick;
 
-use super::reading::Reading;
+use super::reading::{News, Reading};
 use super::round::{NewerWaits, Round};
 use super::schedule::Due;
 use super::{Action, Balancer, COMMANDS_MAX, PRESENCE_WAIT_MAX, PassError, events};
@@ -130,7 +130,9 @@ impl Balancer {
             Talk::Idle => {
                 if let Some((question, commands)) = self.next_request(now) {
                     self.talk = Talk::Asked { question, sent: now };
-                    let commands = std::iter::once(Command::ShowInfo).chain(commands).collect();
+                    // Last: what takes traffic away or brings it need not wait for it, and a worker that began to stop while
+                    // the others were carried out says so.
+                    let commands = commands.into_iter().chain([Command::ShowInfo]).collect();
                     self.actions.push(Action::Ask(commands));
                 }
             }
@@ -167,7 +169,7 @@ impl Balancer {
                     let (reading, ids) = round.read_back(&self.observed);
                     self.activity = Activity::ReadBack { reading, ids };
                 }
-                Activity::ReadBack { reading, ids } if reading.is_done() => self.replan.extend(ids),
+                Activity::ReadBack { reading, ids } if reading.is_done() => self.read_back(reading, ids),
                 Activity::ReadBack { mut reading, ids } => {
                     let commands = reading.request();
                     self.activity = Activity::ReadBack { reading, ids };
@@ -365,10 +367,10 @@ impl Balancer {
         sent: Tick,
         answers: &[String],
     ) -> Result<(), PassError> {
-        let Some((head, answers)) = answers.split_first() else {
+        let Some((info, answers)) = answers.split_last() else {
             return Err(AnswerError::Unexpected { asked: "show info", said: Excerpt::of("") }.into());
         };
-        let info = Info::parse(head)?;
+        let info = Info::parse(info)?;
         self.check_process(&info)?;
         self.schedule.answered(now);
         match (question, std::mem::take(&mut self.activity)) {
@@ -466,13 +468,28 @@ impl Balancer {
         }
     }
 
+    /// What was `touched` is read back, and is planned again. Where a whole backend was read, so is everything else in it that
+    /// is not as it was known to be: the next audit compares with what is known now.
+    fn read_back(&mut self, reading: Reading, touched: BTreeSet<InstanceId>) {
+        let News { changed, edited } = reading.into_news();
+        for id in edited.difference(&touched) {
+            self.record_edit(id);
+        }
+        self.replan.extend(touched);
+        self.replan.extend(changed);
+    }
+
     /// Logs what was changed by hand; the next plan repairs it where it is ours.
     fn record_edits(&mut self, before: &Observed) {
         for id in self.observed.edited_since(before) {
-            tracing::warn!(instance = %id, "the audit found a server that was changed by hand");
-            self.metrics.audit_findings += 1;
-            self.record_of(&id, "changed by hand", "found by the audit");
+            self.record_edit(&id);
         }
+    }
+
+    fn record_edit(&mut self, id: &InstanceId) {
+        tracing::warn!(instance = %id, "the audit found a server that was changed by hand");
+        self.metrics.audit_findings += 1;
+        self.record_of(id, "changed by hand", "found by the audit");
     }
 
     /// HAProxy was reloaded: no ack says `drained` until its old workers have ended, or had their time.

@@ -53,7 +53,8 @@ impl HeldAcks {
         }
         let until = now.plus(WAIT_MAX);
         let held = self.held.entry(id.clone()).or_insert(Held { revision, drawing, until, is_over: false });
-        if files.is_on_disk(held.drawing) || now >= held.until {
+        // Once over it stays so: a newer drawing says nothing else of a record that leaves, and nothing would wake for it.
+        if held.is_over || files.is_on_disk(held.drawing) || now >= held.until {
             self.held.remove(id);
             return Some(drained.clone());
         }
@@ -89,5 +90,37 @@ impl HeldAcks {
     /// When [`Self::over`] has something, if the files are not written before.
     pub(super) fn wake_at(&self) -> Option<Tick> {
         self.held.values().filter(|held| !held.is_over).map(|held| held.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::WriterRequests;
+    use crate::plan::{FirstCheck, Policy};
+
+    /// The files have it; then HAProxy is slow, and when the instance is planned anew, a newer drawing is on its way.
+    #[test]
+    fn what_was_on_disk_once_is_not_held_again() {
+        let policy = Policy {
+            check: None,
+            id_base: 10_000.try_into().unwrap(),
+            first_check: FirstCheck::Skip,
+            init_state: false,
+            restart_gap: Duration::ZERO,
+        };
+        let mut files = Files::kept(policy, false);
+        files.mark_dirty(&Scope::All);
+        let id: InstanceId = "web/web-1".parse().unwrap();
+        let drained = AckValue { owner: "me".into(), revision: 7, state: AckState::Drained };
+        let draining = AckValue { state: AckState::Draining, ..drained.clone() };
+        let mut held = HeldAcks::default();
+        let at = Tick::from_ms;
+        assert_eq!(held.hold(at(0), &id, Some(&drained), false, &files), Some(draining));
+        assert!(held.over(at(10), &files).is_empty());
+        files.handle_requests(WriterRequests::settled(files.drawing().unwrap()));
+        assert_eq!(held.over(at(20), &files), Scope::Only([id.clone()].into()));
+        files.handle_requests(WriterRequests::settled(0));
+        assert_eq!(held.hold(at(30), &id, Some(&drained), false, &files), Some(drained));
     }
 }

@@ -76,6 +76,17 @@ pub(crate) struct Reading {
     asked: Vec<Read>,
     /// Everything is read anew: the answers are collected here, and replace what was observed once all are there.
     fresh: Option<Observed>,
+    news: News,
+}
+
+/// What a reading of whole backends has found to be other than it was known to be: it tells of every server in them, touched
+/// or not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News {
+    /// In any way but what is in flight.
+    pub(crate) changed: BTreeSet<InstanceId>,
+    /// By order, not by a check.
+    pub(crate) edited: BTreeSet<InstanceId>,
 }
 
 impl Reading {
@@ -87,6 +98,11 @@ impl Reading {
     /// What was collected by [`Self::everything`].
     pub(crate) fn into_everything(self) -> Option<Observed> {
         self.fresh
+    }
+
+    /// What was found beside what was asked for.
+    pub(crate) fn into_news(self) -> News {
+        self.news
     }
 
     /// Whether every question is answered.
@@ -117,7 +133,7 @@ impl Reading {
                 continue;
             }
             let into = self.fresh.as_mut().unwrap_or(observed);
-            if let Some(service) = take(into, read, next(), asked_at)? {
+            if let Some(service) = take(into, &mut self.news, read, next(), asked_at)? {
                 self.add_backend(service);
             }
         }
@@ -218,6 +234,7 @@ impl Reading {
 /// Folds one answer in. Returns the service whose backend has to be read as a whole, where one row did not tell enough.
 fn take(
     observed: &mut Observed,
+    news: &mut News,
     read: Read,
     answer: &str,
     asked_at: Tick,
@@ -235,9 +252,13 @@ fn take(
                 Err(AnswerError::NoSuchBackend) => None,
                 Err(error) => return Err(error),
             };
-            observed.read_backend(&service, state);
+            let before = observed.read_backend(&service, state);
+            news.changed.extend(observed.news_in(&service, &before));
+            news.edited.extend(observed.edited_in(&service, &before));
         }
-        Read::RestartingMap(service, map) => observed.read_restarting(service, map, maps::names(answer)?),
+        Read::RestartingMap(service, map) => {
+            news.changed.extend(observed.read_restarting(service, map, maps::names(answer)?));
+        }
         Read::RoutesMap(id) => {
             let route = |(key, value): (&str, &str)| Some((key.parse().ok()?, value.to_owned()));
             let entries = maps::entries(answer)?.into_iter().filter_map(route).collect();

@@ -139,7 +139,6 @@ enum State {
     AwaitingLatest {
         latest: u64,
         until: Tick,
-        fruitless: u32,
     },
     CheckingFolder(Reload),
     Reloading(Reload),
@@ -150,8 +149,8 @@ enum State {
 enum Purpose {
     /// The files are to follow what is desired; `replace` is the worker that a bulk load would replace.
     Follow { replace: Option<u32> },
-    /// The sections are the latest, and HAProxy is to be reloaded on them. So many reloads before it changed nothing.
-    Reload { fruitless: u32 },
+    /// The sections are the latest, and HAProxy is to be reloaded on them.
+    Reload,
 }
 
 /// A reload under way.
@@ -246,8 +245,8 @@ impl Machine {
     fn decide(&mut self, now: Tick, input: Input) -> Option<Deed> {
         match (std::mem::replace(&mut self.state, State::Idle), input) {
             (State::Idle, Input::Desired(desired)) => self.follow(now, desired),
-            (State::AwaitingLatest { latest, until, fruitless }, Input::Desired(desired)) => {
-                self.awaited(now, desired, (latest, until, fruitless))
+            (State::AwaitingLatest { latest, until }, Input::Desired(desired)) => {
+                self.awaited(now, desired, latest, until)
             }
             (State::Drawing { desired, purpose }, Input::Drawn(drawn)) => {
                 self.drawn(now, &desired, drawn, purpose)
@@ -309,17 +308,12 @@ impl Machine {
     }
 
     /// Sections came while a reload waits for the latest.
-    fn awaited(
-        &mut self,
-        now: Tick,
-        desired: Arc<Desired>,
-        (latest, until, fruitless): (u64, Tick, u32),
-    ) -> Option<Deed> {
+    fn awaited(&mut self, now: Tick, desired: Arc<Desired>, latest: u64, until: Tick) -> Option<Deed> {
         if desired.answers >= latest {
-            return Some(self.draw(desired, Purpose::Reload { fruitless }));
+            return Some(self.draw(desired, Purpose::Reload));
         }
         if now < until {
-            self.state = State::AwaitingLatest { latest, until, fruitless };
+            self.state = State::AwaitingLatest { latest, until };
             return None;
         }
         // Out of sync with etcd, most likely: no time for a reload.
@@ -419,9 +413,7 @@ impl Machine {
             return self.rest();
         }
         let replace = match purpose {
-            Purpose::Reload { fruitless } => {
-                return self.reload_latest(now, comparison.missing, by_hand, fruitless);
-            }
+            Purpose::Reload => return self.reload_latest(now, comparison.missing, by_hand),
             Purpose::Follow { replace } => replace.filter(|worker| self.replaced != Some(*worker)),
         };
         if let Some(worker) = replace {
@@ -435,12 +427,12 @@ impl Machine {
             Step::Rest => self.log_once.settled("reload"),
             Step::Wait(until) => self.wake_by(until),
             Step::Blocked => self.log_blocked(&comparison.missing, by_hand),
-            Step::Reload { fruitless } => {
+            Step::Reload => {
                 // On the files as they are now, an instance that has joined or left since would be wrong until the next
                 // round: the balancer is asked for the latest first.
                 self.requests.latest += 1;
                 let latest = self.requests.latest;
-                self.state = State::AwaitingLatest { latest, until: now.plus(LATEST_MAX), fruitless };
+                self.state = State::AwaitingLatest { latest, until: now.plus(LATEST_MAX) };
                 return Some(Deed::Request(self.requests));
             }
         }
@@ -448,18 +440,13 @@ impl Machine {
     }
 
     /// The files are the latest: reloads for what is still missing.
-    fn reload_latest(
-        &mut self,
-        now: Tick,
-        missing: Services,
-        by_hand: &Services,
-        fruitless: u32,
-    ) -> Option<Deed> {
+    fn reload_latest(&mut self, now: Tick, missing: Services, by_hand: &Services) -> Option<Deed> {
         if missing.is_empty() || !by_hand.is_empty() {
             return self.rest();
         }
-        if fruitless > 0 {
-            self.log_fruitless(&missing);
+        let in_vain: Services = self.reloads.in_vain().intersection(&missing).cloned().collect();
+        if !in_vain.is_empty() {
+            self.log_fruitless(&in_vain);
         }
         let (reason, services) = (Reason::NewBackend, missing);
         Some(self.reload(now, Reload { reason, services, replaces: None }))

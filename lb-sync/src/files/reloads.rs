@@ -38,9 +38,13 @@ impl Reason {
 /// Reloads so far.
 #[derive(Debug)]
 pub(super) struct Reloads {
-    /// Reloads in a row after which something was still missing.
-    fruitless: u32,
-    not_before: Tick,
+    /// What the last reload was to bring in.
+    tried: BTreeSet<ServiceName>,
+    /// What a reload before the last was to bring in, and was still missing at the last.
+    in_vain: BTreeSet<ServiceName>,
+    /// Reloads in a row, the last included, with one service missing at each.
+    in_a_row: u32,
+    last: Option<Tick>,
     credit: u32,
     credited_at: Tick,
 }
@@ -51,10 +55,7 @@ pub(super) enum Step {
     /// Nothing is missing.
     Rest,
     /// Reload now.
-    Reload {
-        /// How many before it changed nothing.
-        fruitless: u32,
-    },
+    Reload,
     /// Too soon after the last.
     Wait(Tick),
     /// These backends would lose their members for a moment, since they are in no file of ours.
@@ -64,36 +65,51 @@ pub(super) enum Step {
 impl Reloads {
     /// There were none yet.
     pub(super) fn new() -> Self {
-        Self { fruitless: 0, not_before: Tick::default(), credit: CREDIT_MAX, credited_at: Tick::default() }
+        Self {
+            tried: BTreeSet::new(),
+            in_vain: BTreeSet::new(),
+            in_a_row: 0,
+            last: None,
+            credit: CREDIT_MAX,
+            credited_at: Tick::default(),
+        }
+    }
+
+    /// Services that a reload was to bring in, and that were missing still when the last [`Step::Reload`] was given.
+    pub(super) const fn in_vain(&self) -> &BTreeSet<ServiceName> {
+        &self.in_vain
     }
 
     /// `missing`: backends whose file is in place and that HAProxy has not. `by_hand`: those with servers of ours that are
-    /// in no file of ours.
+    /// in no file of ours. The wait grows for a service that a reload did not bring in; it does not grow for another
+    /// that is missing beside it.
     pub(super) fn step(
         &mut self,
         now: Tick,
         missing: &BTreeSet<ServiceName>,
         by_hand: &BTreeSet<ServiceName>,
     ) -> Step {
+        self.tried.retain(|service| missing.contains(service));
         if missing.is_empty() {
-            self.fruitless = 0;
             return Step::Rest;
         }
         if !by_hand.is_empty() {
             return Step::Blocked;
         }
-        if now < self.not_before {
-            return Step::Wait(self.not_before);
+        let doublings = if self.tried.len() == missing.len() { self.in_a_row.saturating_sub(1) } else { 0 };
+        let wait = RETRY_FIRST.saturating_mul(1 << doublings.min(10)).min(RETRY_MAX);
+        if let Some(until) = self.last.map(|last| last.plus(wait)).filter(|until| now < *until) {
+            return Step::Wait(until);
         }
         self.earn(now);
         if self.credit == 0 {
             return Step::Wait(self.credited_at.plus(CREDIT_EVERY));
         }
         self.credit -= 1;
-        let fruitless = self.fruitless;
-        self.fruitless = fruitless.saturating_add(1);
-        self.not_before = now.plus(RETRY_FIRST.saturating_mul(1 << fruitless.min(10)).min(RETRY_MAX));
-        Step::Reload { fruitless }
+        self.in_a_row = if self.tried.is_empty() { 1 } else { self.in_a_row.saturating_add(1) };
+        self.in_vain = std::mem::replace(&mut self.tried, missing.clone());
+        self.last = Some(now);
+        Step::Reload
     }
 
     fn earn(&mut self, now: Tick) {
@@ -125,12 +141,31 @@ mod tests {
         let mut reloads = Reloads::new();
         assert_eq!(reloads.step(at(1), &none, &none), Step::Rest);
         assert_eq!(reloads.step(at(1), &api, &set(&["web"])), Step::Blocked);
-        assert_eq!(reloads.step(at(1), &api, &none), Step::Reload { fruitless: 0 });
+        assert_eq!(reloads.step(at(1), &api, &none), Step::Reload);
+        assert_eq!(reloads.in_vain(), &none);
         assert_eq!(reloads.step(at(2), &api, &none), Step::Wait(at(6)));
-        assert_eq!(reloads.step(at(6), &api, &none), Step::Reload { fruitless: 1 });
+        assert_eq!(reloads.step(at(6), &api, &none), Step::Reload);
+        assert_eq!(reloads.in_vain(), &api);
         assert_eq!(reloads.step(at(7), &api, &none), Step::Wait(at(16)));
-        let mut reloaded = |s| matches!(reloads.step(at(s), &api, &none), Step::Reload { .. });
+        let mut reloaded = |s| matches!(reloads.step(at(s), &api, &none), Step::Reload);
         assert!((16..3_616).filter(|s| reloaded(*s)).count() < 20);
+    }
+
+    #[test]
+    fn a_service_that_no_reload_brings_in_does_not_hold_up_another() {
+        let none = set(&[]);
+        let mut reloads = Reloads::new();
+        assert_eq!(reloads.step(at(1), &set(&["web"]), &none), Step::Reload);
+        // `web` came and `api` is new: nothing was in vain.
+        assert_eq!(reloads.step(at(2), &set(&["api"]), &none), Step::Wait(at(6)));
+        assert_eq!(reloads.step(at(6), &set(&["api"]), &none), Step::Reload);
+        assert_eq!(reloads.in_vain(), &none);
+        for s in [11, 21, 41, 81] {
+            assert_eq!(reloads.step(at(s), &set(&["api"]), &none), Step::Reload, "{s}");
+        }
+        assert_eq!(reloads.step(at(82), &set(&["api"]), &none), Step::Wait(at(161)));
+        assert_eq!(reloads.step(at(86), &set(&["api", "new"]), &none), Step::Reload);
+        assert_eq!(reloads.in_vain(), &set(&["api"]));
     }
 
     #[test]
@@ -139,7 +174,7 @@ mod tests {
         let mut count = 0;
         for s in 100_000..103_600 {
             let missing = set(&["another"]);
-            count += u32::from(matches!(reloads.step(at(s), &missing, &set(&[])), Step::Reload { .. }));
+            count += u32::from(matches!(reloads.step(at(s), &missing, &set(&[])), Step::Reload));
             reloads.step(at(s), &set(&[]), &set(&[]));
         }
         assert!((60..=71).contains(&count), "{count} in an hour");

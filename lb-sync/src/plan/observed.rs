@@ -52,8 +52,11 @@ pub struct Backend {
     /// Its number in this HAProxy process; unknown while it has no server.
     pub id: Option<BackendId>,
     /// Its servers that can be an instance's, ours or not.
-    pub servers: BTreeMap<InstanceName, Server>,
+    pub servers: Servers,
 }
+
+/// The servers of one backend, by name.
+pub type Servers = BTreeMap<InstanceName, Server>;
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,18 +128,14 @@ impl Observed {
         observed
     }
 
-    /// One backend, read anew; `None`: it is not there any more.
-    pub fn read_backend(&mut self, service: &ServiceName, state: Option<ServersState>) {
-        match state {
-            None => {
-                self.backends.remove(service);
-            }
-            Some(state) => {
-                let backend = self.backends.entry(service.clone()).or_default();
-                backend.servers.clear();
-                self.handle(state);
-            }
-        }
+    /// One backend, read anew; `None`: it is not there any more. Returns its servers as they were known before.
+    pub fn read_backend(&mut self, service: &ServiceName, state: Option<ServersState>) -> Servers {
+        let Some(state) = state else {
+            return self.backends.remove(service).map(|backend| backend.servers).unwrap_or_default();
+        };
+        let before = std::mem::take(&mut self.backends.entry(service.clone()).or_default().servers);
+        self.handle(state);
+        before
     }
 
     /// What `show stat` says of a server that was touched; `None`: it is not there. False if that is not all that must be
@@ -189,10 +188,20 @@ impl Observed {
         }
     }
 
-    /// One restarting map, read anew.
-    pub fn read_restarting(&mut self, service: ServiceName, id: MapId, names: Vec<ServerName>) {
-        let names = names.into_iter().filter_map(|name| name.as_ref().parse().ok()).collect();
-        self.restarting.insert(service, RestartingMap { id, names });
+    /// One restarting map, read anew. Returns those who were not known to be on it, or are no longer.
+    pub fn read_restarting(
+        &mut self,
+        service: ServiceName,
+        id: MapId,
+        names: Vec<ServerName>,
+    ) -> Vec<InstanceId> {
+        let names: BTreeSet<InstanceName> =
+            names.into_iter().filter_map(|name| name.as_ref().parse().ok()).collect();
+        let before = self.restarting.insert(service.clone(), RestartingMap { id, names: names.clone() });
+        let before = before.map(|map| map.names).unwrap_or_default();
+        let of =
+            |instance: &InstanceName| InstanceId { service: service.clone(), instance: instance.clone() };
+        names.symmetric_difference(&before).map(of).collect()
     }
 
     /// The server of `id`.
@@ -204,10 +213,19 @@ impl Observed {
     /// Servers that were added, changed or deleted by hand since `before` was read: by order, not by a check.
     #[must_use]
     pub fn edited_since(&self, before: &Self) -> Vec<InstanceId> {
-        // MAINT goes before DRAIN: what a server has of both is not told by every read.
-        let order = |admin: AdminState| (admin.is_maint(), !admin.is_maint() && admin.is_drain());
-        let ordered = |server: &Server| (server.id, server.addr, order(server.admin), server.weight);
-        self.differing(before, |now, was| ordered(now) == ordered(was))
+        self.differing(before, Server::is_ordered_as)
+    }
+
+    /// The same, in one backend whose servers were `before`.
+    #[must_use]
+    pub fn edited_in(&self, service: &ServiceName, before: &Servers) -> Vec<InstanceId> {
+        self.differing_in(service, before, Server::is_ordered_as)
+    }
+
+    /// Those in one backend whose server is not what it was `before`. What is in flight is not compared.
+    #[must_use]
+    pub fn news_in(&self, service: &ServiceName, before: &Servers) -> Vec<InstanceId> {
+        self.differing_in(service, before, Server::is_as)
     }
 
     /// Which instances have to be looked at, now that everything has been read anew: those whose server is not what it was
@@ -229,16 +247,25 @@ impl Observed {
 
     /// Those whose server is not in both, or is not `alike` in both.
     fn differing(&self, before: &Self, alike: impl Fn(&Server, &Server) -> bool) -> Vec<InstanceId> {
-        let none = BTreeMap::new();
-        let mut differing = Vec::new();
+        let none = Servers::new();
         let services: BTreeSet<&ServiceName> = self.backends.keys().chain(before.backends.keys()).collect();
-        for service in services {
-            let now = self.backends.get(service).map_or(&none, |backend| &backend.servers);
+        let of = |service: &ServiceName| {
             let was = before.backends.get(service).map_or(&none, |backend| &backend.servers);
-            let of = |instance| InstanceId { service: service.clone(), instance };
-            differing.extend(differing_keys(now, was, &alike).into_iter().map(of));
-        }
-        differing
+            self.differing_in(service, was, &alike)
+        };
+        services.into_iter().flat_map(of).collect()
+    }
+
+    fn differing_in(
+        &self,
+        service: &ServiceName,
+        before: &Servers,
+        alike: impl Fn(&Server, &Server) -> bool,
+    ) -> Vec<InstanceId> {
+        let none = Servers::new();
+        let now = self.backends.get(service).map_or(&none, |backend| &backend.servers);
+        let of = |instance| InstanceId { service: service.clone(), instance };
+        differing_keys(now, before, alike).into_iter().map(of).collect()
     }
 
     fn server_mut(&mut self, id: &InstanceId) -> Option<&mut Server> {
@@ -268,6 +295,14 @@ impl Server {
     /// Whether it is the same but for what is in flight.
     fn is_as(&self, other: &Self) -> bool {
         let of = |it: &Self| (it.id, it.addr, it.admin, it.op, it.weight, it.check);
+        of(self) == of(other)
+    }
+
+    /// Whether it is as it was ordered to be, whatever its check says.
+    fn is_ordered_as(&self, other: &Self) -> bool {
+        // MAINT goes before DRAIN: what a server has of both is not told by every read.
+        let order = |admin: AdminState| (admin.is_maint(), !admin.is_maint() && admin.is_drain());
+        let of = |it: &Self| (it.id, it.addr, order(it.admin), it.weight);
         of(self) == of(other)
     }
 }

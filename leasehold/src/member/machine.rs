@@ -408,7 +408,7 @@ impl Machine {
     /// our name, its end gives it back.
     fn own_gone(&mut self) -> Vec<Action> {
         if let State::StoodDown { at: Some(at), leaving: false, .. } = self.state {
-            return self.return_from_standing_down(at);
+            return self.return_from_standing_down(at, 0);
         }
         match self.should_stand().filter(|_| self.own != OwnKey::Gone) {
             Some((at, state)) => {
@@ -419,14 +419,15 @@ impl Machine {
         }
     }
 
-    /// The other registrar of our name has ended: the name is claimed again, unless a third one is quicker.
-    fn return_from_standing_down(&mut self, at: SocketAddr) -> Vec<Action> {
+    /// The other registrar of our name has ended, or a restored backup has our record again, at this revision: the name is
+    /// claimed again, unless a third one is quicker.
+    fn return_from_standing_down(&mut self, at: SocketAddr, expected: i64) -> Vec<Action> {
         let Some(key) = self.identity.as_ref().map(Identity::key) else { return vec![] };
         self.record = RecordStatus::default();
         self.own = OwnKey::AsKnown;
         self.state = State::Member { at, up: self.healthy };
         let state = if self.healthy { InstanceState::Up } else { InstanceState::Down };
-        vec![Action::Report(Report::NameReturned), Action::Put { key, at, state, expected: Some(0) }]
+        vec![Action::Report(Report::NameReturned), Action::Put { key, at, state, expected: Some(expected) }]
     }
 
     /// Another value than ours was written after ours: by another owner, or by a restored backup. Our record is put again,
@@ -435,6 +436,11 @@ impl Machine {
         let record = parse::<InstanceRecord>(&entry.value).ok();
         let ours =
             record.as_ref().is_some_and(|record| record.owner.as_ref() == Some(&self.registrant.owner));
+        if let State::StoodDown { at: Some(at), leaving: false, .. } = self.state
+            && (ours && is_list)
+        {
+            return self.return_from_standing_down(at, entry.mod_revision);
+        }
         let wanted = self.should_stand();
         // A change may tell of our own earlier value; a list tells what stands, also where a restored backup brought it back.
         let is_earlier = !is_list && self.record.revision > Some(entry.mod_revision);

@@ -251,6 +251,19 @@ fn one_that_stood_down_is_back_when_the_newer_one_ends() {
     assert!(machine.status().stood_down, "a third one was quicker");
 }
 
+/// A restored backup brought back a rival's record, and another one ours.
+#[test]
+fn one_that_stood_down_is_back_where_its_own_record_stands_again() {
+    let value = br#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
+    let ours = || Entry { mod_revision: 7, ..entry("instances/web/web-1", value.to_vec()) };
+    let mut machine = registered();
+    machine.step(NOW, Input::Record(SUPERSEDED));
+    let change = Event::Changed(vec![Change::Put(ours())]);
+    assert_eq!(machine.step(NOW, Input::Own(change)), [], "it may be of the past");
+    let actions = machine.step(NOW, Input::Own(listed(vec![ours()])));
+    assert_eq!(actions, [Action::Report(Report::NameReturned), put("web-1", Some(7))]);
+}
+
 /// A restored backup brings back an earlier value of our own record.
 #[test]
 fn a_list_with_an_earlier_value_of_ours_has_the_present_one_written_again() {

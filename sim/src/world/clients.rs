@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Event, World, service_name};
+use super::{Cookie, Event, RegistrarSlot, World, service_name};
 use crate::haproxy::{StreamId, WorkerId};
 
 /// Clients with a cookie of their own, per service and balancer.
@@ -45,7 +45,8 @@ impl World {
         self.counts.requests += 1;
         let backend = service_name(service);
         let mut tried = BTreeSet::new();
-        let cookie = self.balancers[balancer].cookies.get(&(service, client)).cloned();
+        let cookie =
+            self.balancers[balancer].cookies.get(&(service, client)).map(|cookie| cookie.server.clone());
         for _ in 0..TRIES {
             let choice = self.draws.next(8_002, "server");
             let haproxy = &self.balancers[balancer].haproxy;
@@ -57,12 +58,13 @@ impl World {
                 tried.insert(name);
                 continue;
             };
-            if app.service != service {
+            let Some(registrar) = self.registrar_at(addr, service) else {
                 self.misrouted(balancer, service, addr, &app);
                 return;
-            }
-            self.check_overridden(balancer, addr, app.registrar);
-            self.balancers[balancer].cookies.insert((service, client), name.clone());
+            };
+            self.check_overridden(balancer, addr, registrar);
+            let new = Cookie { server: name.clone(), addr, served: self.now };
+            self.set_cookie(balancer, worker, (service, client), new);
             let takes = self.duration();
             let opened = self.balancers[balancer].haproxy.open(worker, (backend, name), addr);
             let Some(stream) = opened else { return };
@@ -71,6 +73,23 @@ impl World {
             return;
         }
         self.unserved(balancer, worker, service, tried.len());
+    }
+
+    /// The answer sets the client's cookie, unless it is served in place of one that is restarting: then it keeps its own.
+    fn set_cookie(&mut self, balancer: usize, worker: WorkerId, client: (usize, u64), new: Cookie) {
+        let backend = service_name(client.0);
+        let slot = &mut self.balancers[balancer];
+        let before = slot.cookies.get(&client).filter(|before| before.server != new.server).cloned();
+        if let Some(before) = &before
+            && slot.haproxy.is_restarting(worker, &backend, &before.server)
+        {
+            self.mark("a client keeps the cookie of an instance that is away");
+            return;
+        }
+        slot.cookies.insert(client, new);
+        if let Some(before) = before {
+            self.check_affinity(balancer, worker, client.0, &before);
+        }
     }
 
     /// Most take some milliseconds, one in a hundred some seconds.
@@ -100,19 +119,29 @@ impl World {
 
     /// The app at `addr` has ended under them.
     pub(super) fn cut_requests(&mut self, addr: SocketAddr, registrar: usize, fault: bool) {
+        let RegistrarSlot { service, shares, .. } = self.registrars[registrar];
+        // The app lives on where it is in another service as well.
+        let is_cut =
+            |request: &Request| request.addr == addr && (shares.is_none() || request.service == service);
         let cut: Vec<_> =
-            self.requests.iter().filter(|(_, request)| request.addr == addr).map(|(key, _)| *key).collect();
+            self.requests.iter().filter(|(_, request)| is_cut(request)).map(|(key, _)| *key).collect();
+        // Before its first record stands, it cannot wait for the servers of an earlier life at its address.
+        let has_stood = self.registrars[registrar].stood.is_some();
         let stood_down =
             self.registrars[registrar].process.as_ref().is_some_and(|process| process.member().stood_down);
-        let unexcused =
-            cut.iter().filter(|key| !stood_down && !self.is_excused(key.0, key.1, registrar)).count();
+        let is_own = |key: &&(usize, WorkerId, StreamId)| self.requests[*key].service == service;
+        let unexcused = cut
+            .iter()
+            .filter(is_own)
+            .filter(|key| !stood_down && !self.is_excused(key.0, key.1, registrar))
+            .count();
         for key in &cut {
             self.requests.remove(key);
             self.balancers[key.0].haproxy.close(key.1, key.2);
             self.counts.failed += 1;
             self.workers_may_have_ended(key.0);
         }
-        if unexcused > 0 && !fault && !self.registrars[registrar].timed_out {
+        if unexcused > 0 && has_stood && !fault && !self.registrars[registrar].timed_out {
             let name = self.registrars[registrar].name.clone();
             self.violate("requests", format!("{unexcused} requests to {name} were cut by its orderly end"));
         }

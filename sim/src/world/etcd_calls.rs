@@ -179,6 +179,10 @@ impl World {
                 at = self.now.plus(Duration::from_millis(21));
             }
             let network = self.network(to);
+            if matches!(message, Message::Changes(_)) && network.loses_events(now) {
+                self.mark("a watch has lost events");
+                continue;
+            }
             at = at
                 .plus(network.late(now))
                 .max(network.silent_until())

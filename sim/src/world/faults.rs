@@ -1,10 +1,12 @@
 //! Operations of a script: what an operator does, and what goes wrong.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use registry::record::{OverrideRecord, parse};
 use registry::time::Tick;
 
+use super::network::LISTED_WITHIN;
 use super::{Event, Past, Process, World, service_name};
 use crate::etcd::{Txn, TxnAnswer};
 use crate::script::Op;
@@ -36,6 +38,10 @@ impl World {
                 self.stop_registrar(reg(n));
             }
             Op::PauseRegistrar(n, for_ms) => self.pause(Process::Registrar(reg(n)), ms(for_ms)),
+            Op::SuspendRegistrar(n, for_ms) => self.suspend(Process::Registrar(reg(n)), ms(for_ms)),
+            Op::CutRegistrars(for_ms) => {
+                (0..registrars).for_each(|at| self.cut(Process::Registrar(at), ms(for_ms)));
+            }
             Op::CutRegistrar(n, for_ms) => self.cut(Process::Registrar(reg(n)), ms(for_ms)),
             Op::DeafRegistrar(n, for_ms) => self.deafen(Process::Registrar(reg(n)), ms(for_ms)),
             Op::LagRegistrar(n, late, for_ms) => self.lag(Process::Registrar(reg(n)), ms(late), ms(for_ms)),
@@ -53,9 +59,15 @@ impl World {
             }
             Op::OldDisk(n, ago, away) => self.old_disk(bal(n), ms(ago), ms(away)),
             Op::PauseBalancer(n, for_ms) => self.pause(Process::Balancer(bal(n)), ms(for_ms)),
+            Op::SuspendBalancer(n, for_ms) => self.suspend(Process::Balancer(bal(n)), ms(for_ms)),
             Op::CutBalancer(n, for_ms) => self.cut(Process::Balancer(bal(n)), ms(for_ms)),
             Op::DeafBalancer(n, for_ms) => self.deafen(Process::Balancer(bal(n)), ms(for_ms)),
             Op::LagBalancer(n, late, for_ms) => self.lag(Process::Balancer(bal(n)), ms(late), ms(for_ms)),
+            Op::LoseEvents(n, for_ms) => {
+                let (process, until) = (Process::Balancer(bal(n)), self.now.plus(ms(for_ms)));
+                self.network(process).lose_events(until);
+                self.disturb(process, ms(for_ms) + LISTED_WITHIN);
+            }
             Op::BreakBalancer(n) => self.break_streams_of(Process::Balancer(bal(n))),
             Op::RevokeBalancer(n) => self.revoke(Process::Balancer(bal(n))),
             Op::DeletePresence(n) => self.delete_presence(bal(n)),
@@ -87,6 +99,7 @@ impl World {
             Op::Drain(n, for_ms) => self.order(reg(n), r#""mode":"drain""#, ms(for_ms)),
             Op::Maintenance(n, for_ms) => self.order(reg(n), r#""mode":"maintenance""#, ms(for_ms)),
             Op::Weight(n, for_ms) => self.order(reg(n), r#""weight":20"#, ms(for_ms)),
+            Op::SameAddress(n, for_ms) => self.same_address(reg(n), ms(for_ms)),
             Op::SameName(n, for_ms) => self.same_name(reg(n), ms(for_ms)),
             Op::Full(for_ms) => {
                 self.etcd.set_full(true);
@@ -107,12 +120,22 @@ impl World {
 
     fn pause(&mut self, process: Process, lasting: Duration) {
         let until = self.now.plus(lasting);
-        match process {
-            Process::Registrar(at) => self.registrars[at].paused_until = Some(until),
-            Process::Balancer(at) => self.balancers[at].paused_until = Some(until),
-        }
+        let paused_until = match process {
+            Process::Registrar(at) => &mut self.registrars[at].paused_until,
+            Process::Balancer(at) => &mut self.balancers[at].paused_until,
+        };
+        *paused_until = Some(until.max(paused_until.unwrap_or_default()));
         self.disturb(process, lasting);
         self.after(lasting, Event::Resume(process));
+    }
+
+    /// As a pause; and the timers of the process, which are on the monotonic clock, have stood still.
+    fn suspend(&mut self, process: Process, lasting: Duration) {
+        self.pause(process, lasting);
+        match process {
+            Process::Registrar(at) => self.registrars[at].suspended_for = lasting,
+            Process::Balancer(at) => self.balancers[at].suspended_for = lasting,
+        }
     }
 
     fn cut(&mut self, process: Process, lasting: Duration) {
@@ -204,7 +227,7 @@ impl World {
         if put == TxnAnswer::NoSpace {
             return;
         }
-        self.registrars[at].overridden = order.contains("mode");
+        (self.registrars[at].overridden, self.registrars[at].ordered) = (order.contains("mode"), self.now);
         self.disturb(Process::Registrar(at), Duration::ZERO);
         self.after(lasting, Event::ClearOverride(at));
     }
@@ -225,7 +248,7 @@ impl World {
         let (service, name, now) = (self.registrars[at].service, self.registrars[at].name.clone(), self.now);
         // Every registrar that has the name.
         for slot in self.registrars.iter_mut().filter(|slot| slot.service == service && slot.name == name) {
-            (slot.overridden, slot.changed) = (false, slot.changed.max(now));
+            (slot.overridden, slot.ordered, slot.changed) = (false, now, slot.changed.max(now));
         }
     }
 
@@ -252,6 +275,30 @@ impl World {
     fn same_name(&mut self, at: usize, lasting: Duration) {
         let (service, name) = (self.registrars[at].service, self.registrars[at].name.clone());
         let second = self.add_registrar(service, name, Some(Duration::ZERO));
+        self.start_registrar(second);
+        // It is not started again.
+        self.registrars[second].restart_after = None;
+        self.after(lasting.max(Duration::from_millis(500)), Event::StopRegistrar(second));
+    }
+
+    /// Another registrar registers the same app in another service, checks it, and does not run it.
+    fn same_address(&mut self, at: usize, lasting: Duration) {
+        let slot = &self.registrars[at];
+        let services = usize::try_from(self.options.services).unwrap_or(1);
+        let is_shared = |addr: SocketAddr| {
+            self.registrars
+                .iter()
+                .any(|slot| slot.app.is_some() && slot.shares.is_some_and(|(at, _)| at == addr))
+        };
+        let addr = slot.process.as_ref().map(|process| process.addr);
+        let addr = addr.filter(|addr| services > 1 && !is_shared(*addr));
+        let Some((addr, app)) = addr.and_then(|addr| Some((addr, self.apps.get(&addr)?.incarnation))) else {
+            return;
+        };
+        let service = (slot.service + 1) % services;
+        let name = format!("{}-beside-{}", service_name(service), self.registrars.len());
+        let second = self.add_registrar(service, name, Some(Duration::ZERO));
+        self.registrars[second].shares = Some((addr, app));
         self.start_registrar(second);
         // It is not started again.
         self.registrars[second].restart_after = None;

@@ -22,9 +22,11 @@ const KEPT_MS: u64 = 500;
 
 impl World {
     fn send_to_balancer(&mut self, at: usize, wait: Duration, input: Input) {
-        let life = self.balancers[at].life;
+        let (now, slot) = (self.now, &mut self.balancers[at]);
+        let (life, due) = (slot.life, now.plus(wait).max(slot.heard_at));
+        slot.heard_at = due.plus(Duration::from_micros(1));
         let delivery = Delivery::Balancer(input);
-        self.after(wait, Event::Deliver { to: Process::Balancer(at), life, delivery });
+        self.at(due, Event::Deliver { to: Process::Balancer(at), life, delivery });
     }
 
     pub(super) fn connect(&mut self, at: usize) {
@@ -33,6 +35,7 @@ impl World {
         slot.sessions += 1;
         let number = slot.sessions;
         slot.session = slot.haproxy.current().map(|worker| Session { worker, number });
+        slot.is_loss_told = slot.session.is_none();
         let input = match slot.session {
             Some(_) => Input::Connected,
             None => Input::Lost(DialogueError::Spent),
@@ -81,7 +84,9 @@ impl World {
         let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "ask");
         let Some(session) = self.balancers[at].session else {
             // The process that accepted it has ended.
-            self.send_to_balancer(at, wait, Input::Lost(DialogueError::Spent));
+            if !std::mem::replace(&mut self.balancers[at].is_loss_told, true) {
+                self.send_to_balancer(at, wait, Input::Lost(DialogueError::Spent));
+            }
             return;
         };
         let life = self.balancers[at].life;
@@ -173,7 +178,7 @@ impl World {
         self.balancers[at].haproxy.end_idle();
         let slot = &mut self.balancers[at];
         if slot.session.is_some_and(|session| !slot.haproxy.workers.contains_key(&session.worker)) {
-            slot.session = None;
+            (slot.session, slot.is_loss_told) = (None, true);
             let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "closed");
             self.send_to_balancer(at, wait, Input::Lost(DialogueError::Spent));
         }

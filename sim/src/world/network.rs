@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use registry::time::Tick;
 
+/// What a watch has lost is found by a list within this (`registry::follow`: every 5 to 10 minutes).
+pub(crate) const LISTED_WITHIN: Duration = Duration::from_mins(10);
+
 /// A process's way to etcd.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Network {
@@ -13,12 +16,30 @@ pub(crate) struct Network {
     pub(crate) deaf_until: Tick,
     /// How much later than usual the messages of watches are, and until when.
     late: (Duration, Tick),
+    /// Until when the events of watches are lost.
+    eventless_until: Tick,
 }
 
 impl Network {
     /// Watches are this late until then: the member of etcd that it asks lags behind.
     pub(crate) fn lag(&mut self, late: Duration, until: Tick) {
         self.late = (late, until);
+    }
+
+    /// Events of watches are lost until then.
+    pub(crate) fn lose_events(&mut self, until: Tick) {
+        self.eventless_until = until;
+    }
+
+    /// Whether events of watches that are sent now are lost.
+    pub(crate) fn loses_events(&self, now: Tick) -> bool {
+        now < self.eventless_until
+    }
+
+    /// When what was lost has been found by a list, at the latest.
+    pub(crate) fn complete_at(&self) -> Tick {
+        let lost = self.eventless_until != Tick::default();
+        if lost { self.eventless_until.plus(LISTED_WITHIN) } else { Tick::default() }
     }
 
     /// Until when what etcd says does not arrive. TCP sends it again after that.

@@ -26,6 +26,7 @@ impl World {
                     return;
                 }
                 let Some(process) = &mut slot.process else { return };
+                slot.suspended_for = Duration::ZERO;
                 let effects = match delivery {
                     Delivery::Woke if slot.wake.is_none_or(|wake| now < wake) => return,
                     Delivery::Woke => {
@@ -48,6 +49,7 @@ impl World {
                     return;
                 }
                 let Some(process) = &mut slot.process else { return };
+                slot.suspended_for = Duration::ZERO;
                 let effects = match delivery {
                     Delivery::Woke if slot.wake.is_none_or(|wake| now < wake) => return,
                     Delivery::Woke => {
@@ -63,25 +65,50 @@ impl World {
         }
     }
 
-    /// Everything that came while it was paused is taken in; its timers first or last, by draw.
+    /// Everything that came while it was paused is taken in; its timers first or last, by draw. Those of one that was
+    /// suspended have stood still: they are late, unless something else wakes it.
     pub(super) fn resume(&mut self, process: Process) {
         let timers_first = self.draws.one_of(Self::entity(process), "timers first", 2);
-        let (life, backlog) = match process {
+        let now = self.now;
+        let (paused_until, changed) = match process {
             Process::Registrar(at) => {
                 let slot = &mut self.registrars[at];
-                slot.paused_until = None;
-                slot.changed = self.now;
-                (slot.life, std::mem::take(&mut slot.backlog))
+                (&mut slot.paused_until, &mut slot.changed)
             }
             Process::Balancer(at) => {
                 let slot = &mut self.balancers[at];
-                slot.paused_until = None;
-                slot.changed = slot.changed.max(self.now);
-                (slot.life, std::mem::take(&mut slot.backlog))
+                (&mut slot.paused_until, &mut slot.changed)
             }
         };
+        // Another pause lasts longer.
+        if paused_until.is_none_or(|until| now < until) {
+            return;
+        }
+        (*paused_until, *changed) = (None, now.max(*changed));
+        self.resumed.insert(process, now);
+        let (life, wake, suspended_for, mut backlog) = match process {
+            Process::Registrar(at) => {
+                let slot = &mut self.registrars[at];
+                (slot.life, &mut slot.wake, slot.suspended_for, std::mem::take(&mut slot.backlog))
+            }
+            Process::Balancer(at) => {
+                let slot = &mut self.balancers[at];
+                (slot.life, &mut slot.wake, slot.suspended_for, std::mem::take(&mut slot.backlog))
+            }
+        };
+        if !suspended_for.is_zero() {
+            backlog.retain(|delivery| !matches!(delivery, Delivery::Woke));
+            if backlog.is_empty() {
+                *wake = wake.map(|wake| wake.plus(suspended_for));
+                let late = wake.unwrap_or(now);
+                self.mark("resumed, timers late");
+                self.at(late, Event::Deliver { to: process, life, delivery: Delivery::Woke });
+                return;
+            }
+            *wake = None;
+        }
         self.mark(if timers_first { "resumed, timers first" } else { "resumed, timers last" });
-        if timers_first {
+        if timers_first && suspended_for.is_zero() {
             self.deliver(process, life, Delivery::Woke);
         }
         for delivery in backlog {
@@ -118,12 +145,13 @@ impl World {
         }
         // An orphan of a registrar that was killed alone.
         self.remove_app(at, true);
-        let addr = self.free_address();
+        let addr = self.registrars[at].shares.map_or_else(|| self.free_address(), |(addr, _)| addr);
         let (now, options) = (self.now, self.options.clone());
         let slot = &mut self.registrars[at];
         slot.life += 1;
         (slot.stopping, slot.timed_out, slot.wake, slot.stubborn) = (false, false, None, false);
         (slot.paused_until, slot.backlog, slot.changed) = (None, vec![], now);
+        slot.suspended_for = Duration::ZERO;
         (slot.started, slot.stood) = (now, None);
         let seed = mix(options.noise ^ mix(u64::try_from(at).unwrap_or(0) ^ (u64::from(slot.life) << 32)));
         let service = service_name(slot.service);
@@ -140,7 +168,7 @@ impl World {
         if slot.process.is_none() || slot.stopping {
             return;
         }
-        (slot.stopping, slot.changed) = (true, self.now);
+        (slot.stopping, slot.ordered, slot.changed) = (true, self.now, self.now);
         let life = slot.life;
         let stop = Delivery::Registrar(RegistrarInput::Stop);
         self.deliver(Process::Registrar(at), life, stop);
@@ -157,7 +185,7 @@ impl World {
                 Effect::StopApp => self.stop_app(at),
                 Effect::KillApp => self.kill_app(at),
                 Effect::Check(addr) => {
-                    let listens = self.apps.get(&addr).is_some_and(|app| app.registrar == at);
+                    let listens = self.registrar_at(addr, self.registrars[at].service) == Some(at);
                     let ill = self.now < self.registrars[at].ill_until;
                     let outcome = if listens && !ill { Ok(()) } else { Err("connection refused".to_owned()) };
                     let wait = self.draws.latency(Self::entity(process), "check");
@@ -172,6 +200,7 @@ impl World {
                     } else {
                         self.counts.timed_out += 1;
                         self.mark("left at the deadline");
+                        self.left_at_deadline(at);
                     }
                 }
                 Effect::StoodDown => self.stood_down(at),
@@ -186,7 +215,7 @@ impl World {
     fn registrar_ended(&mut self, at: usize) {
         self.remove_app(at, false);
         let slot = &mut self.registrars[at];
-        (slot.process, slot.changed) = (None, self.now);
+        (slot.process, slot.ordered, slot.changed) = (None, self.now, self.now);
         slot.life += 1;
         if let Some(after) = slot.restart_after {
             self.after(after, Event::StartRegistrar(at));
@@ -199,12 +228,17 @@ impl World {
         let slot = &mut self.registrars[at];
         let Some(addr) = slot.process.as_ref().map(|process| process.addr) else { return };
         slot.app = Some((addr, incarnation));
+        self.given_to.insert(addr, at);
+        let delivery = Delivery::Registrar(RegistrarInput::Spawned(0));
+        self.after(Duration::from_millis(1), Event::Deliver { to: Process::Registrar(at), life, delivery });
+        if self.registrars[at].shares.is_some() {
+            self.mark("an app in two services");
+            return;
+        }
         let takes = Duration::from_millis(5 + self.draws.below(incarnation, "app starts", 50));
         let app =
             App { service: self.registrars[at].service, registrar: at, incarnation, since: now.plus(takes) };
         self.apps.insert(addr, app);
-        let delivery = Delivery::Registrar(RegistrarInput::Spawned(0));
-        self.after(Duration::from_millis(1), Event::Deliver { to: Process::Registrar(at), life, delivery });
     }
 
     /// TERM: it takes no more connections and ends at once, with what is in flight.
@@ -231,6 +265,9 @@ impl World {
         let Some((addr, _)) = self.registrars[at].app.take() else { return };
         if self.apps.get(&addr).is_some_and(|app| app.registrar == at) {
             self.apps.remove(&addr);
+        }
+        if self.registrars[at].shares.is_some() {
+            self.unshared.insert(addr, self.now);
         }
         if fault {
             self.died.insert(self.registrars[at].service, self.now);
@@ -267,6 +304,8 @@ impl World {
         }
         slot.life += 1;
         (slot.paused_until, slot.backlog, slot.wake, slot.session) = (None, vec![], None, None);
+        slot.is_loss_told = false;
+        slot.suspended_for = Duration::ZERO;
         (slot.changed, slot.writer) = (slot.changed.max(now), FilesWriter::default());
         let seed =
             mix(options.noise ^ mix(77 + u64::try_from(at).unwrap_or(0) + (u64::from(slot.life) << 32)));
