@@ -244,6 +244,8 @@ pub struct Balancer {
     count_until: Tick,
     /// From when on what is known from the disk may be acted on.
     disk_from: Tick,
+    /// An earlier life has left its view on disk.
+    has_earlier_life: bool,
     /// The instances that the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
     known_on_disk: Option<BTreeSet<InstanceId>>,
     /// The first servers of this life wait for its presence to stand, at most until then.
@@ -268,6 +270,7 @@ impl Balancer {
         let mut view = View::guarded(config.prefix, config.guard);
         let on_disk = config.snapshot.iter().flat_map(|snapshot| snapshot.instances.keys());
         let known_on_disk = Some(on_disk.filter_map(|id| id.parse().ok()).collect());
+        let has_earlier_life = config.snapshot.is_some();
         if let Some(snapshot) = config.snapshot.take() {
             let instances = snapshot.instances.len();
             tracing::warn!(instances, "etcd has not answered yet: serving from the snapshot on disk");
@@ -306,6 +309,7 @@ impl Balancer {
             count_at: None,
             count_until: now,
             disk_from: now.plus(DISK_AFTER),
+            has_earlier_life,
             known_on_disk,
             waits_for_presence: false,
             presence_until: None,
@@ -459,6 +463,7 @@ impl Balancer {
         self.actions.push(Action::StatusChanged);
         let instances = self.view.instances().len();
         if self.view.in_sync() {
+            self.publisher.repeat_acks(&self.view, &mut self.actions);
             self.record("in sync with etcd", format!("instances: {instances}"));
             tracing::info!(instances, "in sync with etcd");
         } else {

@@ -457,6 +457,7 @@ impl View {
         }
         if !is_list {
             self.depart(now, gone, &mut concerned);
+            self.spare_last(now, &mut concerned);
             return Scope::Only(concerned);
         }
         self.changes += 1;
@@ -567,20 +568,41 @@ impl View {
             }
         }
         for (service, expired) in by_service {
-            let left = self.left(&service);
-            let suspects = self.guard.judge(now, &service, expired, left);
-            if !suspects.is_empty() {
-                let count = suspects.len();
-                tracing::error!(
-                    %service,
-                    count,
-                    left,
-                    "much of the service expired together, or etcd was just away: suspects stay while HAProxy's checks pass"
-                );
-            }
-            for (id, was) in suspects {
-                self.questions.push((id.clone(), was.lease));
-                self.insert(id, was, changed);
+            self.judge_service(now, &service, expired, changed);
+        }
+    }
+
+    fn judge_service(
+        &mut self,
+        now: Tick,
+        service: &ServiceName,
+        expired: BTreeMap<InstanceId, Registered>,
+        changed: &mut BTreeSet<InstanceId>,
+    ) {
+        let left = self.left(service);
+        let suspects = self.guard.judge(now, service, expired, left);
+        if !suspects.is_empty() {
+            let count = suspects.len();
+            tracing::error!(
+                %service,
+                count,
+                left,
+                "much of the service expired together, or etcd was just away: suspects stay while HAProxy's checks pass"
+            );
+        }
+        for (id, was) in suspects {
+            self.questions.push((id.clone(), was.lease));
+            self.insert(id, was, changed);
+        }
+    }
+
+    /// Where the last of a service in rotation has just left, those that expired shortly before it, and were believed to be gone
+    /// beside it, are judged again: without them the service would have none.
+    fn spare_last(&mut self, now: Tick, changed: &mut BTreeSet<InstanceId>) {
+        let services: BTreeSet<ServiceName> = changed.iter().map(|id| id.service.clone()).collect();
+        for service in services {
+            if self.guard.has_recent(now, &service) && self.left(&service) == 0 {
+                self.judge_service(now, &service, BTreeMap::new(), changed);
             }
         }
     }

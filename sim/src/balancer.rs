@@ -216,7 +216,12 @@ impl BalancerProcess {
                 Action::PutAck(key, AckValue { owner, revision, state }) => {
                     effects.push(Effect::Acked(key.id.to_string(), owner.clone(), state));
                     let key = self.prefix.text(&Key::Ack(key));
-                    let ack = AckRecord { owner, revision: Some(revision), state, at: String::new() };
+                    let ack = AckRecord {
+                        owner,
+                        revision: Some(revision),
+                        state,
+                        at: now.since(Tick::default()).as_millis().to_string(),
+                    };
                     let value = to_value(&ack);
                     self.link.command(now, lease::Input::Put { key, value, fence: Fence::None }, &mut calls);
                 }

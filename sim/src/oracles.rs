@@ -31,6 +31,8 @@ impl fmt::Display for Violation {
 
 /// A change of an instance may take so long to reach a HAProxy whose lb-sync is well.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
+/// A process that etcd can be reached by again is in sync within this: a call that is given up, a wait, a list.
+const BACK_WITHIN: Duration = Duration::from_secs(9);
 /// An address may be another app's for so long before the news is there.
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// A change of a balancer's presence reaches every registrar within this.
@@ -153,7 +155,11 @@ impl World {
                 slot.announced = announced.map(|(at, service)| (service, at)).collect();
             }
             if !present {
-                slot.absent_since.get_or_insert(self.now);
+                // What was back only while etcd said nothing was not seen to be.
+                let unseen = slot.returned.filter(|(_, at)| {
+                    *at >= self.etcd_went && now.since(self.etcd_came) < Duration::from_secs(1)
+                });
+                slot.absent_since.get_or_insert(unseen.map_or(self.now, |(since, _)| since));
             } else if let Some(since) = slot.absent_since.take() {
                 slot.returned = Some((since, self.now));
             }
@@ -439,7 +445,8 @@ impl World {
             return;
         }
         let settled = |since: Tick| self.now.since(since) > REACHED_WITHIN;
-        let has_etcd = self.etcd.is_up() && settled(self.etcd_came) && settled(lb.network.troubled_until());
+        let is_back = |since: Tick| self.now.since(since) > BACK_WITHIN;
+        let has_etcd = self.etcd.is_up() && is_back(self.etcd_came) && is_back(lb.network.troubled_until());
         // Carried out before etcd went away, and nothing has happened to the balancer since.
         let is_out = self.etcd_went.since(slot.changed) > REACHED_WITHIN
             && lb.changed.max(lb.network.troubled_until()) <= slot.changed;
@@ -470,7 +477,9 @@ impl World {
         let slot = &self.balancers[balancer];
         let blind =
             slot.process.is_none() || self.now.since(slot.changed) < REACHED_WITHIN || !self.etcd.is_up();
-        if blind || self.now.since(since) < self.lease_time() {
+        // A restored backup has what was registered there then, under a lease that has its whole time again.
+        let is_restored = self.history_broke.is_some_and(|at| self.now.since(at) < self.lease_time());
+        if blind || is_restored || self.now.since(since) < self.lease_time() {
             self.mark("misrouted while the news is on its way");
             return;
         }

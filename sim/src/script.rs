@@ -191,6 +191,9 @@ const SUSPENDED_MS_MIN: u64 = 60_000;
 /// A reload comes with up to so many others.
 const RELOADS_IN_A_ROW: u64 = 3;
 const RELOADS_WITHIN_MS: u64 = 600;
+/// An etcd that is stopped, restored and started again is away for longer. A watch that broke less than a second after its last
+/// message is resumed, since it can have missed no restore.
+const RESTORE_TAKES_MS: u64 = 1_100;
 /// How much a restored etcd's revision is bumped (`etcdutl snapshot restore --bump-revision`; its documentation has 1,000,000,000).
 const REVISION_BUMP: u64 = 1_000_000_000;
 /// What a watch has lost is found by a list within this (`registry::follow`: every 5 to 10 minutes).
@@ -291,7 +294,11 @@ fn kind_op(kind: u64, next: &mut impl FnMut(u64) -> u64, options: &Options) -> O
         13 => Op::Leader(),
         14 => Op::Compact(),
         15 => Op::Wipe(long()),
-        16 => Op::Restore(1_000 + long(), long(), if long() % 4 == 0 { REVISION_BUMP } else { 0 }),
+        16 => Op::Restore(
+            1_000 + long(),
+            RESTORE_TAKES_MS + long(),
+            if long() % 4 == 0 { REVISION_BUMP } else { 0 },
+        ),
         17 => Op::Drain(reg, long()),
         18 => Op::Maintenance(reg, long()),
         19 => Op::SameName(reg, long()),

@@ -55,6 +55,8 @@ pub(crate) enum Delivery {
     Answer(Answer),
     Registrar(::registrar::machine::Input),
     Balancer(lb_sync::balancer::Input),
+    /// Of the session of this number on HAProxy's runtime socket.
+    Session(u64, lb_sync::balancer::Input),
 }
 
 /// Something that happens.

@@ -441,9 +441,10 @@ impl Balancer {
             let backends = self.observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
             self.record("HAProxy answers", format!("{}, process {}", info.version, info.pid));
-            // The first HAProxy of this life: its servers are an earlier life's, and so may be an old worker.
+            // The first HAProxy of this life: an earlier life may have served by a worker that it replaced. Without files the new
+            // one has none of its servers.
             let is_young = info.uptime_s < YOUNG_S_MAX;
-            if self.worker.is_none() && is_young && self.has_own_servers() {
+            if self.worker.is_none() && is_young && (self.has_earlier_life || self.has_own_servers()) {
                 self.record_reload(now);
             }
             self.planner.start_anew(&info.version);

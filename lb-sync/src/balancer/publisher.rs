@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::health::Status;
 use registry::key::AckKey;
 use registry::name::{InstanceId, ServiceName};
-use registry::record::AckState;
+use registry::record::{AckState, InstanceState};
 use registry::time::Tick;
 
 use super::held_acks::HeldAcks;
@@ -97,6 +97,22 @@ impl Publisher {
         for (id, _) in self.acks.extract_if(.., drained) {
             let key = self.presence.name().map(|name| AckKey { balancer: name.clone(), id });
             actions.extend(key.map(Action::RemoveAck));
+        }
+    }
+
+    /// In sync again, after a break in which etcd may have been restored to an earlier value: what was said to those who leave,
+    /// and wait for it, is said once more, as far as their record is the one that was answered. An operator's order is not
+    /// repeated: it may have been lifted in the meantime.
+    pub(super) fn repeat_acks(&self, view: &View, actions: &mut Vec<Action>) {
+        let Some(balancer) = self.presence.name() else { return };
+        for (id, ack) in &self.acks {
+            let is_answered = view.instances().get(id).is_some_and(|registered| {
+                registered.record.state == InstanceState::Draining && registered.mod_revision == ack.revision
+            });
+            if is_answered {
+                let key = AckKey { balancer: balancer.clone(), id: id.clone() };
+                actions.push(Action::PutAck(key, ack.clone()));
+            }
         }
     }
 

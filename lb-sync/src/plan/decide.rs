@@ -249,6 +249,10 @@ fn suspect(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         }
         return Decision::act(SUSPECT, commands);
     }
+    // It had another address when it was heard of last: what listens at this one may be another app by now.
+    if is.addr != Some(target.addr) {
+        return Decision::act(SUSPECT, vec![Command::SetAddr { server: server(), addr: target.addr }]);
+    }
     let poll = if is.op == OpState::Stopped { SUSPECT_DOWN_POLL } else { SUSPECT_POLL };
     let Some(read) = is.sessions.filter(|read| case.now.since(read.read_at) < poll) else {
         return Decision { read_sessions: true, ..Decision::settled(SUSPECT, Ack::Keep) };

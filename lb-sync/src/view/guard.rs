@@ -117,6 +117,12 @@ impl Guard {
         suspects
     }
 
+    /// Whether instances of `service` have expired within the window and not returned.
+    pub(super) fn has_recent(&self, now: Tick, service: &ServiceName) -> bool {
+        let recent = self.recent.get(service);
+        recent.is_some_and(|recent| recent.iter().any(|one| now.since(one.at) < self.policy.window))
+    }
+
     /// When an expiry is not believed.
     pub(super) fn policy(&self) -> GuardPolicy {
         self.policy

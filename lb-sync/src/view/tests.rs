@@ -251,6 +251,25 @@ fn no_expiry_takes_the_last_instance_of_a_service() {
     assert!(unguarded.instances().is_empty());
 }
 
+/// Of two, one expires and then the other one leaves: HAProxy's check says whether the first is gone.
+#[test]
+fn the_last_one_s_leave_puts_back_who_expired_shortly_before() {
+    let draining = r#"{"address":"10.0.0.1","port":3000,"state":"draining"}"#;
+    let left_after = |s: u64| {
+        let mut view = many(2);
+        expire_all(&mut view, NOW, 1..2);
+        assert!(view.suspects().next().is_none() && view.instances().len() == 1);
+        view.fold_instances(NOW.plus(Duration::from_secs(s)), put(entry("web/i-0", draining, 2, 50)));
+        view.is_suspect(&id("web/i-1"))
+    };
+    assert!(left_after(5));
+    assert!(!left_after(31), "long gone");
+    let mut view = many(3);
+    expire_all(&mut view, NOW, 1..2);
+    view.fold_instances(NOW, put(entry("web/i-0", draining, 2, 50)));
+    assert!(view.suspects().next().is_none(), "i-2 is left");
+}
+
 /// One that drains serves no new client: it is not what a service is left with.
 #[test]
 fn an_instance_that_drains_is_not_left_to_a_service() {

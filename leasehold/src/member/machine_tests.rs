@@ -278,6 +278,19 @@ fn a_list_with_an_earlier_value_of_ours_has_the_present_one_written_again() {
     assert_eq!(puts(&machine.step(NOW, restored)), [InstanceState::Down]);
 }
 
+/// The same value at an earlier revision: the balancers answer that one, and a leave waits for an answer to the later.
+#[test]
+fn a_list_with_our_value_at_an_earlier_revision_has_it_written_again() {
+    let mut machine = registered();
+    let stands = RecordStatus { revision: Some(9), ..STANDS };
+    machine.step(NOW, Input::Record(RecordStatus { settled: false, ..stands }));
+    machine.step(NOW, Input::Record(stands));
+    let value = br#"{"address":"10.0.0.5","port":3000,"owner":"me"}"#;
+    let at = |revision| Entry { mod_revision: revision, ..entry("instances/web/web-1", value.to_vec()) };
+    assert_eq!(machine.step(NOW, Input::Own(listed(vec![at(9)]))), []);
+    assert_eq!(puts(&machine.step(NOW, Input::Own(listed(vec![at(5)])))), [InstanceState::Up]);
+}
+
 /// The list comes before the lease is known to live on in the restored etcd.
 #[test]
 fn an_earlier_value_that_is_listed_while_etcd_is_in_doubt_is_written_over_afterwards() {

@@ -226,10 +226,17 @@ impl World {
         if !self.etcd.is_up() {
             return;
         }
-        self.etcd_went = self.now;
+        self.etcd_goes();
         let streams = self.etcd.stop();
         self.break_streams(streams);
         self.after(away, Event::EtcdBack(past));
+    }
+
+    /// etcd is away or in trouble from now on, if it is not already.
+    pub(super) fn etcd_goes(&mut self) {
+        if self.etcd.is_up() && self.now >= self.etcd_came {
+            self.etcd_went = self.now;
+        }
     }
 
     pub(super) fn etcd_back(&mut self, past: Past) {

@@ -189,7 +189,8 @@ impl World {
 
     /// What reads and writes etcd is in trouble until then.
     fn etcd_is_troubled(&mut self, until: Tick) {
-        (self.etcd_went, self.etcd_came) = (self.now, self.etcd_came.max(until));
+        self.etcd_goes();
+        self.etcd_came = self.etcd_came.max(until);
     }
 
     /// The registrar alone is killed: its app serves on, and ends when it is started again.

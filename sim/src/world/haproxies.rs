@@ -22,10 +22,17 @@ const KEPT_MS: u64 = 500;
 
 impl World {
     fn send_to_balancer(&mut self, at: usize, wait: Duration, input: Input) {
+        let life = self.balancers[at].life;
+        let delivery = Delivery::Balancer(input);
+        self.after(wait, Event::Deliver { to: Process::Balancer(at), life, delivery });
+    }
+
+    /// Something that the present session says, in order; nothing arrives of one that was given up.
+    fn send_in_session(&mut self, at: usize, wait: Duration, input: Input) {
         let (now, slot) = (self.now, &mut self.balancers[at]);
         let (life, due) = (slot.life, now.plus(wait).max(slot.heard_at));
         slot.heard_at = due.plus(Duration::from_micros(1));
-        let delivery = Delivery::Balancer(input);
+        let delivery = Delivery::Session(slot.sessions, input);
         self.at(due, Event::Deliver { to: Process::Balancer(at), life, delivery });
     }
 
@@ -40,7 +47,7 @@ impl World {
             Some(_) => Input::Connected,
             None => Input::Lost(DialogueError::Spent),
         };
-        self.send_to_balancer(at, wait, input);
+        self.send_in_session(at, wait, input);
     }
 
     /// HAProxy's master says how many old workers there are.
@@ -85,7 +92,7 @@ impl World {
         let Some(session) = self.balancers[at].session else {
             // The process that accepted it has ended.
             if !std::mem::replace(&mut self.balancers[at].is_loss_told, true) {
-                self.send_to_balancer(at, wait, Input::Lost(DialogueError::Spent));
+                self.send_in_session(at, wait, Input::Lost(DialogueError::Spent));
             }
             return;
         };
@@ -131,7 +138,7 @@ impl World {
         let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "haproxy answers");
         let gone = !self.balancers[at].haproxy.workers.contains_key(&worker);
         let input = if gone { Input::Lost(DialogueError::Spent) } else { Input::Answers(answers) };
-        self.send_to_balancer(at, wait, input);
+        self.send_in_session(at, wait, input);
     }
 
     pub(super) fn schedule_checks(&mut self, at: usize) {
@@ -180,7 +187,7 @@ impl World {
         if slot.session.is_some_and(|session| !slot.haproxy.workers.contains_key(&session.worker)) {
             (slot.session, slot.is_loss_told) = (None, true);
             let wait = self.draws.latency(Self::entity(Process::Balancer(at)), "closed");
-            self.send_to_balancer(at, wait, Input::Lost(DialogueError::Spent));
+            self.send_in_session(at, wait, Input::Lost(DialogueError::Spent));
         }
     }
 

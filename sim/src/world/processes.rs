@@ -35,7 +35,7 @@ impl World {
                     }
                     Delivery::Answer(answer) => process.answer(now, answer),
                     Delivery::Registrar(input) => process.step(now, input),
-                    Delivery::Balancer(_) => return,
+                    Delivery::Balancer(_) | Delivery::Session(..) => return,
                 };
                 self.registrar_effects(at, effects);
             }
@@ -57,7 +57,8 @@ impl World {
                         process.woke(now)
                     }
                     Delivery::Answer(answer) => process.answer(now, answer),
-                    Delivery::Balancer(input) => process.step(now, vec![input]),
+                    Delivery::Session(number, _) if number != slot.sessions => return,
+                    Delivery::Balancer(input) | Delivery::Session(_, input) => process.step(now, vec![input]),
                     Delivery::Registrar(_) => return,
                 };
                 self.balancer_effects(at, effects);
@@ -341,7 +342,10 @@ impl World {
             match effect {
                 Effect::Call(call) => self.send_call(process, life, call),
                 Effect::Connect => self.connect(at),
-                Effect::Disconnect => self.balancers[at].session = None,
+                Effect::Disconnect => {
+                    let slot = &mut self.balancers[at];
+                    (slot.session, slot.sessions) = (None, slot.sessions + 1);
+                }
                 Effect::Ask(commands) => {
                     let lines: Vec<String> = commands.iter().map(ToString::to_string).collect();
                     self.check_commands(at, &lines);

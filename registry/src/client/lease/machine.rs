@@ -143,6 +143,8 @@ pub struct Machine {
     spread: Backoff,
     /// What etcd said last of itself.
     header: Option<Header>,
+    /// The revision of our last write, and when its answer came.
+    written: Option<(i64, Tick)>,
     metrics: Arc<LeaseMetrics>,
     /// When the last keepalive that was acknowledged was sent.
     kept_alive: Option<Tick>,
@@ -163,6 +165,7 @@ impl Machine {
             verify_at: None,
             spread: Backoff::new(VERIFY_EVERY, VERIFY_EVERY, keeper.rotate_left(17)),
             header: None,
+            written: None,
             metrics,
             kept_alive: None,
         }
@@ -204,7 +207,8 @@ impl Machine {
                 let ran_backwards = before.zip(header).is_some_and(|(before, header)| {
                     header.revision < before.revision || header.raft_term < before.raft_term
                 });
-                if ran_backwards {
+                if ran_backwards || self.has_lost_write(&answer, header) {
+                    self.written = None;
                     tracing::warn!(
                         "etcd was wiped or restored: all that stands there of ours is written again"
                     );
@@ -216,6 +220,9 @@ impl Machine {
             }
             Input::Write { answer, trouble } => {
                 self.status.trouble = trouble;
+                if let ledger::Input::Written { revision } = answer {
+                    self.written = Some((revision, now));
+                }
                 // The lease of the write that was answered: by now another one may be held.
                 let gone = self.ledger.writes_under().filter(|_| answer == ledger::Input::LeaseGone);
                 self.step_ledger(now, answer, &mut actions);
@@ -252,6 +259,17 @@ impl Machine {
             self.status.superseded.clone_from(self.ledger.superseded());
         }
         actions
+    }
+
+    /// Whether etcd, asked after our last write was answered, answers with an earlier revision.
+    fn has_lost_write(&self, answer: &keeper::Input, header: Option<Header>) -> bool {
+        let (keeper::Input::Granted { sent, .. } | keeper::Input::KeptAlive { sent, .. }) = answer else {
+            return false;
+        };
+        let lost = |(revision, answered): (i64, Tick)| {
+            *sent >= answered && header.is_some_and(|header| header.revision < revision)
+        };
+        self.written.is_some_and(lost)
     }
 
     /// Revokes the lease once what was put last is written, or cannot be.
@@ -377,6 +395,25 @@ mod tests {
         let gone = Input::Write { answer: ledger::Input::LeaseGone, trouble: None };
         assert!(machine.step(at(3), gone).contains(&Action::Grant(TTL)));
         assert_eq!(machine.status().lease, None);
+    }
+
+    #[test]
+    fn all_is_written_again_where_etcd_has_lost_our_last_write() {
+        let mut machine = machine();
+        machine.step(at(0), Input::Woke);
+        granted(&mut machine, 1, 7);
+        machine.step(at(2), put("a"));
+        let written = ledger::Input::Written { revision: 30 };
+        machine.step(at(5), Input::Write { answer: written, trouble: None });
+        let mut kept_alive = |sent, revision| {
+            let answer = keeper::Input::KeptAlive { lease: 7, sent: at(sent) };
+            let header = Some(Header { revision, raft_term: 2 });
+            machine.step(at(9), Input::Lease { answer, trouble: None, header })
+        };
+        assert_eq!(kept_alive(4, 29), [], "it was sent before the write was answered");
+        assert_eq!(kept_alive(6, 30), []);
+        let actions = kept_alive(7, 29);
+        assert!(matches!(&actions[..], [Action::Write(ledger::Action::Write { .. })]), "{actions:?}");
     }
 
     #[test]
