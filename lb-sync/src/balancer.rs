@@ -244,6 +244,8 @@ pub struct Balancer {
     count_until: Tick,
     /// From when on what is known from the disk may be acted on.
     disk_from: Tick,
+    /// How often the lease was seen to be of another history of etcd.
+    histories: u64,
     /// An earlier life has left its view on disk.
     has_earlier_life: bool,
     /// The instances that the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
@@ -309,6 +311,7 @@ impl Balancer {
             count_at: None,
             count_until: now,
             disk_from: now.plus(DISK_AFTER),
+            histories: 0,
             has_earlier_life,
             known_on_disk,
             waits_for_presence: false,
@@ -329,8 +332,7 @@ impl Balancer {
             self.handle(now, input);
         }
         if self.view.take_history_broke() {
-            self.actions.push(Action::DoubtKeys);
-            self.publisher.history_broke(&mut self.actions);
+            self.history_broke();
         }
         if self.count_at.is_some_and(|at| now >= at) {
             self.count_at = None;
@@ -420,6 +422,10 @@ impl Balancer {
                 Scope::none()
             }
             Input::Presence(status) => {
+                if std::mem::replace(&mut self.histories, status.histories) != status.histories {
+                    self.history_broke();
+                    self.mark_dirty(Scope::All);
+                }
                 self.publisher.presence.status(status);
                 // What waits for it goes on in this step.
                 self.publisher.publish_presence(&mut self.actions);
@@ -457,13 +463,19 @@ impl Balancer {
     }
 
     /// What had to wait for the view to be current is looked at now.
+    /// etcd has another history. What does not hold in it is taken back first, and the rest is written again.
+    fn history_broke(&mut self) {
+        self.publisher.history_broke(&mut self.actions);
+        self.actions.push(Action::DoubtKeys);
+    }
+
     fn sync_changed(&mut self) {
         self.mark_dirty(Scope::All);
         self.routes.invalidate();
         self.actions.push(Action::StatusChanged);
         let instances = self.view.instances().len();
         if self.view.in_sync() {
-            self.publisher.repeat_acks(&self.view, &mut self.actions);
+            self.publisher.repeat_acks();
             self.record("in sync with etcd", format!("instances: {instances}"));
             tracing::info!(instances, "in sync with etcd");
         } else {

@@ -453,6 +453,7 @@ impl Etcd {
     /// What stood in `backup` is all there is; with `bump`, its revision is so much higher.
     pub fn restore(&mut self, backup: Store, bump: i64) {
         self.store = backup;
+        self.expired.clear();
         // A restored history begins with its snapshot.
         self.store.compacted = self.store.revision;
         self.store.history.clear();
@@ -463,6 +464,7 @@ impl Etcd {
     /// Nothing is left.
     pub fn wipe(&mut self) {
         self.store = Store::default();
+        self.expired.clear();
         (self.epoch, self.term) = (self.epoch + 1, 1);
     }
 

@@ -7,7 +7,10 @@ pub type Marks = BTreeMap<String, u64>;
 
 /// Each of these is to happen in more than one schedule of a thousand.
 pub const REQUIRED: &[&str] = &[
+    "a client keeps the cookie of an instance that is away",
     "a last request on an old worker",
+    "a watch has lost events",
+    "an app in two services",
     "cut at its limit",
     "etcd: a lease is gone",
     "etcd: a watch is compacted",
@@ -21,6 +24,7 @@ pub const REQUIRED: &[&str] = &[
     "lb-sync: a suspect's time or check is over",
     "lb-sync: added",
     "lb-sync: back in rotation",
+    "lb-sync: changed by hand",
     "lb-sync: draining",
     "lb-sync: moved",
     "lb-sync: no longer kept as a suspect",
@@ -47,6 +51,7 @@ pub const REQUIRED: &[&str] = &[
     "restored",
     "resumed, timers first",
     "resumed, timers last",
+    "resumed, timers late",
     "wiped",
 ];
 

@@ -47,6 +47,8 @@ const VIEW_AGE_MAX: Duration = Duration::from_secs(10);
 const WAKES_WITHIN: Duration = Duration::from_millis(5);
 /// A call that is lost is given up after so long (`registry::session`).
 const CALL_MAX: Duration = Duration::from_secs(3);
+/// An operator's doing with an instance, and its answer to that, reach a lb-sync whose watches lag.
+const ORDER_REACHES_WITHIN: Duration = Duration::from_secs(15);
 /// A leave takes no longer than this, with nothing in its way: sticky clients, requests in flight, a vanished balancer.
 const LEFT_WITHIN: Duration = Duration::from_secs(30);
 /// Two registrars may believe for so long that they have a name.
@@ -117,6 +119,10 @@ impl World {
         let is_announced =
             slot.announced.get(&service).is_some_and(|at| self.now.since(*at) > ANNOUNCED_WITHIN);
         let is_new_to_it = slot.is_reconfigured && !is_announced;
+        // Of two of one name, one came back under the name of the other, which is gone: leaves wait for a name.
+        if self.options.twins == 1 && balancer < 2 && absent.is_some() {
+            return true;
+        }
         absent.is_some_and(|since| asked.plus(PRESENCE_LOOKED_AT) >= since) || never_seen || is_new_to_it
     }
 
@@ -390,6 +396,7 @@ impl World {
             && !slot.stopping
             && !self.is_overridden(slot)
             && !self.has_kept_order(slot)
+            && self.now.since(slot.ordered) > ORDER_REACHES_WITHIN
             && !self.is_or_was_shared(addr)
             && self.registrars.iter().filter(same_name).count() == 1
     }
@@ -475,8 +482,10 @@ impl World {
         }
         // The news may still be on its way: etcd, lb-sync, or a lease that was not missed yet.
         let slot = &self.balancers[balancer];
-        let blind =
-            slot.process.is_none() || self.now.since(slot.changed) < REACHED_WITHIN || !self.etcd.is_up();
+        let blind = slot.process.is_none()
+            || self.now.since(slot.changed) < REACHED_WITHIN
+            || !self.etcd.is_up()
+            || self.now.since(self.etcd_came) < BACK_WITHIN;
         // A restored backup has what was registered there then, under a lease that has its whole time again.
         let is_restored = self.history_broke.is_some_and(|at| self.now.since(at) < self.lease_time());
         if blind || is_restored || self.now.since(since) < self.lease_time() {
@@ -546,7 +555,8 @@ impl World {
             && self.now.since(self.etcd_came) > self.lease_time()
             && self.history_broke.is_none_or(|at| {
                 // Overrides that were in force when etcd was wiped outlive it by the bound of suspects.
-                self.now.since(at) > self.lease_time() + Duration::from_secs(self.options.suspect_max_s)
+                self.now.since(at.max(slot.changed))
+                    > self.lease_time() + Duration::from_secs(self.options.suspect_max_s)
             });
         if well && etcd {
             let name = wanted.name.clone();
@@ -651,6 +661,11 @@ impl World {
                 .iter()
                 .all(|slot| long_ago(slot.changed) && long_ago(slot.network.troubled_until()))
             && long_ago(self.etcd_came)
+            // Overrides that the new history lacks have ended.
+            && self.balancers.iter().all(|slot| {
+                let kept = Duration::from_secs(self.options.suspect_max_s) + BACK_WITHIN;
+                self.history_broke.is_none_or(|at| self.now.since(at.max(slot.changed)) > kept)
+            })
     }
 
     /// The beginning of a run.

@@ -304,6 +304,8 @@ pub struct World {
     pub etcd: Etcd,
     pub(crate) backups: Vec<(Tick, Store)>,
     pub(crate) streams: BTreeMap<etcd::StreamId, (Process, u32)>,
+    /// Of an etcd that has another history by now: what they had sent went with it.
+    pub(crate) dead_streams: BTreeSet<etcd::StreamId>,
     pub(crate) resync_at: Option<Tick>,
     pub(crate) last_delivery: BTreeMap<etcd::StreamId, Tick>,
     /// Registrars.
@@ -388,6 +390,7 @@ impl World {
             etcd: Etcd::default(),
             backups: Vec::new(),
             streams: BTreeMap::new(),
+            dead_streams: BTreeSet::new(),
             resync_at: None,
             last_delivery: BTreeMap::new(),
             registrars: Vec::new(),

@@ -29,6 +29,8 @@ pub struct PresenceStatus {
     pub superseded: bool,
     /// etcd's revision of our last write of it.
     pub revision: Option<i64>,
+    /// How often etcd was seen to have another history than before.
+    pub histories: u64,
 }
 
 impl PresenceStatus {
@@ -39,6 +41,7 @@ impl PresenceStatus {
             stands: lease.standing.contains(key),
             superseded: lease.superseded.contains(key),
             revision: lease.revisions.get(key).copied(),
+            histories: lease.histories,
         })
     }
 }

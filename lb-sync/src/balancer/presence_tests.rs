@@ -63,10 +63,10 @@ fn is_told(actions: &[PresenceAction]) -> bool {
 }
 
 fn stands(revision: i64) -> PresenceStatus {
-    PresenceStatus { stands: true, superseded: false, revision: Some(revision) }
+    PresenceStatus { stands: true, superseded: false, revision: Some(revision), histories: 0 }
 }
 
-const LOST: PresenceStatus = PresenceStatus { stands: false, superseded: true, revision: None };
+const LOST: PresenceStatus = PresenceStatus { stands: false, superseded: true, revision: None, histories: 0 };
 
 /// One that stands under its own name, written at revision 5.
 fn standing() -> Presence {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::health::Status;
 use registry::key::AckKey;
 use registry::name::{InstanceId, ServiceName};
-use registry::record::{AckState, InstanceState};
+use registry::record::AckState;
 use registry::time::Tick;
 
 use super::held_acks::HeldAcks;
@@ -37,6 +37,8 @@ pub(super) struct Publisher {
     health: BTreeMap<String, Status>,
     acks: BTreeMap<InstanceId, AckValue>,
     held: HeldAcks,
+    /// Whose ack is said once more, though it is the same.
+    repeat: BTreeSet<InstanceId>,
     /// What presence and health were last published on.
     basis: Option<Basis>,
     /// Services that are or were registered: a service whose last instance has left is not serving, not unknown.
@@ -53,6 +55,7 @@ impl Publisher {
             health: BTreeMap::new(),
             acks: BTreeMap::new(),
             held: HeldAcks::default(),
+            repeat: BTreeSet::new(),
             basis: None,
             known: BTreeSet::new(),
             known_at: 0,
@@ -101,19 +104,10 @@ impl Publisher {
     }
 
     /// In sync again, after a break in which etcd may have been restored to an earlier value: what was said to those who leave,
-    /// and wait for it, is said once more, as far as their record is the one that was answered. An operator's order is not
-    /// repeated: it may have been lifted in the meantime.
-    pub(super) fn repeat_acks(&self, view: &View, actions: &mut Vec<Action>) {
-        let Some(balancer) = self.presence.name() else { return };
-        for (id, ack) in &self.acks {
-            let is_answered = view.instances().get(id).is_some_and(|registered| {
-                registered.record.state == InstanceState::Draining && registered.mod_revision == ack.revision
-            });
-            if is_answered {
-                let key = AckKey { balancer: balancer.clone(), id: id.clone() };
-                actions.push(Action::PutAck(key, ack.clone()));
-            }
-        }
+    /// and wait for it, is said once more when the next plan says it.
+    pub(super) fn repeat_acks(&mut self) {
+        let waits = self.acks.iter().filter(|(_, ack)| ack.state != AckState::Serving);
+        self.repeat = waits.map(|(id, _)| id.clone()).collect();
     }
 
     /// When [`Self::acks_to_plan`] has something.
@@ -129,8 +123,9 @@ impl Publisher {
             let answers = one.revision == other.revision || other.state == AckState::Serving;
             one.owner == other.owner && one.state == other.state && answers
         };
+        let again = self.repeat.remove(id);
         if match (self.acks.get(id), ack) {
-            (Some(known), Some(ack)) => same(known, ack),
+            (Some(known), Some(ack)) => same(known, ack) && !again,
             (known, ack) => known.is_none() && ack.is_none(),
         } {
             return;

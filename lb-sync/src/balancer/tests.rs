@@ -142,7 +142,12 @@ impl World {
         if self.writable && self.present.take().is_some() {
             self.revision += 1;
             let revision = Some(self.revision);
-            self.step([Input::Presence(PresenceStatus { stands: true, superseded: false, revision })]);
+            self.step([Input::Presence(PresenceStatus {
+                stands: true,
+                superseded: false,
+                revision,
+                histories: 0,
+            })]);
             return true;
         }
         let Some(commands) = self.asked.take() else { return false };

@@ -228,6 +228,9 @@ impl World {
         }
         self.etcd_goes();
         let streams = self.etcd.stop();
+        if matches!(past, Past::Nothing | Past::Backup(..)) {
+            self.dead_streams.extend(&streams);
+        }
         self.break_streams(streams);
         self.after(away, Event::EtcdBack(past));
     }

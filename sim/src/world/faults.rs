@@ -11,6 +11,8 @@ use super::{Event, Past, Process, World, service_name};
 use crate::etcd::{Txn, TxnAnswer};
 use crate::script::Op;
 
+/// lb-sync has heard etcd after a start by then, unless it is away for longer than any of these operations.
+const LISTED_BY_THEN: Duration = Duration::from_secs(31);
 /// Clients ask often for so long after an operation.
 const BURST_FOR: Duration = Duration::from_secs(4);
 
@@ -171,6 +173,9 @@ impl World {
         let (now, slot) = (self.now, &mut self.balancers[at]);
         let old = slot.old_disks.iter().rev().find(|(at, _)| now.since(*at) >= ago);
         slot.disk = old.or(slot.old_disks.first()).map(|(_, disk)| disk.clone()).unwrap_or_default();
+        // What the disk says of an instance is taken for true until etcd is heard.
+        let edited_until = now.plus(away + LISTED_BY_THEN);
+        slot.edited_until = Some(edited_until.max(slot.edited_until.unwrap_or_default()));
         self.after(away, Event::StartBalancer(at));
     }
 
@@ -318,11 +323,15 @@ impl World {
         };
         self.etcd.revoke(lease);
         self.disturb(process, Duration::ZERO);
+        if let Process::Registrar(at) = process {
+            self.registrars[at].ordered = self.now;
+        }
     }
 
     /// An operator deletes an instance's record, or writes this over it.
     fn edit_record(&mut self, at: usize, text: Option<&str>) {
         self.disturb(Process::Registrar(at), Duration::ZERO);
+        self.registrars[at].ordered = self.now;
         let slot = &self.registrars[at];
         let key = format!("/leasehold/v1/instances/{}/{}", service_name(slot.service), slot.name);
         let txn = match text {

@@ -7,6 +7,7 @@ use ::registrar::machine::Input as RegistrarInput;
 use super::{App, Delivery, Event, FilesWriter, Process, World, balancer_host, service_name};
 use crate::balancer::{self, BalancerProcess};
 use crate::draw::mix;
+use crate::link::Answer;
 use crate::registrar::{self, RegistrarProcess};
 
 /// From TERM to the end of an app, and from its end to its registrar's notice of it.
@@ -15,6 +16,11 @@ const EXIT_TAKES: Duration = Duration::from_millis(5);
 impl World {
     pub(super) fn deliver(&mut self, to: Process, life: u32, delivery: Delivery) {
         let now = self.now;
+        if let Delivery::Answer(Answer::Stream(stream, _)) = &delivery
+            && self.dead_streams.contains(stream)
+        {
+            return;
+        }
         match to {
             Process::Registrar(at) => {
                 let slot = &mut self.registrars[at];

@@ -56,6 +56,8 @@ pub enum Input {
     Remove { key: String },
     /// What is believed to stand may not: etcd has another history, or a key was deleted.
     Doubt,
+    /// The same of what is fenced alone.
+    DoubtFenced,
     /// etcd says that these keys stand under `lease`, and no others.
     FoundKeys { lease: LeaseId, keys: BTreeSet<String> },
     /// The write under way is done, at this revision.
@@ -165,12 +167,12 @@ impl Ledger {
         self.fenced.iter().filter(stands).map(|key| &**key)
     }
 
-    /// What is believed to stand may not: everything is written again.
-    fn doubt(&mut self) {
-        for slot in self.slots.values_mut() {
+    /// What is believed to stand may not: all of these are written again.
+    fn doubt(&mut self, which: impl Fn(&Slot) -> bool) {
+        for (key, slot) in self.slots.iter_mut().filter(|(_, slot)| which(slot)) {
             slot.stands = None;
+            self.missing.insert(Arc::clone(key));
         }
-        self.missing = self.slots.keys().cloned().collect();
     }
 
     /// Of the keys that are believed to stand under `lease`, only these do: the others are written again.
@@ -204,7 +206,8 @@ impl Ledger {
             }
             Input::Put { key, value, fence } => self.put(key, value, fence),
             Input::Remove { key } => self.remove(key),
-            Input::Doubt => self.doubt(),
+            Input::Doubt => self.doubt(|_| true),
+            Input::DoubtFenced => self.doubt(|slot| slot.fence != Fence::None),
             Input::FoundKeys { lease, keys } => self.compare_keys(lease, &keys),
             Input::Written { revision } => self.written(revision),
             Input::Occupied { found } => self.occupied(found),

@@ -33,6 +33,9 @@ pub struct LeaseStatus {
     pub released: bool,
     /// What the last call to etcd failed with; `None` once one succeeded.
     pub trouble: Option<String>,
+    /// How often etcd was seen to have another history than before. What is fenced is written again by itself; who put other
+    /// keys says which of them still hold ([`Input::Doubt`]).
+    pub histories: u64,
 }
 
 impl LeaseStatus {
@@ -143,8 +146,6 @@ pub struct Machine {
     spread: Backoff,
     /// What etcd said last of itself.
     header: Option<Header>,
-    /// The revision of our last write, and when its answer came.
-    written: Option<(i64, Tick)>,
     metrics: Arc<LeaseMetrics>,
     /// When the last keepalive that was acknowledged was sent.
     kept_alive: Option<Tick>,
@@ -165,7 +166,6 @@ impl Machine {
             verify_at: None,
             spread: Backoff::new(VERIFY_EVERY, VERIFY_EVERY, keeper.rotate_left(17)),
             header: None,
-            written: None,
             metrics,
             kept_alive: None,
         }
@@ -207,12 +207,12 @@ impl Machine {
                 let ran_backwards = before.zip(header).is_some_and(|(before, header)| {
                     header.revision < before.revision || header.raft_term < before.raft_term
                 });
-                if ran_backwards || self.has_lost_write(&answer, header) {
-                    self.written = None;
+                if ran_backwards {
                     tracing::warn!(
                         "etcd was wiped or restored: all that stands there of ours is written again"
                     );
-                    self.step_ledger(now, ledger::Input::Doubt, &mut actions);
+                    self.status.histories += 1;
+                    self.step_ledger(now, ledger::Input::DoubtFenced, &mut actions);
                 }
                 self.count(&answer);
                 self.status.trouble = trouble;
@@ -220,9 +220,6 @@ impl Machine {
             }
             Input::Write { answer, trouble } => {
                 self.status.trouble = trouble;
-                if let ledger::Input::Written { revision } = answer {
-                    self.written = Some((revision, now));
-                }
                 // The lease of the write that was answered: by now another one may be held.
                 let gone = self.ledger.writes_under().filter(|_| answer == ledger::Input::LeaseGone);
                 self.step_ledger(now, answer, &mut actions);
@@ -259,17 +256,6 @@ impl Machine {
             self.status.superseded.clone_from(self.ledger.superseded());
         }
         actions
-    }
-
-    /// Whether etcd, asked after our last write was answered, answers with an earlier revision.
-    fn has_lost_write(&self, answer: &keeper::Input, header: Option<Header>) -> bool {
-        let (keeper::Input::Granted { sent, .. } | keeper::Input::KeptAlive { sent, .. }) = answer else {
-            return false;
-        };
-        let lost = |(revision, answered): (i64, Tick)| {
-            *sent >= answered && header.is_some_and(|header| header.revision < revision)
-        };
-        self.written.is_some_and(lost)
     }
 
     /// Revokes the lease once what was put last is written, or cannot be.
@@ -397,23 +383,28 @@ mod tests {
         assert_eq!(machine.status().lease, None);
     }
 
+    /// An ack answers a revision, which means something else in another history: who wrote it says whether it still holds.
     #[test]
-    fn all_is_written_again_where_etcd_has_lost_our_last_write() {
+    fn another_history_has_what_is_fenced_written_again_and_the_rest_left_to_who_wrote_it() {
         let mut machine = machine();
         machine.step(at(0), Input::Woke);
-        granted(&mut machine, 1, 7);
-        machine.step(at(2), put("a"));
-        let written = ledger::Input::Written { revision: 30 };
-        machine.step(at(5), Input::Write { answer: written, trouble: None });
-        let mut kept_alive = |sent, revision| {
-            let answer = keeper::Input::KeptAlive { lease: 7, sent: at(sent) };
-            let header = Some(Header { revision, raft_term: 2 });
-            machine.step(at(9), Input::Lease { answer, trouble: None, header })
+        let header = |revision| Some(Header { revision, raft_term: 2 });
+        let granted = keeper::Input::Granted { lease: 7, ttl: TTL, sent: at(0) };
+        machine.step(at(1), Input::Lease { answer: granted, trouble: None, header: header(30) });
+        machine.step(at(2), put("ack"));
+        let written = |revision| Input::Write { answer: ledger::Input::Written { revision }, trouble: None };
+        machine.step(at(3), written(31));
+        let fence = Fence::Owner("me".into());
+        machine.step(at(3), Input::Put { key: "record".into(), value: b"v".to_vec(), fence });
+        machine.step(at(4), written(32));
+        assert!(machine.status().settled && machine.status().histories == 0);
+        let kept_alive = keeper::Input::KeptAlive { lease: 7, sent: at(5) };
+        let actions =
+            machine.step(at(6), Input::Lease { answer: kept_alive, trouble: None, header: header(12) });
+        let [Action::Write(ledger::Action::WriteFenced { key, .. })] = &actions[..] else {
+            panic!("{actions:?}");
         };
-        assert_eq!(kept_alive(4, 29), [], "it was sent before the write was answered");
-        assert_eq!(kept_alive(6, 30), []);
-        let actions = kept_alive(7, 29);
-        assert!(matches!(&actions[..], [Action::Write(ledger::Action::Write { .. })]), "{actions:?}");
+        assert_eq!((key.as_str(), machine.status().histories), ("record", 1));
     }
 
     #[test]
