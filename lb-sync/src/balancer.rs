@@ -246,8 +246,6 @@ pub struct Balancer {
     disk_from: Tick,
     /// How often the lease was seen to be of another history of etcd.
     histories: u64,
-    /// An earlier life has left its view on disk.
-    has_earlier_life: bool,
     /// The instances that the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
     known_on_disk: Option<BTreeSet<InstanceId>>,
     /// The first servers of this life wait for its presence to stand, at most until then.
@@ -272,7 +270,6 @@ impl Balancer {
         let mut view = View::guarded(config.prefix, config.guard);
         let on_disk = config.snapshot.iter().flat_map(|snapshot| snapshot.instances.keys());
         let known_on_disk = Some(on_disk.filter_map(|id| id.parse().ok()).collect());
-        let has_earlier_life = config.snapshot.is_some();
         if let Some(snapshot) = config.snapshot.take() {
             let instances = snapshot.instances.len();
             tracing::warn!(instances, "etcd has not answered yet: serving from the snapshot on disk");
@@ -312,7 +309,6 @@ impl Balancer {
             count_until: now,
             disk_from: now.plus(DISK_AFTER),
             histories: 0,
-            has_earlier_life,
             known_on_disk,
             waits_for_presence: false,
             presence_until: None,

@@ -8,7 +8,7 @@ use registry::name::{InstanceId, ServiceName};
 use registry::record::{InstanceRecord, Weight};
 use registry::time::Tick;
 
-use super::reading::{News, Reading};
+use super::reading::{Differences, Reading};
 use super::round::{NewerWaits, Round};
 use super::schedule::Due;
 use super::{Action, Balancer, COMMANDS_MAX, PRESENCE_WAIT_MAX, PassError, events};
@@ -444,7 +444,8 @@ impl Balancer {
             // The first HAProxy of this life: an earlier life may have served by a worker that it replaced. Without files the new
             // one has none of its servers.
             let is_young = info.uptime_s < YOUNG_S_MAX;
-            if self.worker.is_none() && is_young && (self.has_earlier_life || self.has_own_servers()) {
+            let has_earlier_life = self.known_on_disk.as_ref().is_some_and(|known| !known.is_empty());
+            if self.worker.is_none() && is_young && (has_earlier_life || self.has_own_servers()) {
                 self.record_reload(now);
             }
             self.planner.start_anew(&info.version);
@@ -472,7 +473,7 @@ impl Balancer {
     /// What was `touched` is read back, and is planned again. Where a whole backend was read, so is everything else in it that
     /// is not as it was known to be: the next audit compares with what is known now.
     fn read_back(&mut self, reading: Reading, touched: BTreeSet<InstanceId>) {
-        let News { changed, edited } = reading.into_news();
+        let Differences { changed, edited } = reading.into_differences();
         for id in edited.difference(&touched) {
             self.record_edit(id);
         }

@@ -76,13 +76,13 @@ pub(crate) struct Reading {
     asked: Vec<Read>,
     /// Everything is read anew: the answers are collected here, and replace what was observed once all are there.
     fresh: Option<Observed>,
-    news: News,
+    differences: Differences,
 }
 
 /// What a reading of whole backends has found to be other than it was known to be: it tells of every server in them, touched
 /// or not.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct Differences {
     /// In any way but what is in flight.
     pub(crate) changed: BTreeSet<InstanceId>,
     /// By order, not by a check.
@@ -101,8 +101,8 @@ impl Reading {
     }
 
     /// What was found beside what was asked for.
-    pub(crate) fn into_news(self) -> News {
-        self.news
+    pub(crate) fn into_differences(self) -> Differences {
+        self.differences
     }
 
     /// Whether every question is answered.
@@ -133,7 +133,7 @@ impl Reading {
                 continue;
             }
             let into = self.fresh.as_mut().unwrap_or(observed);
-            if let Some(service) = take(into, &mut self.news, read, next(), asked_at)? {
+            if let Some(service) = take(into, &mut self.differences, read, next(), asked_at)? {
                 self.add_backend(service);
             }
         }
@@ -150,7 +150,7 @@ impl Reading {
         for map in maps::list(map_list)? {
             let Ok(service) = map.backend.as_ref().parse::<ServiceName>() else { continue };
             if map.is_empty {
-                observed.read_restarting(service, map.id, vec![]);
+                observed.read_restarting(&service, map.id, vec![]);
             } else {
                 self.queue.push_back(Read::RestartingMap(service, map.id));
             }
@@ -234,7 +234,7 @@ impl Reading {
 /// Folds one answer in. Returns the service whose backend has to be read as a whole, where one row did not tell enough.
 fn take(
     observed: &mut Observed,
-    news: &mut News,
+    differences: &mut Differences,
     read: Read,
     answer: &str,
     asked_at: Tick,
@@ -253,11 +253,11 @@ fn take(
                 Err(error) => return Err(error),
             };
             let before = observed.read_backend(&service, state);
-            news.changed.extend(observed.news_in(&service, &before));
-            news.edited.extend(observed.edited_in(&service, &before));
+            differences.changed.extend(observed.news_in(&service, &before));
+            differences.edited.extend(observed.edited_in(&service, &before));
         }
         Read::RestartingMap(service, map) => {
-            news.changed.extend(observed.read_restarting(service, map, maps::names(answer)?));
+            differences.changed.extend(observed.read_restarting(&service, map, maps::names(answer)?));
         }
         Read::RoutesMap(id) => {
             let route = |(key, value): (&str, &str)| Some((key.parse().ok()?, value.to_owned()));

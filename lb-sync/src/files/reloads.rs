@@ -156,7 +156,7 @@ mod tests {
         let none = set(&[]);
         let mut reloads = Reloads::new();
         assert_eq!(reloads.step(at(1), &set(&["web"]), &none), Step::Reload);
-        // `web` came and `api` is new: nothing was in vain.
+        // `web` came and `api` is new: nothing was without effect.
         assert_eq!(reloads.step(at(2), &set(&["api"]), &none), Step::Wait(at(6)));
         assert_eq!(reloads.step(at(6), &set(&["api"]), &none), Step::Reload);
         assert_eq!(reloads.in_vain(), &none);

@@ -191,7 +191,7 @@ impl Observed {
     /// One restarting map, read anew. Returns those who were not known to be on it, or are no longer.
     pub fn read_restarting(
         &mut self,
-        service: ServiceName,
+        service: &ServiceName,
         id: MapId,
         names: Vec<ServerName>,
     ) -> Vec<InstanceId> {
