@@ -447,11 +447,12 @@ impl Machine {
         let is_wanted = record.as_ref().is_some_and(|record| {
             wanted.is_some_and(|(at, state)| record.endpoint() == at && record.state == state)
         });
-        // While a write or the lease is in doubt, so is whether this is the past.
-        let in_doubt = is_list && !is_wanted && !self.record.settled;
         // It says what it should, and a restored backup has it at a revision that acks answer, while a later one is waited for.
-        let is_set_back = is_list && self.record.settled && self.record.revision > Some(entry.mod_revision);
-        if ours && !is_set_back && (is_wanted || !self.record.settled || is_earlier) {
+        let is_set_back = is_list && self.record.revision > Some(entry.mod_revision);
+        // While a write or the lease is in doubt, so is whether this is the past.
+        let settled = self.record.settled;
+        let in_doubt = is_list && !settled && (!is_wanted || is_set_back);
+        if ours && (!settled || !is_set_back) && (is_wanted || !settled || is_earlier) {
             self.own = if in_doubt { OwnKey::InDoubt } else { OwnKey::AsKnown };
             return vec![];
         }
