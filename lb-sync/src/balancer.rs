@@ -64,6 +64,8 @@ use schedule::Schedule;
 /// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
 const COMMANDS_MAX: usize = 10;
 
+/// Shortest time between two writings of everything for another history of etcd: the lease and each list tell of it.
+const DOUBT_EVERY: Duration = Duration::from_secs(2);
 /// How long etcd may take to answer before what is known from the disk is acted on.
 const DISK_AFTER: Duration = Duration::from_millis(1_500);
 
@@ -244,8 +246,9 @@ pub struct Balancer {
     count_until: Tick,
     /// From when on what is known from the disk may be acted on.
     disk_from: Tick,
-    /// How often the lease was seen to be of another history of etcd.
+    /// How often the lease was seen to be of another history of etcd, and when all was last written again for one.
     histories: u64,
+    doubted_at: Option<Tick>,
     /// The instances that the disk knew, until the servers that HAProxy had at the start are compared with it and with etcd.
     known_on_disk: Option<BTreeSet<InstanceId>>,
     /// The first servers of this life wait for its presence to stand, at most until then.
@@ -309,6 +312,7 @@ impl Balancer {
             count_until: now,
             disk_from: now.plus(DISK_AFTER),
             histories: 0,
+            doubted_at: None,
             known_on_disk,
             waits_for_presence: false,
             presence_until: None,
@@ -328,7 +332,7 @@ impl Balancer {
             self.handle(now, input);
         }
         if self.view.take_history_broke() {
-            self.history_broke();
+            self.history_broke(now);
         }
         if self.count_at.is_some_and(|at| now >= at) {
             self.count_at = None;
@@ -419,7 +423,7 @@ impl Balancer {
             }
             Input::Presence(status) => {
                 if std::mem::replace(&mut self.histories, status.histories) != status.histories {
-                    self.history_broke();
+                    self.history_broke(now);
                     self.mark_dirty(Scope::All);
                 }
                 self.publisher.presence.status(status);
@@ -459,10 +463,14 @@ impl Balancer {
     }
 
     /// What had to wait for the view to be current is looked at now.
-    /// etcd has another history. What does not hold in it is taken back first, and the rest is written again.
-    fn history_broke(&mut self) {
+    /// etcd has another history, as the lease or a list tells. What does not hold in it is taken back first, and the rest is
+    /// written again, once for all that tell of it.
+    fn history_broke(&mut self, now: Tick) {
         self.publisher.history_broke(&mut self.actions);
-        self.actions.push(Action::DoubtKeys);
+        if self.doubted_at.is_none_or(|at| now.since(at) >= DOUBT_EVERY) {
+            self.doubted_at = Some(now);
+            self.actions.push(Action::DoubtKeys);
+        }
     }
 
     fn sync_changed(&mut self) {

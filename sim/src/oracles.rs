@@ -32,7 +32,7 @@ impl fmt::Display for Violation {
 /// A change of an instance may take so long to reach a HAProxy whose lb-sync is well.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// A process that etcd can be reached by again is in sync within this: a call that is given up, a wait, a list.
-const BACK_WITHIN: Duration = Duration::from_secs(9);
+pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(9);
 /// An address may be another app's for so long before the news is there.
 const MISROUTED_MAX: Duration = Duration::from_millis(100);
 /// A change of a balancer's presence reaches every registrar within this.

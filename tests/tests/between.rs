@@ -176,6 +176,10 @@ async fn a_wipe_brings_no_traffic_back(mode: &str) {
     let load = stack.load(300.per_second());
     stack.until_served(&load, &["web-1", "web-2", "web-3", "web-4", "web-5"], 20).await;
     let overriding = json!({ "mode": mode, "reason": "a scenario", "by": "the suite" });
+    // A registry that has lived: the new history does not pass its revision while all write themselves anew.
+    for _ in 0..100 {
+        stack.put_override("web", "web-99", overriding.to_string()).await;
+    }
     stack.put_override("web", "web-4", overriding.to_string()).await;
     std::fs::write(&ill, "").unwrap();
     let living = ["web-1", "web-2", "web-3"];

@@ -8,6 +8,7 @@ use registry::time::Tick;
 use super::{Delivery, Event, Network, Past, Process, World};
 use crate::etcd::{Message, RESYNC_EVERY, StreamId, Txn, TxnAnswer};
 use crate::link::{Answer, Call};
+use crate::oracles::BACK_WITHIN;
 
 /// Longest that a call waits for its answer (`registry::session`).
 const CALL_MAX: Duration = Duration::from_secs(3);
@@ -235,9 +236,9 @@ impl World {
         self.after(away, Event::EtcdBack(past));
     }
 
-    /// etcd is away or in trouble from now on, if it is not already.
+    /// etcd is away or in trouble from now on, if it is not already, or was just now.
     pub(super) fn etcd_goes(&mut self) {
-        if self.etcd.is_up() && self.now >= self.etcd_came {
+        if self.etcd.is_up() && self.now.since(self.etcd_came) > BACK_WITHIN {
             self.etcd_went = self.now;
         }
     }
