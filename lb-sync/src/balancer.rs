@@ -462,7 +462,6 @@ impl Balancer {
         self.dirty.extend(scope);
     }
 
-    /// What had to wait for the view to be current is looked at now.
     /// etcd has another history, as the lease or a list tells. What does not hold in it is taken back first, and the rest is
     /// written again, once for all that tell of it.
     fn history_broke(&mut self, now: Tick) {
@@ -473,6 +472,7 @@ impl Balancer {
         }
     }
 
+    /// What had to wait for the view to be current is looked at now.
     fn sync_changed(&mut self) {
         self.mark_dirty(Scope::All);
         self.routes.invalidate();

@@ -587,7 +587,7 @@ impl View {
                 %service,
                 count,
                 left,
-                "much of the service expired together, or etcd was just away: suspects stay while HAProxy's checks pass"
+                "much of the service expired together, none would be left, or etcd was just away: suspects stay while HAProxy's checks pass"
             );
         }
         for (id, was) in suspects {
@@ -599,9 +599,9 @@ impl View {
     /// Where the last of a service in rotation has just left, those that expired shortly before it, and were believed to be gone
     /// beside it, are judged again: without them the service would have none.
     fn spare_last(&mut self, now: Tick, changed: &mut BTreeSet<InstanceId>) {
-        let services: BTreeSet<ServiceName> = changed.iter().map(|id| id.service.clone()).collect();
-        for service in services {
-            if self.guard.has_recent(now, &service) && self.left(&service) == 0 {
+        for service in self.guard.with_recent_expiries(now) {
+            let is_concerned = changed.iter().any(|id| id.service == service);
+            if is_concerned && self.left(&service) == 0 {
                 self.judge_service(now, &service, BTreeMap::new(), changed);
             }
         }

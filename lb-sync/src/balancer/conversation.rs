@@ -489,9 +489,9 @@ impl Balancer {
     }
 
     fn record_edit(&mut self, id: &InstanceId) {
-        tracing::warn!(instance = %id, "the audit found a server that was changed by hand");
+        tracing::warn!(instance = %id, "a server was changed by hand");
         self.metrics.audit_findings += 1;
-        self.record_of(id, "changed by hand", "found by the audit");
+        self.record_of(id, "changed by hand", "found when HAProxy's servers were read");
     }
 
     /// HAProxy was reloaded: no ack says `drained` until its old workers have ended, or had their time.

@@ -253,8 +253,9 @@ fn take(
                 Err(error) => return Err(error),
             };
             let before = observed.read_backend(&service, state);
-            differences.changed.extend(observed.news_in(&service, &before));
-            differences.edited.extend(observed.edited_in(&service, &before));
+            let changed = observed.news_in(&service, &before);
+            differences.edited.extend(changed.iter().filter(|id| observed.is_edited(id, &before)).cloned());
+            differences.changed.extend(changed);
         }
         Read::RestartingMap(service, map) => {
             differences.changed.extend(observed.read_restarting(&service, map, maps::names(answer)?));

@@ -444,9 +444,9 @@ impl Machine {
         if missing.is_empty() || !by_hand.is_empty() {
             return self.rest();
         }
-        let in_vain: Services = self.reloads.in_vain().intersection(&missing).cloned().collect();
-        if !in_vain.is_empty() {
-            self.log_fruitless(&in_vain);
+        let still_missing: Services = self.reloads.still_missing().intersection(&missing).cloned().collect();
+        if !still_missing.is_empty() {
+            self.log_fruitless(&still_missing);
         }
         let (reason, services) = (Reason::NewBackend, missing);
         Some(self.reload(now, Reload { reason, services, replaces: None }))

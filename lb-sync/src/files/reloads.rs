@@ -41,7 +41,7 @@ pub(super) struct Reloads {
     /// What the last reload was to bring in.
     tried: BTreeSet<ServiceName>,
     /// What a reload before the last was to bring in, and was still missing at the last.
-    in_vain: BTreeSet<ServiceName>,
+    still_missing: BTreeSet<ServiceName>,
     /// Reloads in a row, the last included, with one service missing at each.
     in_a_row: u32,
     last: Option<Tick>,
@@ -67,7 +67,7 @@ impl Reloads {
     pub(super) fn new() -> Self {
         Self {
             tried: BTreeSet::new(),
-            in_vain: BTreeSet::new(),
+            still_missing: BTreeSet::new(),
             in_a_row: 0,
             last: None,
             credit: CREDIT_MAX,
@@ -76,8 +76,8 @@ impl Reloads {
     }
 
     /// Services that a reload was to bring in, and that were missing still when the last [`Step::Reload`] was given.
-    pub(super) const fn in_vain(&self) -> &BTreeSet<ServiceName> {
-        &self.in_vain
+    pub(super) const fn still_missing(&self) -> &BTreeSet<ServiceName> {
+        &self.still_missing
     }
 
     /// `missing`: backends whose file is in place and that HAProxy has not. `by_hand`: those with servers of ours that are
@@ -107,7 +107,7 @@ impl Reloads {
         }
         self.credit -= 1;
         self.in_a_row = if self.tried.is_empty() { 1 } else { self.in_a_row.saturating_add(1) };
-        self.in_vain = std::mem::replace(&mut self.tried, missing.clone());
+        self.still_missing = std::mem::replace(&mut self.tried, missing.clone());
         self.last = Some(now);
         Step::Reload
     }
@@ -142,10 +142,10 @@ mod tests {
         assert_eq!(reloads.step(at(1), &none, &none), Step::Rest);
         assert_eq!(reloads.step(at(1), &api, &set(&["web"])), Step::Blocked);
         assert_eq!(reloads.step(at(1), &api, &none), Step::Reload);
-        assert_eq!(reloads.in_vain(), &none);
+        assert_eq!(reloads.still_missing(), &none);
         assert_eq!(reloads.step(at(2), &api, &none), Step::Wait(at(6)));
         assert_eq!(reloads.step(at(6), &api, &none), Step::Reload);
-        assert_eq!(reloads.in_vain(), &api);
+        assert_eq!(reloads.still_missing(), &api);
         assert_eq!(reloads.step(at(7), &api, &none), Step::Wait(at(16)));
         let mut reloaded = |s| matches!(reloads.step(at(s), &api, &none), Step::Reload);
         assert!((16..3_616).filter(|s| reloaded(*s)).count() < 20);
@@ -159,13 +159,13 @@ mod tests {
         // `web` came and `api` is new: nothing was without effect.
         assert_eq!(reloads.step(at(2), &set(&["api"]), &none), Step::Wait(at(6)));
         assert_eq!(reloads.step(at(6), &set(&["api"]), &none), Step::Reload);
-        assert_eq!(reloads.in_vain(), &none);
+        assert_eq!(reloads.still_missing(), &none);
         for s in [11, 21, 41, 81] {
             assert_eq!(reloads.step(at(s), &set(&["api"]), &none), Step::Reload, "{s}");
         }
         assert_eq!(reloads.step(at(82), &set(&["api"]), &none), Step::Wait(at(161)));
         assert_eq!(reloads.step(at(86), &set(&["api", "new"]), &none), Step::Reload);
-        assert_eq!(reloads.in_vain(), &set(&["api"]));
+        assert_eq!(reloads.still_missing(), &set(&["api"]));
     }
 
     #[test]

@@ -216,10 +216,11 @@ impl Observed {
         self.differing(before, Server::is_ordered_as)
     }
 
-    /// The same, in one backend whose servers were `before`.
+    /// The same of one server, whose backend had these `before`.
     #[must_use]
-    pub fn edited_in(&self, service: &ServiceName, before: &Servers) -> Vec<InstanceId> {
-        self.differing_in(service, before, Server::is_ordered_as)
+    pub fn is_edited(&self, id: &InstanceId, before: &Servers) -> bool {
+        let both = self.server(id).zip(before.get(&id.instance));
+        both.is_none_or(|(now, was)| !now.is_ordered_as(was))
     }
 
     /// Those in one backend whose server is not what it was `before`. What is in flight is not compared.

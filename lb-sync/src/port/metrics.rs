@@ -118,7 +118,7 @@ fn totals(registry: &Registry, report: &Report) -> Result<(), Error> {
         ),
         (
             "leasehold_lb_audit_findings_total",
-            "Servers that an audit found changed by hand.",
+            "Servers that were found changed by hand.",
             totals.audit_findings,
         ),
         (

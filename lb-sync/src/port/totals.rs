@@ -14,7 +14,7 @@ pub struct Metrics {
     pub passes: u64,
     /// Times that everything was read from HAProxy anew: at each connection and audit.
     pub resyncs: u64,
-    /// Servers that an audit found changed by hand.
+    /// Servers that were found changed by hand.
     pub audit_findings: u64,
     /// Times that HAProxy was lost: a restart, a reload, a broken socket.
     pub haproxy_lost: u64,

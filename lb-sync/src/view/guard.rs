@@ -117,10 +117,11 @@ impl Guard {
         suspects
     }
 
-    /// Whether instances of `service` have expired within the window and not returned.
-    pub(super) fn has_recent(&self, now: Tick, service: &ServiceName) -> bool {
-        let recent = self.recent.get(service);
-        recent.is_some_and(|recent| recent.iter().any(|one| now.since(one.at) < self.policy.window))
+    /// The services of which instances have expired within the window and not returned: none, nearly always.
+    pub(super) fn with_recent_expiries(&self, now: Tick) -> Vec<ServiceName> {
+        let is_recent = |one: &Expired| now.since(one.at) < self.policy.window;
+        let recent = self.recent.iter().filter(|(_, recent)| recent.iter().any(is_recent));
+        recent.map(|(service, _)| service.clone()).collect()
     }
 
     /// When an expiry is not believed.
