@@ -415,7 +415,11 @@ impl Balancer {
             self.metrics.watch_restarts += 1;
         }
         let changed = match input {
-            Input::Instances(event) => self.view.fold_instances(now, event),
+            Input::Instances(event) => {
+                let (planner, observed) = (&self.planner, &self.observed);
+                let is_down = |id: &InstanceId| planner.is_down(observed.server(id));
+                self.view.fold_instances_beside(now, event, &is_down)
+            }
             Input::Overrides(event) => self.view.fold_overrides(now, event),
             Input::Balancers(event) => {
                 self.publisher.presence.fold(event);
@@ -439,7 +443,11 @@ impl Balancer {
                 changed
             }
             Input::OldWorkers(count) => self.old_workers(now, count),
-            Input::Woke => self.view.expire(now),
+            Input::Woke => {
+                let (planner, observed) = (&self.planner, &self.observed);
+                let is_down = |id: &InstanceId| planner.is_down(observed.server(id));
+                self.view.expire(now, planner.has_checks().then_some(&is_down))
+            }
             Input::Connected => self.connected(),
             Input::Answers(answers) => self.answers(now, &answers),
             Input::Lost(error) => self.lost(now, &error.into()),

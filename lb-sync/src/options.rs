@@ -90,7 +90,7 @@ pub struct GuardOptions {
     /// Services with fewer instances are not guarded.
     #[arg(long, env = "LEASEHOLD_GUARD_MIN", default_value_t = 3, value_name = "N")]
     pub guard_min: usize,
-    /// Longest that a suspect stays.
+    /// Longest that a suspect stays beside others of its service that are in rotation.
     #[arg(long, env = "LEASEHOLD_GUARD_MAX", default_value = "10m", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub guard_max: Duration,
 }

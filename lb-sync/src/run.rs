@@ -78,7 +78,7 @@ pub async fn run(
     let (instances, following_instances) = follow(session.clone(), prefix.instances(), end.clone());
     let (overrides, following_overrides) = follow(session.clone(), prefix.overrides(), end.clone());
     let (balancers, following_balancers) =
-        follow_quietly(session.clone(), prefix.balancers(), PRESENCE_QUIET_MAX, end.clone());
+        follow_quietly(session.clone(), prefix.balancers(), PRESENCE_QUIET_MAX, None, end.clone());
     let (hub, status, auditing) =
         crate::port::open(config.pass.socket.clone(), config.audit_file, Some(files.report));
     let services = PortServices { tls, ..crate::port::services(&hub, &end) };

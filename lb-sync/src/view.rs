@@ -36,6 +36,9 @@ const AWAY_MIN: Duration = Duration::from_secs(1);
 /// Rejected values whose revision is remembered, so that each is logged once.
 const REJECTED_MAX: usize = 10_000;
 
+/// Whether HAProxy sends an instance nothing, since its check has not passed.
+pub type IsDown<'a> = &'a dyn Fn(&InstanceId) -> bool;
+
 /// An instance as registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
@@ -392,13 +395,26 @@ impl View {
     }
 
     /// Lets go of suspects that have not returned within their bound, and of overrides that another history of etcd lacks.
-    /// Not on a view that is not current: time that passed unheard is no evidence.
-    pub fn expire(&mut self, now: Tick) -> Scope {
+    /// Not on a view that is not current: time that passed unheard is no evidence. `is_down`: as in
+    /// [`Self::fold_instances_beside`]; `None` where HAProxy checks nothing. Where it does, suspects beside which their service has
+    /// none in rotation have their time once more: their checks judge them.
+    pub fn expire(&mut self, now: Tick, is_down: Option<IsDown<'_>>) -> Scope {
         let mut changed = BTreeSet::new();
         if !self.in_sync() {
             return Scope::Only(changed);
         }
         for id in self.guard.expired(now) {
+            let serves = self.intent_of(&id) == Some(Intent::Serve);
+            let is_last = is_down.is_some_and(|is_down| self.left(&id.service, is_down) == 0);
+            if is_last && serves && self.guard.spares_last() {
+                tracing::error!(
+                    instance = %id,
+                    "has not returned, and nothing else of its service is in rotation: served as long as HAProxy's check passes
+                drain it by an override if it is gone for good"
+                );
+                self.guard.extend(now, &id);
+                continue;
+            }
             tracing::warn!(instance = %id, "has not returned: no longer kept as a suspect");
             self.remove(&id, &mut changed);
         }
@@ -423,8 +439,14 @@ impl View {
         Scope::Only(changed)
     }
 
-    /// Takes in an event of the follower of `instances/`.
+    /// As [`Self::fold_instances_beside`], where nothing is known of HAProxy's checks.
     pub fn fold_instances(&mut self, now: Tick, event: Event) -> Scope {
+        self.fold_instances_beside(now, event, &|_| false)
+    }
+
+    /// Takes in an event of the follower of `instances/`. `is_down`: HAProxy sends an instance nothing, since its check has not
+    /// passed; beside it another one's expiry is not believed.
+    pub fn fold_instances_beside(&mut self, now: Tick, event: Event, is_down: IsDown<'_>) -> Scope {
         self.now = self.now.max(now);
         let (was, heard) = (self.instances_synced, self.instances_heard);
         (self.instances_synced, self.instances_heard) = self.follower_in_sync(now, &event, was, heard);
@@ -456,8 +478,8 @@ impl View {
             }
         }
         if !is_list {
-            self.depart(now, gone, &mut concerned);
-            self.spare_last(now, &mut concerned);
+            self.depart(now, gone, is_down, &mut concerned);
+            self.spare_last(now, is_down, &mut concerned);
             return Scope::Only(concerned);
         }
         self.changes += 1;
@@ -474,7 +496,7 @@ impl View {
             );
             self.guard.suspect(now, gone.into_iter());
         } else {
-            self.depart(now, gone, &mut concerned);
+            self.depart(now, gone, is_down, &mut concerned);
         }
         Scope::All
     }
@@ -537,7 +559,13 @@ impl View {
 
     /// These keys are gone. What was to go is removed; what stood under a lease and wanted traffic may have expired, and is
     /// judged together.
-    fn depart(&mut self, now: Tick, gone: BTreeSet<InstanceId>, changed: &mut BTreeSet<InstanceId>) {
+    fn depart(
+        &mut self,
+        now: Tick,
+        gone: BTreeSet<InstanceId>,
+        is_down: IsDown<'_>,
+        changed: &mut BTreeSet<InstanceId>,
+    ) {
         let mut expired = BTreeSet::new();
         for id in gone {
             if self.guard.is_suspect(&id) {
@@ -551,11 +579,17 @@ impl View {
                 self.remove(&id, changed);
             }
         }
-        self.judge(now, expired, changed);
+        self.judge(now, expired, is_down, changed);
     }
 
     /// Decides which of those that may have expired are believed gone.
-    fn judge(&mut self, now: Tick, expired: BTreeSet<InstanceId>, changed: &mut BTreeSet<InstanceId>) {
+    fn judge(
+        &mut self,
+        now: Tick,
+        expired: BTreeSet<InstanceId>,
+        is_down: IsDown<'_>,
+        changed: &mut BTreeSet<InstanceId>,
+    ) {
         if expired.is_empty() {
             return;
         }
@@ -568,18 +602,18 @@ impl View {
             }
         }
         for (service, expired) in by_service {
-            self.judge_service(now, &service, expired, changed);
+            self.judge_service(now, (&service, expired), is_down, changed);
         }
     }
 
     fn judge_service(
         &mut self,
         now: Tick,
-        service: &ServiceName,
-        expired: BTreeMap<InstanceId, Registered>,
+        (service, expired): (&ServiceName, BTreeMap<InstanceId, Registered>),
+        is_down: IsDown<'_>,
         changed: &mut BTreeSet<InstanceId>,
     ) {
-        let left = self.left(service);
+        let left = self.left(service, is_down);
         let suspects = self.guard.judge(now, service, expired, left);
         if !suspects.is_empty() {
             let count = suspects.len();
@@ -598,19 +632,21 @@ impl View {
 
     /// Where the last of a service in rotation has just left, those that expired shortly before it, and were believed to be gone
     /// beside it, are judged again: without them the service would have none.
-    fn spare_last(&mut self, now: Tick, changed: &mut BTreeSet<InstanceId>) {
+    fn spare_last(&mut self, now: Tick, is_down: IsDown<'_>, changed: &mut BTreeSet<InstanceId>) {
         for service in self.guard.with_recent_expiries(now) {
             let is_concerned = changed.iter().any(|id| id.service == service);
-            if is_concerned && self.left(&service) == 0 {
-                self.judge_service(now, &service, BTreeMap::new(), changed);
+            if is_concerned && self.left(&service, is_down) == 0 {
+                self.judge_service(now, (&service, BTreeMap::new()), is_down, changed);
             }
         }
     }
 
-    /// How many instances of `service` are in rotation beside suspects: one that drains serves no new client.
-    fn left(&self, service: &ServiceName) -> usize {
-        let serves =
-            |id: &&InstanceId| self.intent_of(id) == Some(Intent::Serve) && !self.guard.is_suspect(id);
+    /// How many instances of `service` are in rotation beside suspects: one that drains serves no new client, nor does one that
+    /// HAProxy has down.
+    fn left(&self, service: &ServiceName, is_down: IsDown<'_>) -> usize {
+        let serves = |id: &&InstanceId| {
+            self.intent_of(id) == Some(Intent::Serve) && !self.guard.is_suspect(id) && !is_down(id)
+        };
         self.instances_of(service).filter(serves).count()
     }
 
@@ -626,7 +662,7 @@ impl View {
         }
         let mut changed = BTreeSet::new();
         for (service, found) in by_service {
-            let left = self.left(&service);
+            let left = self.left(&service, &|_| false);
             let count = found.len();
             // A few are no sign of a wipe, even shortly after etcd was away: each of them may have left while lb-sync did not run.
             let suspects = if self.guard.policy().is_much(count, left) {

@@ -88,7 +88,7 @@ pub fn policy(options: &Options) -> Option<Policy> {
     Some(Policy {
         check: (options.check_ms > 0).then_some(check),
         id_base: ServerId::try_from(10_000).ok()?,
-        first_check: FirstCheck::Skip,
+        first_check: if options.first_check == 1 { FirstCheck::Wait } else { FirstCheck::Skip },
         init_state: false,
         restart_gap: RESTART_GAP,
     })

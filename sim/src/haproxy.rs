@@ -14,6 +14,11 @@ use registry::time::Tick;
 const STATE_HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
 const STAT_HEADER: &str = "# pxname,svname,qcur,scur,status,weight,iid,sid,rate,addr,check_status,uweight,\n";
 
+/// The versions that a HAProxy of the simulation may have.
+pub const VERSIONS: [&str; 3] = ["2.6.12", "3.0.11", "3.2.26"];
+/// The first of them that takes `init-state`.
+const HAS_INIT_STATE: usize = 2;
+
 const UNKNOWN_MAP: &str = "Unknown map identifier. Please use #<id> or <file>.\n";
 
 /// A worker process.
@@ -46,6 +51,8 @@ pub struct Server {
     pub down: bool,
     check: Option<Check>,
     check_enabled: bool,
+    /// `init-state fully-down`: down when it leaves MAINT, until its check passes.
+    begins_down: bool,
     fails: u32,
     next_check: Tick,
     /// It has been ready and up with a weight.
@@ -87,6 +94,8 @@ pub struct Stream {
 #[derive(Clone, Debug)]
 pub struct Worker {
     pid: u32,
+    /// An index of [`VERSIONS`].
+    version: usize,
     started_s: u64,
     /// Replaced by a reload.
     pub stopping: bool,
@@ -118,6 +127,8 @@ pub struct Haproxy {
     next_worker: WorkerId,
     next_stream: StreamId,
     next_pid: u32,
+    /// Of the next worker, as an index of [`VERSIONS`].
+    version: usize,
     /// What a start reads: the servers, with whether each is disabled.
     pub files: BTreeMap<(String, String), Server>,
     /// When the present worker was started.
@@ -125,9 +136,10 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Runs with these backends and no servers. `has_maps`: each backend has a restarting map.
+    /// Runs with these backends and no servers. `has_maps`: each backend has a restarting map. `version`: an index of
+    /// [`VERSIONS`].
     #[must_use]
-    pub fn new(now: Tick, backends: Vec<String>, has_maps: bool) -> Self {
+    pub fn new(now: Tick, backends: Vec<String>, has_maps: bool, version: u64) -> Self {
         let mut haproxy = Self {
             backends,
             has_maps,
@@ -136,6 +148,7 @@ impl Haproxy {
             next_worker: 1,
             next_stream: 1,
             next_pid: 100,
+            version: version_of(version),
             files: BTreeMap::new(),
             started: now,
         };
@@ -160,6 +173,11 @@ impl Haproxy {
         self.backends = backends;
     }
 
+    /// The next start is of this version, an index of [`VERSIONS`].
+    pub fn install(&mut self, version: u64) {
+        self.version = version_of(version);
+    }
+
     /// Starts a worker on the files. `same_pid`: it has the pid of the one before, as in a container.
     pub fn start(&mut self, now: Tick, same_pid: bool) {
         if !same_pid {
@@ -179,6 +197,7 @@ impl Haproxy {
             id,
             Worker {
                 pid: self.next_pid,
+                version: self.version,
                 started_s,
                 stopping: false,
                 stopped_at: now,
@@ -237,7 +256,8 @@ impl Haproxy {
         let words: Vec<&str> = line.split(' ').collect();
         let text = match words[..] {
             ["show", "info"] => format!(
-                "Name: HAProxy\nVersion: 2.6.12\nPid: {}\nStopping: {}\nUptime_sec: 1\nStart_time_sec: {}\nnode: b\n",
+                "Name: HAProxy\nVersion: {}\nPid: {}\nStopping: {}\nUptime_sec: 1\nStart_time_sec: {}\nnode: b\n",
+                VERSIONS[worker.version],
                 worker.pid,
                 u8::from(worker.stopping),
                 worker.started_s
@@ -453,7 +473,7 @@ impl Worker {
             }
             ["set", _, _, "state", "ready"] => {
                 if server.maint {
-                    (server.down, server.fails) = (false, 0);
+                    (server.down, server.fails) = (server.begins_down, 0);
                     server.next_check = now.plus(Duration::from_millis(200));
                 }
                 (server.maint, server.drain) = (false, false);
@@ -492,6 +512,9 @@ impl Worker {
         let Some(server) = Server::parse(now, addr, id, weight, options) else {
             return "Invalid arguments.\n".into();
         };
+        if server.begins_down && self.version < HAS_INIT_STATE {
+            return format!("unknown keyword 'init-state' in server '{}'\n", path.1);
+        }
         let id = server.id;
         if !backends.contains(&path.0) {
             return "No such backend.\n".into();
@@ -529,6 +552,7 @@ impl Server {
             down: false,
             check,
             check_enabled: false,
+            begins_down: options.windows(2).any(|words| words == ["init-state", "fully-down"]),
             fails: 0,
             next_check: now,
             was_in_tree: false,
@@ -553,6 +577,10 @@ impl Server {
     }
 }
 
+fn version_of(index: u64) -> usize {
+    usize::try_from(index).unwrap_or(0) % VERSIONS.len()
+}
+
 /// A map's number is its backend's place.
 fn backend_of_map<'a>(backends: &'a [String], id: &str) -> Option<&'a String> {
     backends.get(id.strip_prefix('#')?.parse::<usize>().ok()?)
@@ -572,7 +600,7 @@ mod tests {
     use super::*;
 
     fn haproxy(lines: &[&str]) -> (Haproxy, Vec<String>) {
-        let mut haproxy = Haproxy::new(Tick::from_ms(1_000), vec!["web".into()], true);
+        let mut haproxy = Haproxy::new(Tick::from_ms(1_000), vec!["web".into()], true, 0);
         let ask = |haproxy: &mut Haproxy, line: &&str| {
             let worker = haproxy.current().unwrap();
             haproxy.ask(Tick::from_ms(1_000), worker, line).map_or_else(|crash| crash.0, |answer| answer.0)
@@ -606,6 +634,26 @@ mod tests {
         assert!(haproxy.is_restarting(worker, "web", "a") && !haproxy.is_restarting(worker, "web", "b"));
         haproxy.reload(Tick::from_ms(2_000), 0);
         assert!(!haproxy.is_restarting(haproxy.current().unwrap(), "web", "a"));
+    }
+
+    #[test]
+    fn a_server_that_begins_down_waits_for_its_check_and_only_a_new_haproxy_takes_it() {
+        let add = format!("{ADD} init-state fully-down");
+        let lines = [&*add, "enable health web/a", "set server web/a state ready"];
+        let (mut haproxy, answers) = haproxy(&lines);
+        assert!(answers[0].contains("init-state") && answers[2].starts_with("No such server"), "{answers:?}");
+        let now = Tick::from_ms(2_000);
+        haproxy.install(2);
+        haproxy.reload(now, 0);
+        let worker = haproxy.current().unwrap();
+        for line in lines {
+            haproxy.ask(now, worker, line).unwrap();
+        }
+        let is_selectable =
+            |haproxy: &Haproxy| haproxy.workers[&worker].servers.values().all(Server::is_selectable);
+        assert!(!is_selectable(&haproxy));
+        haproxy.run_checks(haproxy.next_check().unwrap(), |_| true);
+        assert!(is_selectable(&haproxy));
     }
 
     #[test]

@@ -144,6 +144,14 @@ impl Link {
         self.start(index, prefix, |draw| follow::machine::Machine::new(now, draw))
     }
 
+    /// The same, for what a leave waits for.
+    pub fn follow_while_leaving(&mut self, now: Tick, index: usize, prefix: String) -> Vec<Call> {
+        self.start(index, prefix, |draw| {
+            let relist_every = follow::machine::RELIST_EVERY_WHILE_LEAVING;
+            follow::machine::Machine::new(now, draw).with_relist_every(relist_every)
+        })
+    }
+
     /// Begins to follow `prefix` as follower number `index`.
     pub fn follow(&mut self, now: Tick, index: usize, prefix: String) -> Vec<Call> {
         self.start(index, prefix, |draw| {

@@ -10,6 +10,7 @@ pub const REQUIRED: &[&str] = &[
     "a client keeps the cookie of an instance that is away",
     "a last request on an old worker",
     "a watch has lost events",
+    "an app in a crash loop",
     "an app in two services",
     "cut at its limit",
     "etcd: a lease is gone",

@@ -111,8 +111,8 @@ impl World {
         let asked =
             if slot.network.troubled_until() < slot.started { started } else { started.plus(CALL_MAX) };
         let absent = self.balancers[balancer].absent_since;
-        let never_seen =
-            started >= self.etcd_went && self.history_broke.is_some_and(|at| at >= self.etcd_went);
+        let never_seen = asked.plus(NEWS_MAX) >= self.etcd_went
+            && self.history_broke.is_some_and(|at| at >= self.etcd_went);
         // With another configuration HAProxy serves what its files have before lb-sync has said so: it may be paused.
         let slot = &self.balancers[balancer];
         let service = service_name(self.registrars[registrar].service);
@@ -292,7 +292,8 @@ impl World {
     pub(crate) fn check_names(&mut self) {
         let mut holders: BTreeMap<(usize, &str), usize> = BTreeMap::new();
         for slot in &self.registrars {
-            let is_current = slot.paused_until.is_none() && slot.network.troubled_until() < self.now;
+            let is_current = slot.paused_until.is_none()
+                && slot.network.troubled_until().max(slot.network.complete_at()) < self.now;
             let registered = slot.process.as_ref().is_some_and(|process| process.member().registered);
             if is_current && registered {
                 *holders.entry((slot.service, &slot.name)).or_default() += 1;

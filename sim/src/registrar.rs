@@ -110,7 +110,8 @@ impl RegistrarProcess {
             rise: 1,
             fall: 2,
         };
-        let policy = Policy { restart: Restart::No, restarts_max: None, stop_grace: Duration::from_secs(2) };
+        let restart = if options.restarts == 1 { Restart::OnFailure } else { Restart::No };
+        let policy = Policy { restart, restarts_max: None, stop_grace: Duration::from_secs(2) };
         let supervisor = Supervisor::new(vec![Program::new(policy, seed)], Some(0));
         let prober = Prober::new(&probe, now, mix(seed ^ 2));
         let members = Members::new(&[config], &owner, &Prefix::default(), mix(seed ^ 3));
@@ -256,12 +257,15 @@ impl RegistrarProcess {
                 }
                 member::Action::AskLease(lease) => calls.push(Call::TimeToLive(lease)),
                 member::Action::FollowOwn { key } => calls.extend(self.link.follow_quietly(now, OWN, key)),
-                member::Action::FollowPresence { presence }
-                | member::Action::FollowBalancers { presence } => {
+                member::Action::FollowRival { key } => calls.extend(self.link.follow(now, OWN, key)),
+                member::Action::FollowPresence { presence } => {
                     calls.extend(self.link.follow_quietly(now, PRESENCE, presence));
                 }
+                member::Action::FollowBalancers { presence } => {
+                    calls.extend(self.link.follow_while_leaving(now, PRESENCE, presence));
+                }
                 member::Action::FollowAck { key } => {
-                    calls.extend(self.link.follow_quietly(now, ACKS + self.acks.len(), key.clone()));
+                    calls.extend(self.link.follow_while_leaving(now, ACKS + self.acks.len(), key.clone()));
                     self.acks.push(key);
                 }
                 member::Action::Report(_) => {}
@@ -289,8 +293,8 @@ impl RegistrarProcess {
         &self.service
     }
 
-    /// The app has ended.
+    /// The app has ended: by itself if nothing told it to.
     pub fn app_ended(&mut self, now: Tick) -> Vec<Effect> {
-        self.step(now, Input::Exited(0, Exit::Code(0)))
+        self.step(now, Input::Exited(0, Exit::Code(1)))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::draw::mix;
+use crate::haproxy::VERSIONS;
 
 /// The options of a run: sizes, times, and the noise of its draws.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,12 @@ pub struct Options {
     pub twins: u64,
     /// 1: lb-sync keeps files, and HAProxy starts with their servers; 0: it starts with none.
     pub files: u64,
+    /// HAProxy's version at the start, as an index of [`crate::haproxy::VERSIONS`].
+    pub version: u64,
+    /// 1: a new server gets no traffic before its first check has passed (`--first-check wait`).
+    pub first_check: u64,
+    /// 1: a registrar starts an app again that has failed (`--restart on-failure`); 0: it leaves and ends.
+    pub restarts: u64,
     /// 1: the run ends soon after all has come to rest; 0: it has its whole time, for what shows late.
     pub short: u64,
     /// The seed of latencies and choices; 0 makes every latency the same.
@@ -74,6 +81,8 @@ ops! {
     KillRegistrar "kill-registrar" (reg, ms);
     /// The app ends by itself; the whole is started again after a time.
     Exit "exit" (reg, ms);
+    /// For a time, the app ends soon after each start.
+    CrashLoop "crash-loop" (reg, ms);
     /// The app's check fails for a time.
     Ill "ill" (reg, ms);
     /// The app does not end on TERM: it is told to stop, and killed in the end.
@@ -90,6 +99,8 @@ ops! {
     DeafRegistrar "deaf-registrar" (reg, ms);
     /// Its watches are this late for a time.
     LagRegistrar "lag-registrar" (reg, late_ms, ms);
+    /// As [`Self::LoseEvents`], of a registrar's watches.
+    LoseRegistrarEvents "lose-registrar-events" (reg, ms);
     /// All its watches break.
     BreakRegistrar "break-registrar" (reg);
     /// An operator revokes its lease.
@@ -128,6 +139,8 @@ ops! {
     Reload "reload" (bal);
     /// HAProxy dies, and is started again on its files after a time.
     RestartHaproxy "restart-haproxy" (bal, ms);
+    /// HAProxy ends, and is started again in this version ([`crate::haproxy::VERSIONS`]) after a time.
+    OtherVersion "other-version" (bal, version, ms);
     /// HAProxy is restarted with a configuration that lacks a backend, and after a time with the one before.
     OtherConfiguration "other-configuration" (bal, backend, ms);
     /// HAProxy's runtime socket says nothing for a time.
@@ -179,7 +192,8 @@ pub const WARM_UP_MS: u64 = 6_000;
 const BUSY_MS: u64 = 30_000;
 
 /// Which kinds of operations a schedule may have: one bit each, drawn per schedule.
-const KINDS: u64 = 48;
+const KINDS: u64 = 51;
+const VERSIONS_COUNT: u64 = VERSIONS.len() as u64;
 /// A member of etcd lags behind by so much.
 const LATE_MS_MAX: u64 = 5_000;
 /// Ways in which an operator changes a server by hand.
@@ -221,6 +235,9 @@ impl Script {
             suspect_max_s: 20,
             check_ms: [500, 1_000, 2_000, 2_000][usize::try_from(next(4)).unwrap_or(0)],
             files: u64::from(!mix(seed ^ 0xf11e5).is_multiple_of(4)),
+            version: mix(seed ^ 0x7e25) % VERSIONS_COUNT,
+            first_check: u64::from(mix(seed ^ 0xf125).is_multiple_of(4)),
+            restarts: u64::from(mix(seed ^ 0x2e57).is_multiple_of(4)),
             short: u64::from(!mix(seed ^ 0x5047).is_multiple_of(8)),
             twins: u64::from(mix(seed ^ 0x7_2135).is_multiple_of(8)),
             noise: 1 + next(u64::MAX - 1),
@@ -265,8 +282,8 @@ impl Script {
     /// When the last effect of an operation is over that only time takes away.
     #[must_use]
     pub fn over_at_ms(&self) -> u64 {
-        let lasts =
-            |op: &Op| op.takes_ms() + if matches!(op, Op::LoseEvents(..)) { LISTED_WITHIN_MS } else { 0 };
+        let is_lossy = |op: &Op| matches!(op, Op::LoseEvents(..) | Op::LoseRegistrarEvents(..));
+        let lasts = |op: &Op| op.takes_ms() + if is_lossy(op) { LISTED_WITHIN_MS } else { 0 };
         self.ops.iter().map(|(at, op)| at + lasts(op)).max().unwrap_or(0).max(WARM_UP_MS)
     }
 }
@@ -329,6 +346,9 @@ fn kind_op(kind: u64, next: &mut impl FnMut(u64) -> u64, options: &Options) -> O
         44 => Op::SuspendBalancer(bal, SUSPENDED_MS_MIN + 8 * long()),
         45 => Op::LoseEvents(bal, long()),
         46 => Op::SameAddress(reg, long()),
+        47 => Op::CrashLoop(reg, long()),
+        48 => Op::LoseRegistrarEvents(reg, long()),
+        49 => Op::OtherVersion(bal, long() % VERSIONS_COUNT, long().min(500)),
         _ => Op::CutRegistrars(long()),
     }
 }
@@ -389,7 +409,7 @@ impl Op {
 }
 
 impl Options {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 13] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 16] {
         [
             ("services", Field::Long(&mut self.services)),
             ("instances", Field::Long(&mut self.instances)),
@@ -401,6 +421,9 @@ impl Options {
             ("suspect_max_s", Field::Long(&mut self.suspect_max_s)),
             ("check_ms", Field::Long(&mut self.check_ms)),
             ("files", Field::Long(&mut self.files)),
+            ("version", Field::Long(&mut self.version)),
+            ("first_check", Field::Long(&mut self.first_check)),
+            ("restarts", Field::Long(&mut self.restarts)),
             ("short", Field::Long(&mut self.short)),
             ("twins", Field::Long(&mut self.twins)),
             ("noise", Field::Long(&mut self.noise)),
@@ -440,6 +463,7 @@ impl FromStr for Script {
         let mut script = Self::draw(0, Some(&[]));
         script.ops.clear();
         (script.options.files, script.options.twins, script.options.short) = (1, 0, 0);
+        (script.options.version, script.options.first_check, script.options.restarts) = (0, 0, 0);
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         for line in lines {
             let mut words = line.split_whitespace();

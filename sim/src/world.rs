@@ -119,6 +119,11 @@ pub(crate) enum Event {
         registrar: usize,
         incarnation: u64,
     },
+    /// An app that is in a crash loop ends.
+    AppCrashes {
+        registrar: usize,
+        incarnation: u64,
+    },
     ClearOverride(usize),
     NotFull,
 }
@@ -170,6 +175,8 @@ pub struct RegistrarSlot {
     pub app: Option<(SocketAddr, u64)>,
     /// Until when the app's check fails.
     pub ill_until: Tick,
+    /// Until when the app ends soon after each start.
+    pub(crate) crashes_until: Tick,
     /// It was told to stop.
     pub stopping: bool,
     /// The last leave ended by its deadline.
@@ -431,7 +438,7 @@ impl World {
         let backends: Vec<String> = (0..usize::try_from(services).unwrap_or(1)).map(service_name).collect();
         for balancer in 0..usize::try_from(balancers).unwrap_or(1) {
             world.balancers.push(BalancerSlot {
-                haproxy: Haproxy::new(now, backends.clone(), world.options.files == 1),
+                haproxy: Haproxy::new(now, backends.clone(), world.options.files == 1, world.options.version),
                 process: None,
                 life: 0,
                 disk: Disk::default(),
@@ -494,6 +501,7 @@ impl World {
             stubborn: false,
             app: None,
             ill_until: Tick::default(),
+            crashes_until: Tick::default(),
             stopping: false,
             timed_out: false,
             stood: None,
@@ -608,6 +616,7 @@ impl World {
             Event::StartBalancer(balancer) => self.start_balancer(balancer),
             Event::Resume(process) => self.resume(process),
             Event::AppExits { registrar, incarnation } => self.app_exits(registrar, incarnation),
+            Event::AppCrashes { registrar, incarnation } => self.app_crashes(registrar, incarnation),
             Event::ClearOverride(slot) => self.clear_override(slot),
             Event::NotFull => {
                 self.etcd.set_full(false);

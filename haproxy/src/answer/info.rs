@@ -75,10 +75,10 @@ impl FromStr for Version {
 
 impl Info {
     /// Whether both are answers of one process. Another one means a reload or a restart, and with it the loss of every
-    /// dynamic server.
+    /// dynamic server. In a container one of another version may have been started in the same second, with the same id.
     #[must_use]
     pub fn is_same_process(&self, other: &Self) -> bool {
-        (self.pid, self.started_s) == (other.pid, other.started_s)
+        (self.pid, self.started_s, &self.version) == (other.pid, other.started_s, &other.version)
     }
 
     /// Reads the answer to `show info`.
@@ -149,6 +149,8 @@ mod tests {
             assert!(info.started_s > 0 && info.is_same_process(&Info { uptime_s: 9, ..info.clone() }));
             assert!(!info.is_same_process(&Info { started_s: info.started_s + 1, ..info.clone() }));
             assert!(!info.is_same_process(&Info { pid: info.pid + 1, ..info.clone() }));
+            let version = "9.9.9".parse().unwrap();
+            assert!(!info.is_same_process(&Info { version, ..info.clone() }));
         }
     }
 

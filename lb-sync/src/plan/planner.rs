@@ -13,7 +13,7 @@ use super::ids::Ids;
 use super::memory::Memory;
 use super::names::server_path;
 use super::observed::{Observed, Server};
-use super::policy::Policy;
+use super::policy::{FirstCheck, Policy};
 use super::restarting::{AffinityPhase, Restarting};
 use super::step::{AckValue, Cause, Plan, Step};
 use super::target::{Target, target};
@@ -58,6 +58,22 @@ impl Planner {
     pub fn start_anew(&mut self, version: &Version) {
         self.policy.init_state = version.at_least(3, 1);
         self.memories.clear();
+    }
+
+    /// Whether HAProxy checks the servers.
+    #[must_use]
+    pub fn has_checks(&self) -> bool {
+        self.policy.check.is_some()
+    }
+
+    /// HAProxy sends an instance with this server nothing until its check passes, without any order to that effect.
+    #[must_use]
+    pub fn is_down(&self, server: Option<&Server>) -> bool {
+        let begins_down = self.has_checks() && self.policy.first_check == FirstCheck::Wait;
+        match server {
+            None => begins_down,
+            Some(server) => server.op == OpState::Stopped && (server.admin.is_ready() || begins_down),
+        }
     }
 
     /// HAProxy has been reloaded: its old worker may have requests in flight for as long as they may take.

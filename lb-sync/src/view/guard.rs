@@ -92,6 +92,7 @@ impl Guard {
         expired: BTreeMap<InstanceId, Registered>,
         left: usize,
     ) -> BTreeMap<InstanceId, Registered> {
+        let spares_last = self.spares_last();
         let recent = self.recent.entry(service.clone()).or_default();
         recent.retain(|one| now.since(one.at) < self.policy.window && !expired.contains_key(&one.id));
         recent.extend(expired.into_iter().map(|(id, was)| Expired { at: now, id, was }));
@@ -101,7 +102,7 @@ impl Guard {
         let too_many = self.policy.is_much(gone, left);
         let in_doubt = self.doubt_until.is_some_and(|until| now < until);
         // No expiry takes a service's last instance: HAProxy's own check says whether it is gone.
-        let is_last = left == 0 && self.policy.share_percent < 100;
+        let is_last = left == 0 && spares_last;
         if !in_doubt && !is_last && (all < self.policy.instances_min || !too_many) {
             return BTreeMap::new();
         }
@@ -115,6 +116,18 @@ impl Guard {
             }
         }
         suspects
+    }
+
+    /// Whether an expiry never takes a service's last instances.
+    pub(super) fn spares_last(&self) -> bool {
+        self.policy.share_percent < 100
+    }
+
+    /// The suspect `id` has its time once more.
+    pub(super) fn extend(&mut self, now: Tick, id: &InstanceId) {
+        if let Some(until) = self.suspects.get_mut(id) {
+            *until = now.plus(self.policy.suspect_max);
+        }
     }
 
     /// The services of which instances have expired within the window and not returned: none, nearly always.

@@ -186,10 +186,49 @@ fn a_wiped_etcd_removes_nothing_until_the_bound_has_passed() {
     assert_eq!(view.wake_at(), None, "time that passes unheard is no evidence");
     view.fold_instances(NOW, Event::InSync);
     let end = view.wake_at().unwrap();
-    assert!(view.expire(Tick::from_ms(1)).is_empty());
-    assert!(matches!(view.expire(end), Scope::Only(ids) if ids.contains(&id("web/b"))));
+    assert!(view.expire(Tick::from_ms(1), None).is_empty());
+    assert!(matches!(view.expire(end, None), Scope::Only(ids) if ids.contains(&id("web/b"))));
     assert_eq!(view.instances().len(), 1);
 }
+
+/// An instance that has just been registered, or that fails HAProxy's check, serves no client: the other one is the last.
+#[test]
+fn one_that_haproxy_has_down_is_not_what_is_left_of_a_service() {
+    let gone = |view: &mut View, is_down: IsDown<'_>| {
+        let key = b"/leasehold/v1/instances/web/i-0".to_vec();
+        let event = Event::Changed(vec![Change::Delete { key, mod_revision: 20 }]);
+        view.fold_instances_beside(Tick::from_ms(60_000), event, is_down);
+        view.is_suspect(&id("web/i-0"))
+    };
+    let mut both_up = many(2);
+    assert!(!gone(&mut both_up, &|_| false));
+    let mut other_down = many(2);
+    assert!(gone(&mut other_down, &|id| id.instance.as_str() == "i-1"));
+}
+
+/// No bound takes the last of a service that HAProxy's check passes: not after ten minutes either.
+#[test]
+fn the_last_of_a_service_stays_a_suspect_beyond_the_bound_while_it_is_checked() {
+    let mut view = many(2);
+    view.fold_instances(NOW, listed(2, vec![]));
+    let heard = |view: &mut View, now| {
+        view.fold_instances(now, Event::InSync);
+        view.fold_overrides(now, Event::InSync);
+    };
+    heard(&mut view, NOW);
+    let end = view.wake_at().unwrap();
+    heard(&mut view, end);
+    assert!(view.expire(end, CHECKED).is_empty());
+    assert!(view.is_suspect(&id("web/i-0")) && view.is_suspect(&id("web/i-1")));
+    // Another one serves by the next bound: what has not returned is let go.
+    view.fold_instances(end, put(entry("web/c", GOOD, 3, 3)));
+    let end = view.wake_at().unwrap();
+    heard(&mut view, end);
+    assert_eq!(view.expire(end, CHECKED), only(&["web/i-0", "web/i-1"]));
+    assert_eq!(view.instances().len(), 1);
+}
+
+const CHECKED: Option<IsDown<'_>> = Some(&|_| false);
 
 /// `count` instances, each at an address of its own.
 fn many(count: i64) -> View {
@@ -312,7 +351,7 @@ fn an_older_owner_s_record_of_a_restored_backup_waits() {
     let due = view.wake_at().unwrap();
     view.fold_instances(due, Event::InSync);
     view.fold_overrides(due, Event::InSync);
-    view.expire(due);
+    view.expire(due, CHECKED);
     assert_eq!(view.instances()[&id("web/a")].owner, "earlier", "it stands still: it lives");
     assert!(!view.is_suspect(&id("web/a")));
 }
@@ -329,7 +368,7 @@ fn an_override_outlives_a_wipe_for_a_time() {
     let end = NOW.plus(GuardPolicy::default().suspect_max);
     view.fold_instances(end, Event::InSync);
     view.fold_overrides(end, Event::InSync);
-    view.expire(end);
+    view.expire(end, None);
     assert_eq!(view.intent_of(&id("web/a")), Some(Intent::Serve));
 }
 

@@ -94,6 +94,11 @@ pub enum Action {
         /// The key of the record.
         key: String,
     },
+    /// Follow our own key anew, and list it every few minutes: another one has it, and its end gives it back.
+    FollowRival {
+        /// The key of the record.
+        key: String,
+    },
     /// Follow the presence of balancers: one that vanishes may serve on when this instance leaves.
     FollowPresence {
         /// The prefix of the presence keys.
@@ -569,10 +574,9 @@ impl Machine {
         };
         self.state = State::StoodDown { at, until: now.plus(self.bounds.inflight), leaving, left };
         let mut actions = vec![Action::Report(Report::Superseded)];
-        if let Some(identity) = self.identity.as_ref().filter(|_| !self.own_followed) {
-            // Its end gives the name back.
+        if let Some(identity) = &self.identity {
             self.own_followed = true;
-            actions.push(Action::FollowOwn { key: identity.key() });
+            actions.push(Action::FollowRival { key: identity.key() });
         }
         actions
     }

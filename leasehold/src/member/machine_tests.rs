@@ -67,6 +67,12 @@ fn follow_own(name: &str) -> Action {
     Action::FollowOwn { key: format!("/leasehold/v1/instances/web/{name}") }
 }
 
+/// It stands down, and looks after the name.
+fn superseded(name: &str) -> [Action; 2] {
+    let key = format!("/leasehold/v1/instances/web/{name}");
+    [Action::Report(Report::Superseded), Action::FollowRival { key }]
+}
+
 fn follow_presence() -> Action {
     Action::FollowPresence { presence: "/leasehold/v1/balancers/".into() }
 }
@@ -225,7 +231,7 @@ fn a_foreign_record_over_ours_is_a_question_and_a_newer_owner_ends_us() {
     assert_eq!(actions[0], Action::Report(Report::WrittenOver));
     assert_eq!(puts(&actions), [InstanceState::Up]);
 
-    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), [Action::Report(Report::Superseded)]);
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), superseded("web-1"));
     assert_eq!(machine.status(), Status { healthy: true, stood_down: true, ..status() });
     for input in [Input::Record(SUPERSEDED), foreign, down(), up(), Input::Record(STANDS)] {
         assert_eq!(machine.step(NOW, input), [], "it does not fight for the name");
@@ -364,7 +370,7 @@ fn the_hosts_name_is_searched_again_when_another_was_quicker_and_given_up_when_i
     let ended = machine.step(NOW, Input::Lease(Ok(None)));
     assert_eq!(ended[1], put("web-1", Some(1)));
     machine.step(NOW, Input::Record(STANDS));
-    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), [Action::Report(Report::Superseded)]);
+    assert_eq!(machine.step(NOW, Input::Record(SUPERSEDED)), superseded("web-1"));
     assert!(machine.status().stood_down);
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use registry::follow::{Entry, Event, Following, QUIET_MAX, follow_quietly, list};
+use registry::follow::{
+    Entry, Event, Following, QUIET_MAX, RELIST_EVERY, RELIST_EVERY_WHILE_LEAVING, follow_quietly, list,
+};
 use registry::lease::{self, Fence, LeaseHandle, LeaseMetrics, LeaseStatus, TimeToLive, time_to_live};
 use registry::name::{InstanceName, ServiceName};
 use registry::record::{InstanceRecord, InstanceState, to_value};
@@ -133,8 +135,9 @@ impl MembersIo {
     async fn perform_for(&mut self, index: usize, action: machine::Action) -> Option<Input> {
         let Self { session, thread, owner, lease, members, followers, abort, .. } = self;
         let (member, lease) = (members.get_mut(index)?, lease.as_mut()?);
-        let mut quietly = |prefix, quiet_max| {
-            let (following, task) = follow_quietly(session.clone(), prefix, quiet_max, abort.clone());
+        let mut follow = |prefix, quiet_max, relist_every| {
+            let (following, task) =
+                follow_quietly(session.clone(), prefix, quiet_max, relist_every, abort.clone());
             followers.spawn_on(task, thread.handle());
             following
         };
@@ -162,15 +165,19 @@ impl MembersIo {
                     time_to_live(&session, lease).await.map_err(|error| error.to_string())
                 }));
             }
-            machine::Action::FollowOwn { key } => member.own = Some(quietly(key, OWN_QUIET_MAX)),
+            machine::Action::FollowOwn { key } => member.own = Some(follow(key, OWN_QUIET_MAX, None)),
+            machine::Action::FollowRival { key } => {
+                let relist_every = RELIST_EVERY.mul_f64(1.0 + fastrand::f64());
+                member.own = Some(follow(key, OWN_QUIET_MAX, Some(relist_every)));
+            }
             machine::Action::FollowPresence { presence } => {
-                member.presence = Some(quietly(presence, PRESENCE_QUIET_MAX));
+                member.presence = Some(follow(presence, PRESENCE_QUIET_MAX, None));
             }
             machine::Action::FollowBalancers { presence } => {
-                member.presence = Some(quietly(presence, QUIET_MAX));
+                member.presence = Some(follow(presence, QUIET_MAX, Some(RELIST_EVERY_WHILE_LEAVING)));
             }
             machine::Action::FollowAck { key } => {
-                let following = quietly(key.clone(), QUIET_MAX);
+                let following = follow(key.clone(), QUIET_MAX, Some(RELIST_EVERY_WHILE_LEAVING));
                 member.acks.insert(key, following);
             }
             // The machine of all members returns reports by themselves.

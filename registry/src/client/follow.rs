@@ -10,7 +10,7 @@ mod store;
 mod task;
 
 pub use acks::InstanceAcks;
-pub use machine::QUIET_MAX;
+pub use machine::{QUIET_MAX, RELIST_EVERY, RELIST_EVERY_WHILE_LEAVING};
 pub(crate) use page::after_all;
 pub use page::{Listed, list};
 pub use store::{Store, Update, updates};

@@ -15,6 +15,8 @@ use crate::script::Op;
 const LISTED_BY_THEN: Duration = Duration::from_secs(31);
 /// Clients ask often for so long after an operation.
 const BURST_FOR: Duration = Duration::from_secs(4);
+/// A host that was suspended has its network back within this.
+const NETWORK_BACK_MS: u64 = 1_000;
 
 impl World {
     pub(super) fn begin(&mut self, op: Op) {
@@ -31,6 +33,7 @@ impl World {
             Op::KillBoth(n, away) => self.kill_both(reg(n), ms(away)),
             Op::KillRegistrar(n, away) => self.kill_registrar_alone(reg(n), ms(away)),
             Op::Exit(n, away) => self.exit(reg(n), ms(away)),
+            Op::CrashLoop(n, for_ms) => self.crash_loop(reg(n), ms(for_ms)),
             Op::Ill(n, for_ms) => {
                 self.registrars[reg(n)].ill_until = self.now.plus(ms(for_ms));
                 self.disturb(Process::Registrar(reg(n)), ms(for_ms));
@@ -65,10 +68,9 @@ impl World {
             Op::CutBalancer(n, for_ms) => self.cut(Process::Balancer(bal(n)), ms(for_ms)),
             Op::DeafBalancer(n, for_ms) => self.deafen(Process::Balancer(bal(n)), ms(for_ms)),
             Op::LagBalancer(n, late, for_ms) => self.lag(Process::Balancer(bal(n)), ms(late), ms(for_ms)),
-            Op::LoseEvents(n, for_ms) => {
-                let (process, until) = (Process::Balancer(bal(n)), self.now.plus(ms(for_ms)));
-                self.network(process).lose_events(until);
-                self.disturb(process, ms(for_ms) + LISTED_WITHIN);
+            Op::LoseEvents(n, for_ms) => self.lose_events(Process::Balancer(bal(n)), ms(for_ms)),
+            Op::LoseRegistrarEvents(n, for_ms) => {
+                self.lose_events(Process::Registrar(reg(n)), ms(for_ms));
             }
             Op::BreakBalancer(n) => self.break_streams_of(Process::Balancer(bal(n))),
             Op::RevokeBalancer(n) => self.revoke(Process::Balancer(bal(n))),
@@ -76,6 +78,10 @@ impl World {
             Op::DeleteAcks(n) => self.delete_acks(bal(n)),
             Op::Reload(n) => self.reload(bal(n)),
             Op::RestartHaproxy(n, away) => self.kill_haproxy(bal(n), ms(away)),
+            Op::OtherVersion(n, version, away) => {
+                self.balancers[bal(n)].haproxy.install(version);
+                self.kill_haproxy(bal(n), ms(away));
+            }
             Op::OtherConfiguration(n, backend, for_ms) => {
                 self.other_configuration(bal(n), usize::try_from(backend).unwrap_or(0), ms(for_ms));
             }
@@ -134,6 +140,10 @@ impl World {
     /// As a pause; and the timers of the process, which are on the monotonic clock, have stood still.
     fn suspend(&mut self, process: Process, lasting: Duration) {
         self.pause(process, lasting);
+        if self.draws.one_of(Self::entity(process), "network is back late", 3) {
+            let late_ms = self.draws.below(Self::entity(process), "network", NETWORK_BACK_MS);
+            self.deafen(process, lasting + Duration::from_millis(late_ms));
+        }
         match process {
             Process::Registrar(at) => self.registrars[at].suspended_for = lasting,
             Process::Balancer(at) => self.balancers[at].suspended_for = lasting,
@@ -154,6 +164,12 @@ impl World {
         let until = self.now.plus(lasting);
         self.network(process).lag(late, until);
         self.disturb(process, lasting + late);
+    }
+
+    fn lose_events(&mut self, process: Process, lasting: Duration) {
+        let until = self.now.plus(lasting);
+        self.network(process).lose_events(until);
+        self.disturb(process, lasting + LISTED_WITHIN);
     }
 
     /// The instance is away for a time between its lives, from now on.
@@ -208,19 +224,34 @@ impl World {
         self.after(away, Event::StartRegistrar(at));
     }
 
-    /// The app ends by itself: its registrar learns of that, leaves and ends.
+    /// The app ends by itself: its registrar learns of that, and starts it again; or leaves and ends.
     fn exit(&mut self, at: usize, away: Duration) {
-        let Some((_, incarnation)) = self.registrars[at].app else { return };
-        if self.registrars[at].process.is_none() {
-            return;
+        let slot = &mut self.registrars[at];
+        let Some((_, incarnation)) = slot.app.filter(|_| slot.process.is_some()) else { return };
+        slot.restart_after = slot.restart_after.map(|_| away);
+        self.app_fails(at, incarnation);
+    }
+
+    fn crash_loop(&mut self, at: usize, lasting: Duration) {
+        self.registrars[at].crashes_until = self.now.plus(lasting);
+        self.disturb(Process::Registrar(at), lasting);
+        if let Some((_, incarnation)) = self.registrars[at].app {
+            self.app_crashes(at, incarnation);
         }
+    }
+
+    /// An app in a crash loop ends, if it is the one that was started then and has a registrar.
+    pub(super) fn app_crashes(&mut self, at: usize, incarnation: u64) {
+        let slot = &self.registrars[at];
+        if slot.process.is_some() && slot.app.is_some_and(|(_, present)| present == incarnation) {
+            self.app_fails(at, incarnation);
+        }
+    }
+
+    fn app_fails(&mut self, at: usize, incarnation: u64) {
         self.remove_app(at, true);
-        let before = self.registrars[at].restart_after.replace(away);
+        self.disturb(Process::Registrar(at), Duration::ZERO);
         self.after(Duration::from_millis(5), Event::AppExits { registrar: at, incarnation });
-        // Only this once: the next end is an ordinary one.
-        if before.is_none() {
-            self.registrars[at].restart_after = None;
-        }
     }
 
     fn order(&mut self, at: usize, order: &str, lasting: Duration) {

@@ -12,6 +12,9 @@ use crate::registrar::{self, RegistrarProcess};
 
 /// From TERM to the end of an app, and from its end to its registrar's notice of it.
 const EXIT_TAKES: Duration = Duration::from_millis(5);
+/// How long an app in a crash loop lives: some fail at once, some after they were taken into rotation.
+const CRASHES_AFTER_MS_MIN: u64 = 10;
+const CRASHES_AFTER_MS: u64 = 3_000;
 
 impl World {
     pub(super) fn deliver(&mut self, to: Process, life: u32, delivery: Delivery) {
@@ -231,6 +234,7 @@ impl World {
 
     fn start_app(&mut self, at: usize) {
         self.incarnations += 1;
+        self.disturb(Process::Registrar(at), Duration::ZERO);
         let (incarnation, now, life) = (self.incarnations, self.now, self.registrars[at].life);
         let slot = &mut self.registrars[at];
         let Some(addr) = slot.process.as_ref().map(|process| process.addr) else { return };
@@ -246,6 +250,11 @@ impl World {
         let app =
             App { service: self.registrars[at].service, registrar: at, incarnation, since: now.plus(takes) };
         self.apps.insert(addr, app);
+        if now < self.registrars[at].crashes_until {
+            self.mark("an app in a crash loop");
+            let lives = CRASHES_AFTER_MS_MIN + self.draws.below(incarnation, "crashes", CRASHES_AFTER_MS);
+            self.after(Duration::from_millis(lives), Event::AppCrashes { registrar: at, incarnation });
+        }
     }
 
     /// TERM: it takes no more connections and ends at once, with what is in flight.

@@ -29,6 +29,8 @@ const RESUME_MAX: Duration = Duration::from_secs(1);
 /// Everything is listed again after this time, and up to as much again, drawn for each follower so that they spread. etcd has
 /// lost events of living watches (#17529, #18089, #19179, #20221; 3.4.23 is in the range of all four).
 pub const RELIST_EVERY: Duration = Duration::from_mins(5);
+/// The same, for what a leave waits for: it would wait to its deadline for an event that was lost.
+pub const RELIST_EVERY_WHILE_LEAVING: Duration = Duration::from_secs(10);
 
 /// What happened.
 #[expect(missing_docs, reason = "the text of each variant names its fields")]

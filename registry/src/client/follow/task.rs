@@ -37,15 +37,19 @@ pub fn follow(
     start(session, prefix, shutdown, move |machine| machine.with_relist_every(relist_every))
 }
 
-/// The same, asking for a sign of life only after `quiet_max` without a message, and without lists in between: for what may
-/// be somewhat out of date.
+/// The same, asking for a sign of life only after `quiet_max` without a message, and with lists in between only if told: for
+/// what may be somewhat out of date, or is followed for a moment.
 pub fn follow_quietly(
     session: Session,
     prefix: String,
     quiet_max: Duration,
+    relist_every: Option<Duration>,
     shutdown: CancellationToken,
 ) -> (Following, impl Future<Output = ()> + Send) {
-    start(session, prefix, shutdown, move |machine| machine.with_quiet_max(quiet_max))
+    start(session, prefix, shutdown, move |machine| {
+        let machine = machine.with_quiet_max(quiet_max);
+        relist_every.into_iter().fold(machine, Machine::with_relist_every)
+    })
 }
 
 fn start(
