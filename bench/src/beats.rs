@@ -1,4 +1,5 @@
-//! What a thousand registrars cost: their memory, their beats, and what these cost etcd.
+//! What a thousand registrars and a few balancers cost at rest: their memory, their beats, all that etcd is asked, and what
+//! that costs it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use clap::value_parser;
 use etcd_client::{Client, GetOptions};
 use serde_json::{Value, json};
 use testkit::etcd::Etcd;
+use testkit::haproxy::{HaProxy, Layout};
 use testkit::home::Home;
 use testkit::port::Ports;
 use testkit::process::Daemon;
@@ -21,6 +23,10 @@ use crate::process::{processor, share_kb, status_kb};
 use crate::screen::say;
 use crate::table::Rows;
 
+/// The method of a beat.
+const BEAT: &str = "LeaseKeepAlive";
+/// The service.
+const SERVICE: &str = "beats";
 /// Registrars that are started at once: all at once, the machine would be busy with nothing but starting.
 const TOGETHER: usize = 25;
 /// Longest until all are registered.
@@ -34,6 +40,9 @@ pub(crate) struct Plan {
     /// How many registrars, each with one lease.
     #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u16).range(1..=5_000))]
     registrars: u16,
+    /// How many balancers, each with a HAProxy that checks nothing.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(0..=20))]
+    balancers: u8,
     /// How long, in seconds.
     #[arg(long, default_value_t = 600, value_parser = value_parser!(u64).range(10..=86_400))]
     seconds: u64,
@@ -51,26 +60,32 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     let etcd = Etcd::launch(&home, &ports).await?;
     let begun = Clock.now();
     let registrars = start(&home, &etcd, &plan).await?;
+    let balancers = Balancer::start_all(&ports, &etcd, &plan).await?;
     let leases = leases(&etcd, &plan).await?;
     say(format_args!(
-        "{} registrars with a ttl of {} s, one etcd; all registered {:.1} s after the first was started",
+        "{} registrars with a ttl of {} s, {} balancers, one etcd; all stood {:.1} s after the first was started",
         registrars.len(),
         plan.ttl,
+        balancers.len(),
         Clock.now().since(begun).as_secs_f64(),
     ));
     let etcd_pid = etcd.daemon().process()?.pid();
-    let before = (Clock.now(), processor(etcd_pid)?, received(&etcd).await?, busy(&registrars)?);
+    let before = (Clock.now(), processor(etcd_pid)?, asked(&etcd).await?, busy(&registrars)?);
     tokio::time::sleep(Duration::from_secs(plan.seconds)).await;
     let seconds = Clock.now().since(before.0).as_secs_f64();
     let of_etcd = processor(etcd_pid)?.saturating_sub(before.1).as_secs_f64() / seconds;
     let of_registrars = busy(&registrars)?.saturating_sub(before.3).as_secs_f64() / seconds;
-    let beats = received(&etcd).await? - before.2;
+    let asked = asked_since(&before.2, &asked(&etcd).await?, seconds);
+    let (beats, all) = (asked.get(BEAT).copied().unwrap_or(0.0), asked.values().sum::<f64>());
 
     let after = self::leases(&etcd, &plan).await?;
     let replaced = leases.iter().filter(|(key, lease)| after.get(*key) != Some(lease)).count();
     let by_registrars = counted(&registrars, &home).await?;
     let mut rows = Rows::new(&format!("{seconds:.0} s"), &["figure"]);
-    rows.push("beats a second, by etcd's count", [format!("{:.1}", beats / seconds)]);
+    rows.push("asked of etcd a second, by its count", [format!("{all:.1}")]);
+    for (method, per_s) in &asked {
+        rows.push(&format!("  {method}"), [format!("{per_s:.1}")]);
+    }
     rows.push("etcd: of one core", [format!("{:.1} %", 100.0 * of_etcd)]);
     rows.push("all registrars: of one core", [format!("{:.1} %", 100.0 * of_registrars)]);
     rows.push("late beats (half of the ttl gone)", [by_registrars.late.to_string()]);
@@ -81,9 +96,62 @@ pub(crate) async fn run(plan: Plan) -> Result<Value> {
     ensure!(replaced == 0 && by_registrars.lost == 0, "a lease was lost");
     Ok(
         json!({ "on": machine::lines(&about), "registrars": registrars.len(), "ttl_s": plan.ttl, "seconds": seconds,
-        "beats_per_s": beats / seconds, "etcd_share": of_etcd, "registrars_share": of_registrars,
+        "balancers": balancers.len(), "beats_per_s": beats, "asked_per_s": asked, "etcd_share": of_etcd, "registrars_share": of_registrars,
         "late": by_registrars.late, "lost": by_registrars.lost, "replaced": replaced, "memory_mb": memory }),
     )
+}
+
+/// A balancer of its own home.
+struct Balancer {
+    _haproxy: HaProxy,
+    _lb_sync: Daemon,
+}
+
+impl Balancer {
+    async fn start_all(ports: &Ports, etcd: &Etcd, plan: &Plan) -> Result<Vec<Self>> {
+        let mut balancers = vec![];
+        for n in 0..plan.balancers {
+            balancers.push(Self::start(ports, etcd, n).await?);
+        }
+        let mut client = Box::pin(Client::connect([etcd.endpoint()], None)).await?;
+        let wanted = usize::from(plan.balancers) * usize::from(plan.registrars);
+        let all = async || {
+            let options = GetOptions::new().with_prefix().with_count_only();
+            let answer = client.get(format!("{PREFIX}/acks/"), Some(options)).await?;
+            Ok((usize::try_from(answer.count())? == wanted).then_some(()))
+        };
+        wait::until(REGISTERED_MAX, format!("{wanted} acks"), all).await?;
+        Ok(balancers)
+    }
+
+    async fn start(ports: &Ports, etcd: &Etcd, n: u8) -> Result<Self> {
+        let home = Arc::new(Home::new()?);
+        let layout = Layout {
+            socket: home.join("haproxy.sock"),
+            traffic_port: ports.free()?,
+            stats_port: ports.free()?,
+            services: vec![SERVICE.into()],
+            affinity: false,
+            balance: "roundrobin",
+            sections: None,
+            master: None,
+        };
+        let haproxy = HaProxy::launch(&home, layout).await?;
+        let flags: [(&str, OsString); 7] = [
+            ("--balancer", format!("lb-{n}").into()),
+            ("--haproxy-socket", haproxy.socket().into()),
+            ("--check-interval", "0s".into()),
+            ("--state-dir", home.join("state").into()),
+            ("--listen", "127.0.0.1:0".into()),
+            ("--prefix", PREFIX.into()),
+            ("--etcd-endpoints", etcd.endpoint().into()),
+        ];
+        let flags = flags.into_iter().flat_map(|(flag, value)| [OsString::from(flag), value]);
+        let args = [OsString::from("run")].into_iter().chain(flags).collect();
+        let lb_sync = Daemon::new(&home, "lb-sync", program::ours("lb-sync")?, args);
+        lb_sync.start()?;
+        Ok(Self { _haproxy: haproxy, _lb_sync: lb_sync })
+    }
 }
 
 async fn start(home: &Arc<Home>, etcd: &Etcd, plan: &Plan) -> Result<Vec<Daemon>> {
@@ -91,7 +159,7 @@ async fn start(home: &Arc<Home>, etcd: &Etcd, plan: &Plan) -> Result<Vec<Daemon>
     let mut registrars = vec![];
     for n in 0..plan.registrars {
         let flags = [
-            ("--service", "beats".to_owned()),
+            ("--service", SERVICE.to_owned()),
             ("--instance", format!("beats-{n}")),
             ("--port", "9".into()),
             // Each at its own address: two at one would be a conflict.
@@ -138,13 +206,37 @@ async fn leases(etcd: &Etcd, plan: &Plan) -> Result<BTreeMap<Vec<u8>, i64>> {
 
 /// How many messages etcd has received on keepalive streams.
 pub(crate) async fn received(etcd: &Etcd) -> Result<f64> {
+    asked(etcd).await?.remove(BEAT).context("etcd does not count beats")
+}
+
+/// How many messages etcd has received by each method: each call is one, and each message of a stream.
+async fn asked(etcd: &Etcd) -> Result<BTreeMap<String, f64>> {
     let port = etcd.endpoint().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let (_, text) = http::get(port.context("etcd has no port")?, "/metrics").await?;
-    let of_beats = |line: &&str| {
-        line.starts_with("grpc_server_msg_received_total") && line.contains("\"LeaseKeepAlive\"")
+    let count = |line: &str| {
+        let labels = line.strip_prefix("grpc_server_msg_received_total")?;
+        let method = labels.split_once("grpc_method=\"")?.1.split_once('"')?.0;
+        Some((method.to_owned(), labels.rsplit(' ').next()?.parse::<f64>().ok()?))
     };
-    let line = text.lines().find(of_beats).context("etcd does not count beats")?;
-    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+    let mut asked = BTreeMap::new();
+    // Several of etcd's services have a method of one name.
+    for (method, count) in text.lines().filter_map(count) {
+        *asked.entry(method).or_default() += count;
+    }
+    Ok(asked)
+}
+
+/// What was asked, a second.
+fn asked_since(
+    before: &BTreeMap<String, f64>,
+    after: &BTreeMap<String, f64>,
+    seconds: f64,
+) -> BTreeMap<String, f64> {
+    let since = |(method, count): (&String, &f64)| {
+        let more = count - before.get(method).copied().unwrap_or(0.0);
+        (more > 0.0).then(|| (method.clone(), more / seconds))
+    };
+    after.iter().filter_map(since).collect()
 }
 
 fn busy(registrars: &[Daemon]) -> Result<Duration> {

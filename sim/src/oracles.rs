@@ -399,7 +399,15 @@ impl World {
             && !self.has_kept_order(slot)
             && self.now.since(slot.ordered) > ORDER_REACHES_WITHIN
             && !self.is_or_was_shared(addr)
+            && !self.is_down_by_its_record(slot)
             && self.registrars.iter().filter(same_name).count() == 1
+    }
+
+    /// What its registrar wrote last says that the app is not well: it may not have been able to write since.
+    fn is_down_by_its_record(&self, slot: &RegistrarSlot) -> bool {
+        let key = format!("/leasehold/v1/instances/{}/{}", service_name(slot.service), slot.name);
+        let record = self.etcd.get(&key).and_then(|entry| parse::<InstanceRecord>(&entry.value).ok());
+        record.is_some_and(|record| record.state == InstanceState::Down)
     }
 
     /// It listens, its check passes, and neither it nor an operator wants it out; and its registrar lives or has just died.
