@@ -99,6 +99,28 @@ async fn an_edit_by_hand_is_put_right_and_a_hand_made_server_is_left_alone() {
     assert_eq!(report.failed, 0, "{report}");
 }
 
+/// In a backend that changes all the time: what is read back after each change has the edit, too.
+#[tokio::test]
+async fn an_edit_by_hand_in_a_backend_that_changes_is_put_right() {
+    let stack = Stack::native().await;
+    let web = stack.service("web").instances(3).serving().await;
+    let load = stack.load(300.per_second());
+
+    stack.haproxy().ask("set server web/web-1 state maint").await.unwrap();
+    for n in 4..=6 {
+        let _joining = web.instances(n);
+        stack.until(|s| s.up("web").contains(&format!("web-{n}").as_str())).await;
+    }
+    for n in 4..=6 {
+        web.instance(n).terminate().await;
+    }
+
+    stack.until_within(AUDIT_MAX, |s| s.up("web") == NAMES).await;
+    stack.until_served(&load, &NAMES, 50).await;
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+}
+
 #[tokio::test]
 async fn an_lb_sync_that_starts_while_etcd_is_away_serves_what_it_knew() {
     let stack = Stack::native().await;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use testkit::service::TTL_S;
-use testkit::{PerSecond as _, Stack};
+use testkit::{PerSecond as _, Stack, process};
 
 const NAMES: [&str; 3] = ["web-1", "web-2", "web-3"];
 
@@ -96,6 +97,32 @@ async fn registrars_that_all_die_together_are_not_believed_while_their_apps_answ
 
     let report = load.stop().await;
     assert_eq!(report.failed, 0, "{report}");
+}
+
+/// No bound takes the last server of a service that HAProxy's check passes; its check does. Before, the service was dark after
+/// `--guard-max`.
+#[tokio::test]
+async fn the_only_instance_is_served_beyond_the_bound_of_suspects_while_its_app_answers() {
+    let stack = Stack::native().with_lb_sync_flag("--guard-max", "1s").await;
+    let web = stack.service("web").instances(1).serving().await;
+    let load = stack.load(300.per_second());
+    let apps = web.instance(1).now().app_pids().unwrap();
+
+    let deed = async {
+        web.instance(1).kill_registrar().await;
+        stack.until_key(&web.instance(1).now().key(), false).await;
+        // Several times the bound.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        stack.until_served(&load, &["web-1"], 200).await;
+    };
+    stack.during(deed, |s| s.up("web") == ["web-1"]).await;
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
+
+    for app in apps {
+        process::signal(app, Signal::SIGKILL).unwrap();
+    }
+    stack.until(|s| s.servers("web").is_empty()).await;
 }
 
 #[tokio::test]
