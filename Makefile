@@ -22,7 +22,7 @@ packages:
 	@scripts/try-packages
 
 # Everything that CI runs. The test runner comes last. SCHEDULES: so many of the simulation that were never run before.
-SCHEDULES := 500
+SCHEDULES := 2000
 test: lint
 	@$(MAKE) --no-print-directory demo TOUR=1
 	@scripts/simulate $(SCHEDULES)
