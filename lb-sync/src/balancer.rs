@@ -279,6 +279,8 @@ impl Balancer {
             view.restore(snapshot);
         }
         let mut planner = Planner::new(config.policy);
+        let check_every =
+            config.policy.check.map(|check| Duration::from_millis(check.inter.as_millis().into()));
         let saves_snapshots = ids.is_some();
         if let Some(ids) = ids {
             *planner.ids_mut() = ids;
@@ -287,7 +289,7 @@ impl Balancer {
             view,
             observed: Observed::default(),
             planner,
-            schedule: Schedule::new(now, seed),
+            schedule: Schedule::new(now, seed, check_every),
             talk: Talk::Away,
             activity: Activity::None,
             worker: None,

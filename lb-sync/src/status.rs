@@ -91,6 +91,8 @@ pub struct Details<'a> {
     pub shadowed_by: Option<&'a InstanceId>,
     /// The operator's order.
     pub overriding: Option<&'a OverrideRecord>,
+    /// What HAProxy says of its check.
+    pub check_said: Option<&'a str>,
 }
 
 impl<'a> ServerPresence<'a> {
@@ -182,6 +184,9 @@ impl Reason {
                     if overriding.reason.is_empty() { "no reason given" } else { &overriding.reason };
                 format!("{by} {verb}: {reason}")
             }
+            (Self::CheckFails, Details { check_said: Some(said), .. }) => {
+                format!("HAProxy's check fails ({said})")
+            }
             (reason, _) => reason.text().to_owned(),
         }
     }
@@ -248,7 +253,17 @@ mod tests {
 
     fn server(admin: AdminState, op: OpState) -> Server {
         let (id, weight) = (10_000.try_into().unwrap(), 100.try_into().unwrap());
-        Server { id, addr: None, admin, op, weight, check: CheckState::RUNNING, sessions: None }
+        Server {
+            id,
+            addr: None,
+            admin,
+            op,
+            weight,
+            check: CheckState::RUNNING,
+            health: 2,
+            check_said: None,
+            sessions: None,
+        }
     }
 
     fn up(has: ServerPresence<'_>) -> Inputs<'_> {

@@ -5,6 +5,7 @@
 
 mod explain;
 mod list;
+mod names;
 mod operator_override;
 mod options;
 mod read;
@@ -25,6 +26,7 @@ pub use watch::watch;
 
 use daemon::exit::{CONFIG, FAILED, UNREACHABLE};
 use daemon::output::CommandOutput;
+use registry::name::InstanceId;
 use registry::session::{Class, EtcdError, OptionsError};
 
 /// Why a command could not do what it is for.
@@ -36,6 +38,21 @@ pub enum CommandError {
     /// etcd.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
+    /// The name of an order is that of no instance.
+    #[error(
+        "no instance {id} is registered{nearest}\n  `registrar list` has all names; with --force it is done for a name that is not there yet"
+    )]
+    NotRegistered {
+        /// The name.
+        id: InstanceId,
+        /// One that is like it, as a question.
+        nearest: String,
+    },
+    /// The order would leave a service without an instance in rotation.
+    #[error(
+        "{0} is the last one of its service in rotation: without it, no instance would serve\n  bring another one in first (`registrar list`), or give --force"
+    )]
+    Last(InstanceId),
     /// Other writes to the same override come first, again and again.
     #[error(
         "another client changed the override before each of our writes\n  find out which (`registrar watch`), and try again"
@@ -51,7 +68,7 @@ impl CommandError {
             Self::Options(_) => CONFIG,
             Self::Etcd(error) if error.class == Class::Refused => CONFIG,
             Self::Etcd(_) => UNREACHABLE,
-            Self::Contested => FAILED,
+            Self::NotRegistered { .. } | Self::Last(_) | Self::Contested => FAILED,
         }
     }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use registry::time::Tick;
 
 const STATE_HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
-const STAT_HEADER: &str = "# pxname,svname,qcur,scur,status,weight,iid,sid,rate,addr,check_status,uweight,\n";
+const STAT_HEADER: &str =
+    "# pxname,svname,qcur,scur,status,weight,iid,sid,rate,addr,check_status,uweight,check_health,\n";
 
 /// The versions that a HAProxy of the simulation may have.
 pub const VERSIONS: [&str; 3] = ["2.6.12", "3.0.11", "3.2.26"];
@@ -53,6 +54,12 @@ pub struct Server {
     check_enabled: bool,
     /// `init-state fully-down`: down when it leaves MAINT, until its check passes.
     begins_down: bool,
+    /// Its check has passed since it was made ready.
+    has_passed: bool,
+    /// Since when its check fails.
+    pub down_since: Tick,
+    /// When its address was last changed.
+    pub moved_at: Tick,
     fails: u32,
     next_check: Tick,
     /// It has been ready and up with a weight.
@@ -189,7 +196,7 @@ impl Haproxy {
         servers.retain(|(backend, _), _| self.backends.contains(backend));
         for server in servers.values_mut() {
             server.next_check = now.plus(server.check.map_or(Duration::ZERO, |check| check.inter / 2));
-            (server.fails, server.down) = (0, false);
+            (server.fails, server.down, server.has_passed) = (0, false, false);
             server.enter_tree();
         }
         let started_s = now.since(Tick::default()).as_secs();
@@ -308,11 +315,12 @@ impl Haproxy {
             }
             server.next_check = now.plus(check.inter);
             if passes(server.addr) {
-                server.fails = 0;
-                server.down = false;
+                (server.fails, server.down, server.has_passed) = (0, false, true);
             } else {
                 server.fails += 1;
-                server.down |= server.fails >= check.fall;
+                if !server.down && server.fails >= check.fall {
+                    (server.down, server.down_since) = (true, now);
+                }
             }
             server.enter_tree();
         }
@@ -405,10 +413,11 @@ impl Worker {
             let (op, check) = (if server.maint || server.down { 0 } else { 2 }, server.check_state());
             let admin = u8::from(server.maint) | (u8::from(server.drain) << 3);
             let (ip, port, weight, id) = (server.addr.ip(), server.addr.port(), server.weight, server.id);
+            let health = server.health();
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "{number} {backend} {id} {name} {ip} {op} {admin} {weight} {weight} 1 6 3 1 {check} 0 0 0 - {port} - 0 0 - - 0"
+                "{number} {backend} {id} {name} {ip} {op} {admin} {weight} {weight} 1 6 3 {health} {check} 0 0 0 - {port} - 0 0 - - 0"
             );
         }
         text
@@ -432,10 +441,10 @@ impl Worker {
                 Server { check: None, .. } => "no check",
                 _ => "UP",
             };
-            let (weight, id, addr) = (server.weight, server.id, server.addr);
+            let (weight, id, addr, health) = (server.weight, server.id, server.addr, server.health());
             let _ = writeln!(
                 text,
-                "{name},{server_name},0,{current},{status},{weight},{number},{id},0,{addr},L7OK,{weight},"
+                "{name},{server_name},0,{current},{status},{weight},{number},{id},0,{addr},L7OK,{weight},{health},"
             );
         }
         text
@@ -473,7 +482,8 @@ impl Worker {
             }
             ["set", _, _, "state", "ready"] => {
                 if server.maint {
-                    (server.down, server.fails) = (server.begins_down, 0);
+                    (server.down, server.fails, server.has_passed) = (server.begins_down, 0, false);
+                    server.down_since = now;
                     server.next_check = now.plus(Duration::from_millis(200));
                 }
                 (server.maint, server.drain) = (false, false);
@@ -483,13 +493,14 @@ impl Worker {
             ["set", _, _, "health", "down"] => {
                 if server.check_enabled && !server.maint {
                     (server.down, server.fails) = (true, server.check.map_or(0, |check| check.fall));
+                    server.down_since = now;
                 }
             }
             ["set", _, _, "weight", weight] => server.weight = weight.parse().unwrap_or(0),
             ["set", _, _, "addr", ip, "port", port] => {
                 let addr = format!("{ip}:{port}").parse().or_else(|_| format!("[{ip}]:{port}").parse());
                 if let Ok(addr) = addr {
-                    server.addr = addr;
+                    (server.addr, server.moved_at) = (addr, now);
                 }
                 return Ok("no need to change the addr, port changed by 'stats socket command'\n".into());
             }
@@ -553,6 +564,9 @@ impl Server {
             check,
             check_enabled: false,
             begins_down: options.windows(2).any(|words| words == ["init-state", "fully-down"]),
+            has_passed: false,
+            down_since: now,
+            moved_at: now,
             fails: 0,
             next_check: now,
             was_in_tree: false,
@@ -569,6 +583,12 @@ impl Server {
         (server.maint, server.was_in_tree) = (options.contains(&"disabled"), true);
         server.check_enabled = server.check.is_some();
         Some(((*name).to_owned(), server))
+    }
+
+    /// From 0 to `rise + fall - 1`; `rise` is 1.
+    fn health(&self) -> u32 {
+        let Some(check) = self.check.filter(|_| !self.down) else { return 0 };
+        if self.has_passed { check.fall.saturating_sub(self.fails.min(check.fall - 1)) } else { 1 }
     }
 
     fn check_state(&self) -> u8 {

@@ -21,6 +21,8 @@ pub const REQUIRED: &[&str] = &[
     "etcd: what is newer is read",
     "lb-sync: HAProxy answers",
     "lb-sync: HAProxy is lost",
+    "lb-sync: HAProxy's check fails",
+    "lb-sync: HAProxy's check passes",
     "lb-sync: a suspect is back",
     "lb-sync: a suspect's time or check is over",
     "lb-sync: added",

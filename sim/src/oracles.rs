@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use registry::name::InstanceId;
-use registry::record::{AckState, BalancerRecord, InstanceRecord, InstanceState, parse};
+use registry::record::{AckRecord, AckState, BalancerRecord, InstanceRecord, InstanceState, parse};
 use registry::time::Tick;
 
 use crate::balancer::RESTART_GAP;
@@ -73,7 +73,7 @@ impl World {
             return;
         }
         for balancer in 0..self.balancers.len() {
-            if self.is_long_gone(balancer) || self.is_unknown_to(balancer, at) {
+            if self.is_long_gone(balancer, Some(at)) || self.is_unknown_to(balancer, at) {
                 self.mark("left while a balancer was long gone");
                 continue;
             }
@@ -119,6 +119,10 @@ impl World {
         let is_announced =
             slot.announced.get(&service).is_some_and(|at| self.now.since(*at) > ANNOUNCED_WITHIN);
         let is_new_to_it = slot.is_reconfigured && !is_announced;
+        // Its presence was lost on the way.
+        if self.now < self.registrars[registrar].network.complete_at() {
+            return true;
+        }
         // Of two of one name, one came back under the name of the other, which is gone: leaves wait for a name.
         if self.options.twins == 1 && balancer < 2 && absent.is_some() {
             return true;
@@ -126,15 +130,17 @@ impl World {
         absent.is_some_and(|since| asked.plus(PRESENCE_LOOKED_AT) >= since) || never_seen || is_new_to_it
     }
 
-    /// It has been absent for longer than leaves wait for it.
-    fn is_long_gone(&self, balancer: usize) -> bool {
+    /// It has been absent for longer than leaves wait for it, as far as the one that leaves can know.
+    fn is_long_gone(&self, balancer: usize, registrar: Option<usize>) -> bool {
         let linger = Duration::from_secs(self.options.ttl_s) * 3 / 2;
         let slot = &self.balancers[balancer];
         // Presence is looked at every 500 ms.
         let is_long = |since: Tick, until: Tick| until.since(since) + Duration::from_millis(600) >= linger;
         // Its return is news to a leave that has just ended.
+        let late = registrar.map(|at| self.registrars[at].network.late_still(self.now));
+        let news = NEWS_MAX + late.unwrap_or_default();
         let has_just_returned =
-            slot.returned.is_some_and(|(since, at)| is_long(since, at) && self.now.since(at) < NEWS_MAX);
+            slot.returned.is_some_and(|(since, at)| is_long(since, at) && self.now.since(at) < news);
         slot.absent_since.is_some_and(|since| is_long(since, self.now)) || has_just_returned
     }
 
@@ -145,7 +151,9 @@ impl World {
         let worker = self.balancers[balancer].haproxy.workers.get(&worker);
         let is_past_limit =
             worker.is_some_and(|worker| worker.stopping && self.now.since(worker.stopped_at) >= inflight);
-        is_past_limit || self.is_long_gone(balancer) || self.is_unknown_to(balancer, registrar)
+        is_past_limit
+            || self.is_long_gone(balancer, Some(registrar))
+            || self.is_unknown_to(balancer, registrar)
     }
 
     /// Remembers since when each balancer has no presence.
@@ -193,8 +201,16 @@ impl World {
         let is_beside = self.registrars.iter().any(|slot| {
             service_name(slot.service) == service && slot.shares.is_some_and(|(at, _)| at == addr)
         });
+        // Its app may have ended, and be about to be started again.
+        let is_registered_in = |other: usize| {
+            let mut slots =
+                self.registrars.iter().filter(|slot| slot.service == other && slot.process.is_some());
+            slots.any(|slot| slot.shares.is_some_and(|(at, _)| at == addr))
+        };
         let others: BTreeSet<String> = (0..usize::try_from(self.options.services).unwrap_or(1))
-            .filter(|other| is_beside || self.registrar_at(addr, *other).is_some())
+            .filter(|other| {
+                is_beside || self.registrar_at(addr, *other).is_some() || is_registered_in(*other)
+            })
             .map(service_name)
             .filter(|other| other != service)
             .collect();
@@ -212,7 +228,14 @@ impl World {
             }
             let inflight = Duration::from_secs(self.options.inflight_s.into());
             let is_past_limit = worker.stopping && self.now.since(worker.stopped_at) >= inflight;
-            let mut streams = worker.streams.values().filter(|stream| !others.contains(&stream.server.0));
+            // Of a server that was moved those in flight have had their time: they are told from those to its new address by none.
+            let was_moved = |server: &crate::haproxy::Server| {
+                server.addr != addr && self.now.since(server.moved_at) >= inflight
+            };
+            let mut streams = worker.streams.values().filter(|stream| {
+                !others.contains(&stream.server.0)
+                    && !worker.servers.get(&stream.server).is_some_and(was_moved)
+            });
             if !is_past_limit && streams.any(|stream| stream.addr == addr) {
                 return Some(format!("has a request in flight there ({which})"));
             }
@@ -230,6 +253,41 @@ impl World {
         let Some((addr, service)) = self.registrars.iter().find(is).and_then(of) else { return };
         if let Some(what) = self.still_sends_to(at, addr, &service) {
             self.violate("honest ack", format!("lb-{at} says that {id} is drained, and {what}"));
+        }
+    }
+
+    /// No ack says for long that an instance serves which HAProxy's check finds down.
+    pub(crate) fn check_serving(&mut self) {
+        let settled = |at: Tick| self.now.since(at) > BACK_WITHIN;
+        if !self.etcd.is_up()
+            || self.etcd.is_full()
+            || !settled(self.etcd_came)
+            || self.history_broke.is_some()
+        {
+            return;
+        }
+        let mut wrong = None;
+        for (at, slot) in self.balancers.iter().enumerate() {
+            let troubled =
+                [slot.changed, slot.network.troubled_until(), slot.hung_until, slot.haproxy.started];
+            let is_well =
+                slot.process.is_some() && slot.paused_until.is_none() && troubled.into_iter().all(settled);
+            let worker =
+                slot.haproxy.current().and_then(|id| slot.haproxy.workers.get(&id)).filter(|_| is_well);
+            let (Some(worker), Some(name)) = (worker, self.balancer_name(at)) else { continue };
+            let down = worker.servers.iter().filter(|(_, server)| {
+                server.down && !server.maint && self.now.since(server.down_since) > REACHED_WITHIN
+            });
+            for ((service, instance), _) in down {
+                let key = format!("/leasehold/v1/acks/{name}/{service}/{instance}");
+                let ack = self.etcd.get(&key).and_then(|entry| parse::<AckRecord>(&entry.value).ok());
+                if ack.is_some_and(|ack| ack.state == AckState::Serving) {
+                    wrong = Some(format!("lb-{at} says that {instance} serves, and HAProxy has it down"));
+                }
+            }
+        }
+        if let Some(what) = wrong {
+            self.violate("honest ack", what);
         }
     }
 
@@ -371,7 +429,8 @@ impl World {
         }
         let after = self.selectable(at);
         for (service, addrs) in before {
-            if after.contains_key(service) {
+            // What HAProxy has just found down was one of those that are left when this was decided.
+            if after.contains_key(service) || self.has_just_found_down(at, service) {
                 continue;
             }
             let well = |addr: &&SocketAddr| self.app_wants_traffic(**addr, service);
@@ -382,6 +441,14 @@ impl World {
                 return;
             }
         }
+    }
+
+    fn has_just_found_down(&self, at: usize, service: &str) -> bool {
+        let haproxy = &self.balancers[at].haproxy;
+        let worker = haproxy.current().and_then(|id| haproxy.workers.get(&id));
+        worker.into_iter().flat_map(|worker| &worker.servers).any(|((backend, _), server)| {
+            backend == service && server.down && self.now.since(server.down_since) < REACHED_WITHIN
+        })
     }
 
     /// It listens, its check passes, and neither it nor an operator wants it out, whatever has become of its registrar; and

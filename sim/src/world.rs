@@ -586,6 +586,7 @@ impl World {
                 self.etcd.expire(self.now);
                 self.check_leases();
                 self.check_names();
+                self.check_serving();
                 self.watch_presence();
                 self.after(etcd::EXPIRE_EVERY, Event::ExpireLeases);
             }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use testkit::{PerSecond as _, Stack, program, wait};
+use testkit::{PerSecond as _, Stack, http, program, wait};
 
 /// What a command said, and how it ended.
 #[derive(Debug)]
@@ -133,9 +133,17 @@ async fn a_wish_that_ends_by_itself_and_answers_to_what_is_not_so() {
     ] {
         registrar(&stack, args).await.is(64, &[part]);
     }
+    for order in [&["drain"][..], &["wait", "--for", "drained"], &["resume"], &["weight", "7"]] {
+        let args = [&order[..1], &["wbe/web-2"], &order[1..]].concat();
+        registrar(&stack, &args).await.is(1, &["wbe/web-2", "did you mean web/web-2?"]);
+    }
+    registrar(&stack, &["drain", "web/web-7", "--force"]).await.is(0, &[]);
+    registrar(&stack, &["list"]).await.is(0, &["override without an instance: web/web-7: drain (kim)"]);
+    registrar(&stack, &["resume", "web/web-7"]).await.is(0, &[]);
     let two = registrar(&stack, &["explain", "web/web-2"]).await;
     two.is(0, &["gets traffic on 1 of 1 balancers: it is registered and up", "lb: up, weight 100"]);
-    registrar(&stack, &["drain", "web/web-2", "--reason", "new disk"]).await.is(0, &[]);
+    registrar(&stack, &["drain", "web/web-2"]).await.is(1, &["the last one of its service in rotation"]);
+    registrar(&stack, &["drain", "web/web-2", "--force", "--reason", "new disk"]).await.is(0, &[]);
     stack.until(|s| s.up("web").is_empty()).await;
     // What lb-sync answers is up to 100 ms old.
     let out = async || {
@@ -167,4 +175,35 @@ async fn a_wish_that_ends_by_itself_and_answers_to_what_is_not_so() {
 
     stack.etcd().kill().await;
     registrar(&stack, &["list"]).await.is(69, &["is etcd running"]);
+}
+
+/// Before, `wait` said that it serves, `list` showed it as serving, and a deploy script went on to the next instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_haproxy_s_check_rejects_is_said_by_every_command_and_stops_a_deploy() {
+    let stack = Stack::native().with_lb_sync_flag("--check-interval", "300ms").await;
+    stack.service("web").instances(2).serving().await;
+    let load = stack.load(200.per_second());
+
+    // A new version that its registrar takes for well, and at whose port HAProxy finds no app.
+    let port = stack.ports().free().unwrap();
+    let _new = stack.put_record("web", "web-9", format!(r#"{{"address":"127.0.0.1","port":{port}}}"#)).await;
+    let waited = registrar(&stack, &["wait", "web/web-9", "--for", "serving", "--timeout", "5s"]).await;
+    waited.is(1, &["web/web-9 is not serving after 5s: HAProxy's check of it fails on lb"]);
+    registrar(&stack, &["list", "web"]).await.is(0, &["1 failing", "1 serving"]);
+    let explained = registrar(&stack, &["explain", "web/web-9"]).await;
+    explained.is(
+        0,
+        &[
+            "gets no traffic on any of 1 balancers: HAProxy's check of it fails on lb",
+            "HAProxy's check fails: L4CON",
+        ],
+    );
+    let text = async |path: &str| http::get(stack.lb_sync().port(), path).await.unwrap().1;
+    let metrics = text("/metrics").await;
+    assert!(metrics.contains("leasehold_lb_checks_failed_total 1"), "{metrics}");
+    assert!(text("/events").await.contains("HAProxy's check fails"));
+
+    registrar(&stack, &["wait", "web/web-1", "--for", "serving", "--timeout", "10s"]).await.is(0, &[]);
+    let report = load.stop().await;
+    assert_eq!(report.failed, 0, "{report}");
 }

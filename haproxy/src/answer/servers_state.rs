@@ -49,6 +49,9 @@ pub struct ServerRow {
     pub check: CheckState,
     /// Whether its last check passed: `None` before the first, and while one runs.
     pub check_passed: Option<bool>,
+    /// How far its checks have brought it, from 0 to `rise + fall - 1`. A server that was made ready begins below the end, and has
+    /// it as soon as it is up by a check that passed.
+    pub check_health: u32,
 }
 
 impl ServerRow {
@@ -134,6 +137,7 @@ struct Columns {
     initial_weight: Column,
     since_change: Column,
     check_result: Column,
+    check_health: Column,
     check_state: Column,
     port: Column,
 }
@@ -153,6 +157,7 @@ impl Columns {
             initial_weight: column("srv_iweight")?,
             since_change: column("srv_time_since_last_change")?,
             check_result: column("srv_check_result")?,
+            check_health: column("srv_check_health")?,
             check_state: column("srv_check_state")?,
             port: column("srv_port")?,
         })
@@ -181,6 +186,7 @@ impl Columns {
             since_change_s: self.since_change.read::<i64>(fields)?.try_into().unwrap_or(0),
             check: CheckState::from_bits(self.check_state.read(fields)?),
             check_passed: passed(self.check_result.read(fields)?),
+            check_health: self.check_health.read(fields)?,
         }))
     }
 }

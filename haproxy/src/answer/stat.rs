@@ -32,9 +32,21 @@ pub struct StatRow {
     pub qcur: u64,
     /// Outcome of the last check (`L7OK`, `L4CON`, …), with `* ` before it while the next one runs; empty without checks.
     pub check_status: String,
+    /// What HAProxy says of the last check in words (`Connection refused`); empty where it says nothing.
+    pub last_check: String,
+    /// As [`check_health`](super::servers_state::ServerRow::check_health); `None` without checks.
+    pub check_health: Option<u32>,
 }
 
 impl StatRow {
+    /// The outcome of the last check, with HAProxy's words: `L4CON: Connection refused`.
+    #[must_use]
+    pub fn check_said(&self) -> String {
+        let status = self.check_status.trim_start_matches("* ");
+        let said = if self.last_check.is_empty() { String::new() } else { format!(": {}", self.last_check) };
+        format!("{status}{said}")
+    }
+
     /// Whether nothing is in flight: with balancing off, drained.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -156,6 +168,10 @@ impl Row<'_> {
             scur: self.field("scur")?,
             qcur: self.field("qcur")?,
             check_status: Excerpt::of(self.text("check_status")?).into_string(),
+            last_check: self
+                .text("last_chk")
+                .map_or_else(|_| String::new(), |text| Excerpt::of(text).into_string()),
+            check_health: self.field("check_health").ok(),
         })
     }
 

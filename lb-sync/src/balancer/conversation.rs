@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use registry::name::{InstanceId, ServiceName};
-use registry::record::{InstanceRecord, Weight};
+use registry::record::{AckState, InstanceRecord, Weight};
 use registry::time::Tick;
 
 use super::reading::{Differences, Reading};
@@ -20,6 +20,7 @@ use haproxy::answer::AnswerError;
 use haproxy::answer::excerpt::Excerpt;
 use haproxy::answer::flags::OpState;
 use haproxy::answer::info::Info;
+use haproxy::answer::servers_state::ServersState;
 use haproxy::{Command, Reply};
 
 /// Activities that are gone through for one request. A plan that asks for what cannot be read must not keep the machine
@@ -75,6 +76,8 @@ pub(super) enum Activity {
 pub(super) enum Question {
     /// Which process answers, and no more.
     Ping,
+    /// The state of all servers.
+    Glance,
     /// The next part of a reading.
     Read,
     /// Steps of a round.
@@ -198,6 +201,9 @@ impl Balancer {
                 self.activity = Activity::ReadEverything { reading: Reading::everything(), audit: true };
                 return Begun::Activity;
             }
+            Some(Due::Glance) => {
+                return Begun::Request(Question::Glance, vec![Command::ShowServersState(None)]);
+            }
             Some(Due::Ping) => return Begun::Request(Question::Ping, vec![]),
             Some(Due::Connect) | None => {}
         }
@@ -295,12 +301,34 @@ impl Balancer {
                 "not served: HAProxy has a server of that name that lb-sync did not make\n  remove it from the configuration, or give the instance another name"
             );
         }
+        self.record_checks(plan);
         self.publisher.publish_acks(now, &plan.acks, &self.files, &mut self.actions);
         for id in &plan.failed {
             tracing::warn!(instance = %id, "a suspect fails HAProxy's check: removed");
             let changed = self.view.check_failed(id);
             self.mark_dirty(changed);
             self.record_of(id, "no longer kept as a suspect", "HAProxy's own check of it fails");
+        }
+    }
+
+    /// HAProxy's check of an instance has begun to fail, or passes again.
+    fn record_checks(&mut self, plan: &Plan) {
+        for (id, ack) in &plan.acks {
+            let before = self.publisher.state_of(id);
+            match ack.as_ref().map(|ack| ack.state) {
+                Some(AckState::Failing) if before != Some(AckState::Failing) => {
+                    let said = self.observed.server(id).and_then(|server| server.check_said.as_deref());
+                    let said = said.unwrap_or_default().to_owned();
+                    tracing::warn!(instance = %id, said, "HAProxy's check fails: it gets no traffic here");
+                    self.metrics.checks_failed += 1;
+                    self.record_of(id, "HAProxy's check fails", &said);
+                }
+                Some(AckState::Serving) if before == Some(AckState::Failing) => {
+                    tracing::info!(instance = %id, "HAProxy's check passes again");
+                    self.record_of(id, "HAProxy's check passes", "it gets traffic again");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -405,6 +433,11 @@ impl Balancer {
                 self.record_replies(&commands, answers);
                 self.activity = activity;
             }
+            (Question::Glance, activity) => {
+                self.activity = activity;
+                let state = answers.first().map_or("", String::as_str);
+                self.glanced(now, sent, ServersState::parse(state)?);
+            }
             (Question::Ping | Question::Read | Question::Steps(_), activity) => self.activity = activity,
         }
         Ok(())
@@ -437,6 +470,7 @@ impl Balancer {
     /// Everything was read anew. Where nothing is other than it was known to be, there is nothing to plan.
     fn everything_read(&mut self, now: Tick, info: Info, observed: Observed, audit: bool) {
         let before = std::mem::replace(&mut self.observed, observed);
+        self.observed.keep_sessions(&before);
         if self.worker.as_ref().is_none_or(|worker| !worker.is_same_process(&info)) {
             let backends = self.observed.backends.len();
             tracing::info!(version = %info.version, pid = info.pid, backends, "HAProxy answers");
@@ -468,6 +502,19 @@ impl Balancer {
             self.files.mark_dirty(&Scope::All);
             self.record_edits(&before);
         }
+    }
+
+    /// The state of all servers was read. What a check has found is news; what was changed by order is repaired as well.
+    fn glanced(&mut self, now: Tick, sent: Tick, state: ServersState) {
+        self.schedule.glanced(now, now.since(sent));
+        let (changed, edited) = self.observed.read_states(state);
+        for id in &edited {
+            self.record_edit(id);
+        }
+        if !changed.is_empty() {
+            self.actions.push(Action::StatusChanged);
+        }
+        self.replan.extend(changed);
     }
 
     /// What was `touched` is read back, and is planned again. Where a whole backend was read, so is everything else in it that

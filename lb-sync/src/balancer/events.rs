@@ -61,7 +61,11 @@ pub(super) fn of_steps(
         actions.push(Action::Record(JournalEvent {
             at: String::new(),
             instance: Some(step.id.to_string()),
-            what: deed(&step.commands).into(),
+            what: if refused.is_some() {
+                format!("refused: {}", deed(&step.commands))
+            } else {
+                deed(&step.commands).into()
+            },
             why,
             revision,
             took_us: Some(took_us),
@@ -98,6 +102,7 @@ fn why(view: &View, step: &Step) -> String {
         Cause::Status(reason) => reason.text_with(&Details {
             shadowed_by: view.shadowed_by(&step.id),
             overriding: view.override_of(&step.id),
+            check_said: None,
         }),
         cause => cause.text().into(),
     }

@@ -8,7 +8,8 @@ use registry::name::InstanceId;
 use crate::plan::model::{Model, ModelServer};
 
 const STATE_HEADER: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n";
-const STAT_HEADER: &str = "# pxname,svname,qcur,scur,status,weight,iid,sid,rate,addr,check_status,uweight,\n";
+const STAT_HEADER: &str =
+    "# pxname,svname,qcur,scur,status,weight,iid,sid,rate,addr,check_status,uweight,check_health,\n";
 
 /// A worker process and its servers.
 pub(super) struct FakeHaproxy {
@@ -17,11 +18,19 @@ pub(super) struct FakeHaproxy {
     pub(super) started_s: u64,
     /// A reload has replaced it: it answers on the sessions that it has, to no effect.
     pub(super) stopping: bool,
+    /// No check has been made yet of a server that is up.
+    pub(super) unchecked: bool,
 }
 
 impl FakeHaproxy {
     pub(super) fn new(services: &[&str]) -> Self {
-        Self { model: Model::with_services(services), pid: 7, started_s: 1_000, stopping: false }
+        Self {
+            model: Model::with_services(services),
+            pid: 7,
+            started_s: 1_000,
+            stopping: false,
+            unchecked: false,
+        }
     }
 
     /// Another worker, which has none of the servers.
@@ -84,9 +93,9 @@ impl FakeHaproxy {
     fn state_row(&self, id: &InstanceId, server: &ModelServer) -> String {
         let (backend, name, op) = (self.backend_id(id), &id.instance, if server.is_up() { 2 } else { 0 });
         let addr: std::net::SocketAddr = server.addr.into();
-        let (admin, weight, check) = (server.admin, server.weight, server.check);
+        let (admin, weight, check, health) = (server.admin, server.weight, server.check, self.health(server));
         format!(
-            "{backend} {} {} {name} {} {op} {admin} {weight} {weight} 1 6 3 1 {check} 0 0 0 - {} - 0 0 - - 0\n",
+            "{backend} {} {} {name} {} {op} {admin} {weight} {weight} 1 6 3 {health} {check} 0 0 0 - {} - 0 0 - - 0\n",
             id.service,
             server.id,
             addr.ip(),
@@ -107,9 +116,22 @@ impl FakeHaproxy {
         let (weight, backend) = (server.weight, self.backend_id(id));
         let _ = writeln!(
             text,
-            "{},{},0,{},{status},{weight},{backend},{},0,{addr},L7OK,{weight},",
-            id.service, id.instance, server.sessions, server.id
+            "{},{},0,{},{status},{weight},{backend},{},0,{addr},L7OK,{weight},{},",
+            id.service,
+            id.instance,
+            server.sessions,
+            server.id,
+            self.health(server)
         );
         text
+    }
+
+    /// With `rise 1` and `fall 2`.
+    fn health(&self, server: &ModelServer) -> u32 {
+        match (server.is_up(), self.unchecked) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
+        }
     }
 }

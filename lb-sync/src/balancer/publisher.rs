@@ -62,6 +62,11 @@ impl Publisher {
         }
     }
 
+    /// What was last said of an instance.
+    pub(super) fn state_of(&self, id: &InstanceId) -> Option<AckState> {
+        self.acks.get(id).map(|ack| ack.state)
+    }
+
     /// Services that are or were registered.
     pub(super) fn known(&self) -> &BTreeSet<ServiceName> {
         &self.known
@@ -106,7 +111,7 @@ impl Publisher {
     /// In sync again, after a break in which etcd may have been restored to an earlier value: what was said to those who leave,
     /// and wait for it, is said once more when the next plan says it.
     pub(super) fn repeat_acks(&mut self) {
-        let waits = self.acks.iter().filter(|(_, ack)| ack.state != AckState::Serving);
+        let waits = self.acks.iter().filter(|(_, ack)| ack.state.is_of_a_leave());
         self.repeat = waits.map(|(id, _)| id.clone()).collect();
     }
 
@@ -120,7 +125,7 @@ impl Publisher {
     fn publish_ack(&mut self, id: &InstanceId, ack: Option<&AckValue>, actions: &mut Vec<Action>) {
         let same = |one: &AckValue, other: &AckValue| {
             // A leave waits for an answer to the record that says so; of one that serves no later record asks anything.
-            let answers = one.revision == other.revision || other.state == AckState::Serving;
+            let answers = one.revision == other.revision || !other.state.is_of_a_leave();
             one.owner == other.owner && one.state == other.state && answers
         };
         let again = self.repeat.remove(id);

@@ -119,7 +119,8 @@ fn settle<'a>(
     step: &Step,
     replies: impl Iterator<Item = (&'a Command, Reply)>,
 ) -> Option<String> {
-    let refused = replies.filter(|(_, reply)| *reply != Reply::Ok).last();
+    // The first is the cause: after an `add server` that was refused, all others name a server that is not there.
+    let refused = first_refusal(replies);
     let id = &step.id;
     let Some((command, reply)) = refused else {
         planner.record_success(id);
@@ -136,11 +137,27 @@ fn settle<'a>(
             tracing::debug!(instance = %id, %command, said, "HAProxy refused; retried with the next plan");
         }
         _ if is_new => {
-            tracing::error!(instance = %id, %command, said, "HAProxy refused a command; retried automatically");
+            let hint = hint(&said);
+            tracing::warn!(instance = %id, %command, said, "HAProxy refused a command; retried automatically\n  {hint}");
         }
         _ => tracing::debug!(instance = %id, %command, said, "HAProxy refused the command again"),
     }
     Some(said)
+}
+
+/// The first command that HAProxy refused. All replies are taken: those to the next step follow.
+fn first_refusal<'a>(replies: impl Iterator<Item = (&'a Command, Reply)>) -> Option<(&'a Command, Reply)> {
+    let mut refused: Vec<_> = replies.filter(|(_, reply)| *reply != Reply::Ok).collect();
+    (!refused.is_empty()).then(|| refused.swap_remove(0))
+}
+
+/// What to do about it.
+fn hint(said: &str) -> &'static str {
+    if said.contains("dynamic load balancing") {
+        "this backend's `balance` takes no servers at run time: write roundrobin, leastconn, first or random there, or `hash-type consistent` beside a hash"
+    } else {
+        "`lb-sync check` says what this HAProxy and its configuration lack"
+    }
 }
 
 /// What `commands` do, in a word for the log.

@@ -228,6 +228,50 @@ fn what_was_changed_by_hand_is_repaired_also_where_a_read_back_finds_it() {
     assert!(world.events.iter().any(|what| what == "changed by hand"), "{:?}", world.events);
 }
 
+/// Within a check interval, with HAProxy's words, once for each change.
+#[test]
+fn what_haproxy_s_check_finds_is_said_in_acks_and_events() {
+    let mut world = World::new();
+    world.put("web/web-1", "up");
+    world.settle();
+    let fails = |world: &mut World, down: bool| {
+        world.haproxy.model.servers.values_mut().for_each(|server| server.set_down(down));
+        (0..3).for_each(|_| world.settle());
+        world.ack("web/web-1")
+    };
+    assert_eq!(fails(&mut world, true), Some(AckState::Failing));
+    assert_eq!(fails(&mut world, false), Some(AckState::Serving));
+    let of_check = |what: &&String| what.starts_with("HAProxy's check");
+    let events: Vec<&String> = world.events.iter().filter(of_check).collect();
+    assert_eq!(events, ["HAProxy's check fails", "HAProxy's check passes"]);
+    // A server in MAINT is not checked: that it leaves is no failed check.
+    world.put("web/web-1", "draining");
+    world.settle();
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Drained));
+}
+
+/// It gets traffic at once; who waits for the word that it serves waits for HAProxy's first check.
+#[test]
+fn an_instance_serves_by_its_ack_once_haproxy_s_first_check_has_passed() {
+    let mut world = World::new();
+    world.haproxy.unchecked = true;
+    world.put("web/web-1", "up");
+    (0..5).for_each(|_| world.settle());
+    assert!(world.is_ready("web/web-1"));
+    assert_eq!(world.ack("web/web-1"), None);
+    world.haproxy.unchecked = false;
+    (0..3).for_each(|_| world.settle());
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Serving));
+    // Out and in again: the check that passed before says nothing of the app that is there now.
+    world.put("web/web-1", "down");
+    world.settle();
+    assert_eq!(world.ack("web/web-1"), Some(AckState::Drained));
+    world.haproxy.unchecked = true;
+    world.put("web/web-1", "up");
+    (0..5).for_each(|_| world.settle());
+    assert_eq!(world.ack("web/web-1"), None, "it is not drained any more");
+}
+
 /// After a reload the session stays with the old worker, which takes every command to no effect.
 #[test]
 fn no_ack_rests_on_the_answer_of_a_worker_that_was_replaced() {

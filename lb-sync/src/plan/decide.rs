@@ -24,9 +24,11 @@ const SUSPECT_DOWN_POLL: Duration = Duration::from_millis(250);
 /// How long a suspect may be down before that counts: two checks, since one that is put back starts down. HAProxy gives
 /// it no traffic in the meantime.
 const SUSPECT_DOWN_MAX: Duration = Duration::from_secs(5);
-/// How often HAProxy is asked whether a server that its check finds down is up again: rarely, the longer it has been.
+/// How often HAProxy is asked whether a server that begins down has passed its first check: rarely, the longer it has been.
 const DOWN_POLL_MIN: Duration = Duration::from_millis(50);
-const DOWN_POLL_MAX: Duration = Duration::from_secs(10);
+const DOWN_POLL_MAX: Duration = Duration::from_millis(250);
+/// How long a server that begins down may take to pass its first check, before that counts as failed.
+const FIRST_CHECK_MAX: Duration = Duration::from_secs(2);
 /// How often the streams of a server past its limit are shut down, should some survive it.
 const SHUT_EVERY: Duration = Duration::from_secs(1);
 
@@ -184,17 +186,31 @@ fn serve(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
     if is.op == OpState::Stopped && is.check.is_configured() {
         return await_check(case, is);
     }
-    Decision::settled(REGISTERED, Ack::Tell(Some(AckState::Serving)))
+    // HAProxy sends it traffic before its own first check of it. That it serves is said after it: who waits for that word wants
+    // to know whether HAProxy will go on to.
+    let said = case.memory.is_verified.then_some(AckState::Serving);
+    Decision::settled(REGISTERED, Ack::Tell(said))
 }
 
-/// In rotation by our word, and HAProxy's own check finds it down (yet): not said to be serving before it is.
+/// In rotation by our word, and HAProxy's own check finds it down: not said to be serving.
 fn await_check(case: &Case<'_>, is: &Server) -> Decision {
     let since = case.memory.down_since.unwrap_or(case.now);
-    let poll = (case.now.since(since) / 4).clamp(DOWN_POLL_MIN, DOWN_POLL_MAX);
-    match is.sessions.map(|read| read.read_at.plus(poll)) {
-        Some(next) if case.now < next => Decision::wait(REGISTERED, Ack::Keep, next),
-        _ => Decision { read_sessions: true, ..Decision::settled(REGISTERED, Ack::Keep) },
+    let age = case.now.since(since);
+    // One that was made ready may begin down. It has its time to pass its first check.
+    let fails = case.memory.is_verified || age >= FIRST_CHECK_MAX;
+    let ack = Ack::Tell(fails.then_some(AckState::Failing));
+    let Some(read) = is.sessions else {
+        return Decision { read_sessions: true, ..Decision::settled(REGISTERED, Ack::Keep) };
+    };
+    if fails {
+        // A glance at all servers finds it up again.
+        return Decision::settled(REGISTERED, ack);
     }
+    let next = read.read_at.plus((age / 4).clamp(DOWN_POLL_MIN, DOWN_POLL_MAX));
+    if case.now < next {
+        return Decision::wait(REGISTERED, ack, next.min(since.plus(FIRST_CHECK_MAX)));
+    }
+    Decision { read_sessions: true, ..Decision::settled(REGISTERED, Ack::Keep) }
 }
 
 /// Sticky clients may stay for a time: DRAIN first, where that is safe.
@@ -258,10 +274,15 @@ fn suspect(case: &Case<'_>, target: &Target, is: &Server) -> Decision {
         return Decision { read_sessions: true, ..Decision::settled(SUSPECT, Ack::Keep) };
     };
     let failed_at = case.memory.down_since.map(|since| since.plus(SUSPECT_DOWN_MAX));
-    match failed_at {
-        Some(at) if case.now >= at => Decision::settled(Cause::SuspectFails, Ack::Keep),
-        _ => Decision::wait(SUSPECT, Ack::Keep, read.read_at.plus(poll)),
+    if failed_at.is_some_and(|at| case.now >= at) {
+        return Decision::settled(Cause::SuspectFails, Ack::Keep);
     }
+    let ack = match is.op {
+        _ if !case.memory.is_verified => Ack::Keep,
+        OpState::Stopped => Ack::Tell(Some(AckState::Failing)),
+        _ => Ack::Tell(Some(AckState::Serving)),
+    };
+    Decision::wait(SUSPECT, ack, read.read_at.plus(poll))
 }
 
 /// Not registered: MAINT, what is in flight finishes, and then it is deleted.

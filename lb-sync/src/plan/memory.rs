@@ -31,6 +31,8 @@ pub struct Memory {
     pub down_since: Option<Tick>,
     /// HAProxy has had this server ready and up, as seen here: it has been in the balancing tree.
     pub was_up: bool,
+    /// HAProxy's check of it has passed since it was last made ready, or there is none.
+    pub is_verified: bool,
     /// How long its requests in flight may take: of its last record, since the record may be gone.
     inflight: Option<Duration>,
     /// Where it sent requests before it was moved, and until when those may be in flight there: HAProxy counts them with those
@@ -50,8 +52,15 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Takes in what the server is now: since when it has been leaving, and how long it may take.
-    pub fn record_state(&mut self, now: Tick, server: Option<&Server>, target: Option<&Target>) {
+    /// Takes in what the server is now: since when it has been leaving, and how long it may take. `best_health` is that of a
+    /// server whose check has passed; `None` without checks.
+    pub fn record_state(
+        &mut self,
+        now: Tick,
+        server: Option<&Server>,
+        target: Option<&Target>,
+        best_health: Option<u32>,
+    ) {
         let is = |state: fn(AdminState) -> bool| server.is_some_and(|server| state(server.admin));
         if let Some(target) = target {
             self.inflight = Some(target.inflight);
@@ -73,6 +82,13 @@ impl Memory {
         } else {
             self.down_since = None;
         }
+        let has_passed = |server: &Server| {
+            let is_checked =
+                server.check.is_enabled() && best_health.is_some_and(|best| server.health < best);
+            server.op.is_up() && !is_checked
+        };
+        self.is_verified =
+            server.is_some_and(|server| server.admin.is_ready() && (self.is_verified || has_passed(server)));
         self.was_up =
             server.is_some_and(|server| self.was_up || (server.admin.is_ready() && server.op.is_up()));
         if is(AdminState::is_maint) {

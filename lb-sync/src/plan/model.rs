@@ -207,6 +207,8 @@ impl ModelServer {
             op: if self.is_up() { OpState::Running } else { OpState::Stopped },
             weight: self.weight,
             check: CheckState::from_bits(self.check),
+            health: if self.is_up() { u32::MAX } else { 0 },
+            check_said: None,
             sessions: None,
         }
     }

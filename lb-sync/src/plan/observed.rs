@@ -73,6 +73,10 @@ pub struct Server {
     pub weight: ServerWeight,
     /// Whether it is checked.
     pub check: CheckState,
+    /// How far its checks have brought it, from 0 to `rise + fall - 1` ([`ServerRow::check_health`]).
+    pub health: u32,
+    /// What HAProxy says of its check while that finds it down; read as [`Self::sessions`] is.
+    pub check_said: Option<Box<str>>,
     /// What is in flight; read only where a decision waits for it, and forgotten with the next read of the state.
     pub sessions: Option<Sessions>,
 }
@@ -168,7 +172,10 @@ impl Observed {
             return false;
         };
         let sessions = Some(Sessions { current: row.scur, queued: row.qcur, read_at });
-        let server = Server { id: row.id, addr: Some(addr), admin, op, weight: row.weight, check, sessions };
+        let (weight, health) = (row.weight, row.check_health.unwrap_or(u32::MAX));
+        let check_said = None;
+        let server =
+            Server { id: row.id, addr: Some(addr), admin, op, weight, check, health, check_said, sessions };
         backend.servers.insert(id.instance.clone(), server);
         true
     }
@@ -181,8 +188,13 @@ impl Observed {
         {
             server.sessions = Some(Sessions { current: row.scur, queued: row.qcur, read_at });
             match row.status {
-                Status::Down => server.op = OpState::Stopped,
-                Status::Up => server.op = OpState::Running,
+                Status::Down => {
+                    (server.op, server.check_said) = (OpState::Stopped, Some(row.check_said().into()));
+                }
+                Status::Up => {
+                    (server.op, server.check_said) = (OpState::Running, None);
+                    server.health = row.check_health.unwrap_or(server.health);
+                }
                 _ => {}
             }
         }
@@ -221,6 +233,36 @@ impl Observed {
     pub fn is_edited(&self, id: &InstanceId, before: &Servers) -> bool {
         let both = self.server(id).zip(before.get(&id.instance));
         both.is_none_or(|(now, was)| !now.is_ordered_as(was))
+    }
+
+    /// The state of all servers, read anew beside all else that is known. Returns those whose server is not what it was, and of
+    /// them those that were changed by order, not by a check.
+    pub fn read_states(&mut self, state: ServersState) -> (BTreeSet<InstanceId>, BTreeSet<InstanceId>) {
+        let names = self.backends.keys().map(|service| (service.clone(), Backend::default()));
+        let mut read = Self { backends: names.collect(), ..Self::default() };
+        read.handle(state);
+        read.keep_sessions(self);
+        let changed = read.differing(self, Server::is_as);
+        let edited = read.differing(self, Server::is_ordered_as);
+        for (service, backend) in read.backends {
+            // One without a server tells no number.
+            let id = backend.id.or_else(|| self.backends.get(&service)?.id);
+            self.backends.insert(service, Backend { id, ..backend });
+        }
+        (changed.into_iter().collect(), edited.into_iter().collect())
+    }
+
+    /// What was read of single servers stays known as long as they are what they were `before`.
+    pub fn keep_sessions(&mut self, before: &Self) {
+        for (service, backend) in &before.backends {
+            let Some(now) = self.backends.get_mut(service) else { continue };
+            let read = backend.servers.iter().filter(|(_, server)| server.sessions.is_some());
+            for (instance, was) in read {
+                if let Some(server) = now.servers.get_mut(instance).filter(|server| server.is_as(was)) {
+                    (server.sessions, server.check_said) = (was.sessions, was.check_said.clone());
+                }
+            }
+        }
     }
 
     /// Those in one backend whose server is not what it was `before`. What is in flight is not compared.
@@ -295,7 +337,7 @@ impl Observed {
 impl Server {
     /// Whether it is the same but for what is in flight.
     fn is_as(&self, other: &Self) -> bool {
-        let of = |it: &Self| (it.id, it.addr, it.admin, it.op, it.weight, it.check);
+        let of = |it: &Self| (it.id, it.addr, it.admin, it.op, it.weight, it.check, it.health);
         of(self) == of(other)
     }
 
@@ -345,6 +387,8 @@ fn server(row: &ServerRow) -> Server {
         op: row.op,
         weight: row.weight,
         check: row.check,
+        health: row.check_health,
+        check_said: None,
         sessions: None,
     }
 }
@@ -365,6 +409,8 @@ mod tests {
                 op: OpState::Running,
                 weight: ServerWeight::try_from(1).unwrap(),
                 check: CheckState::from_bits(6),
+                health: 2,
+                check_said: None,
                 sessions: None,
             };
             backend.servers.insert(name.parse().unwrap(), server);

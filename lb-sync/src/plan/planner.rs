@@ -202,7 +202,7 @@ impl Planner {
             return; // Two thousand million ids are used up.
         };
         let memory = self.memories.entry(id.clone()).or_default();
-        memory.record_state(now, server, target.as_ref());
+        memory.record_state(now, server, target.as_ref(), self.policy.best_health());
         if server.is_some() && !ours && memory.record_foreign() {
             plan.foreign.push(id.clone());
         }

@@ -30,6 +30,12 @@ pub enum FirstCheck {
 }
 
 impl Policy {
+    /// The health of a server whose check has passed since it was made ready (`rise + fall - 1`); `None` without checks.
+    #[must_use]
+    pub fn best_health(&self) -> Option<u32> {
+        self.check.map(|check| u32::from(check.rise.get()) + u32::from(check.fall.get()) - 1)
+    }
+
     /// Whether servers start down.
     #[must_use]
     pub fn waits_for_first_check(&self) -> bool {

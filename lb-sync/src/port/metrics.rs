@@ -8,6 +8,7 @@ use prometheus::{
 
 use super::Report;
 use crate::files::{self, Reason};
+use crate::status::Phase;
 
 /// Of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -70,12 +71,15 @@ fn condition(registry: &Registry, report: &Report) -> Result<(), Error> {
 
 fn instances(registry: &Registry, report: &Report) -> Result<(), Error> {
     let mut counts: BTreeMap<[&str; 3], i64> = BTreeMap::new();
-    let mut suspects: BTreeMap<&str, i64> =
-        report.services.keys().map(|service| (service.as_str(), 0)).collect();
+    // A service whose last instance has gone has none: its figures stay, at 0.
+    let none: BTreeMap<&str, i64> = report.services.keys().map(|service| (service.as_str(), 0)).collect();
+    let (mut suspects, mut serving, mut refused) = (none.clone(), none.clone(), none);
     for (id, one) in &report.instances {
         let service = id.service.as_str();
         *counts.entry([service, one.status.phase.code(), one.status.reason.code()]).or_default() += 1;
         *suspects.entry(service).or_default() += i64::from(one.suspect_for.is_some());
+        *serving.entry(service).or_default() += i64::from(one.status.phase == Phase::Up);
+        *refused.entry(service).or_default() += i64::from(one.refusal.is_some());
     }
     let by_state = gauges(
         registry,
@@ -86,14 +90,20 @@ fn instances(registry: &Registry, report: &Report) -> Result<(), Error> {
     for (labels, count) in counts {
         by_state.with_label_values(&labels).set(count);
     }
-    let suspected = gauges(
-        registry,
-        "leasehold_lb_suspects",
-        "Instances that have expired with much of their service, which is not believed yet.",
-        &["service"],
-    )?;
-    for (service, count) in suspects {
-        suspected.with_label_values(&[service]).set(count);
+    let by_service = [
+        ("leasehold_lb_serving", "Instances that HAProxy sends their share of the traffic.", serving),
+        (
+            "leasehold_lb_suspects",
+            "Instances that have expired with much of their service, which is not believed yet.",
+            suspects,
+        ),
+        ("leasehold_lb_refused", "Instances for which HAProxy refused what it was told last.", refused),
+    ];
+    for (name, help, counts) in by_service {
+        let gauge = gauges(registry, name, help, &["service"])?;
+        for (service, count) in counts {
+            gauge.with_label_values(&[service]).set(count);
+        }
     }
     let backends = gauges(
         registry,
@@ -120,6 +130,11 @@ fn totals(registry: &Registry, report: &Report) -> Result<(), Error> {
             "leasehold_lb_audit_findings_total",
             "Servers that were found changed by hand.",
             totals.audit_findings,
+        ),
+        (
+            "leasehold_lb_checks_failed_total",
+            "Times that HAProxy's check of an instance began to fail.",
+            totals.checks_failed,
         ),
         (
             "leasehold_lb_haproxy_lost_total",

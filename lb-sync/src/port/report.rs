@@ -102,8 +102,11 @@ impl InstanceReport {
     /// Why it stands so, with the names that belong to it, and HAProxy's words where it refused.
     #[must_use]
     pub fn reason(&self) -> String {
-        let details =
-            Details { shadowed_by: self.shadowed_by.as_ref(), overriding: self.overriding.as_ref() };
+        let details = Details {
+            shadowed_by: self.shadowed_by.as_ref(),
+            overriding: self.overriding.as_ref(),
+            check_said: self.server.as_ref().and_then(|server| server.check_said.as_deref()),
+        };
         let text = self.status.reason.text_with(&details);
         match &self.refusal {
             Some(said) => format!("{text}; HAProxy refused: {said}"),

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub resyncs: u64,
     /// Servers that were found changed by hand.
     pub audit_findings: u64,
+    /// Times that HAProxy's check of an instance began to fail.
+    pub checks_failed: u64,
     /// Times that HAProxy was lost: a restart, a reload, a broken socket.
     pub haproxy_lost: u64,
     /// Times that the view fell out of sync with etcd.
@@ -55,6 +57,7 @@ impl Default for Metrics {
             passes: 0,
             resyncs: 0,
             audit_findings: 0,
+            checks_failed: 0,
             haproxy_lost: 0,
             out_of_sync: 0,
             steps: 0,

@@ -525,6 +525,11 @@ impl Machine {
             return vec![];
         };
         if awaited.is_empty() {
+            // While our record is written again, as after a restore, a balancer may have the instance in rotation again: it has to
+            // answer that record.
+            if !self.record.settled {
+                return vec![];
+            }
             self.state = State::Left;
             return vec![Action::Report(Report::Left)];
         }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use self::balancer::{Answer, ask};
 use super::list::{acked, plain, value};
+use super::names;
 use super::read::{Registered, Registry};
 use super::{CommandError, CommandOutput, ExplainOptions, FAILED, Output};
 
@@ -72,11 +73,18 @@ fn verdict(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
         (all, serving) => format!("gets traffic on {serving} of {all} balancers"),
     };
     let Some(one) = one else {
-        return format!("{id} is not registered; it {where_to}.");
+        return format!("{id} is not registered{}; it {where_to}.", names::hint(registry, id));
     };
     let overriding = registry.overrides.values().get(id);
     let mode = overriding.and_then(|overriding| overriding.mode);
-    let why = Intent::of(one.record.state, mode).text();
+    let intent = Intent::of(one.record.state, mode);
+    let failing: Vec<&str> =
+        sides.iter().filter(|side| side.fails()).map(|side| side.name.as_str()).collect();
+    let why = if intent == Intent::Serve && !failing.is_empty() {
+        format!("HAProxy's check of it fails on {}", failing.join(", "))
+    } else {
+        intent.text().to_owned()
+    };
     let by = overriding.map_or_else(String::new, |overriding| {
         let by = if overriding.by.is_empty() { "an operator" } else { &overriding.by };
         let weight = overriding.weight.map(|weight| format!(", weight {}", weight.get())).unwrap_or_default();
@@ -121,6 +129,10 @@ fn as_json(registry: &Registry, id: &InstanceId, one: Option<&Registered>, sides
 }
 
 impl Side {
+    fn fails(&self) -> bool {
+        matches!(self.acked, Some((AckState::Failing, _)))
+    }
+
     /// By its own word, or else by its ack.
     fn serves(&self) -> bool {
         match &self.answer {

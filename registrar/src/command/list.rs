@@ -17,13 +17,13 @@ pub async fn list(options: ListOptions) -> Result<CommandOutput, CommandError> {
         Output::Json => {
             CommandOutput::json(&some.iter().map(|(id, one)| value(&registry, id, one)).collect(), 0)
         }
-        Output::Text => CommandOutput::done(text(&registry, &some)),
+        Output::Text => CommandOutput::done(text(&registry, &some, &orphans(&registry, wanted))),
     })
 }
 
-fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
+fn text(registry: &Registry, some: &[(&InstanceId, &Registered)], orphans: &str) -> String {
     if some.is_empty() {
-        return "no instance is registered\n".into();
+        return format!("no instance is registered\n{orphans}");
     }
     let header = ["INSTANCE", "ADDRESS", "STATE", "WEIGHT", "BALANCERS", "WISH", "LABELS"].map(str::to_owned);
     let mut rows = vec![header.to_vec()];
@@ -42,7 +42,17 @@ fn text(registry: &Registry, some: &[(&InstanceId, &Registered)]) -> String {
             labels.join(" "),
         ]);
     }
-    table(&rows)
+    table(&rows) + orphans
+}
+
+/// Overrides that are in force for no instance: of one that has gone, or of a name that was a slip.
+fn orphans<'a>(registry: &'a Registry, wanted: impl Fn(&InstanceId) -> bool + 'a) -> String {
+    let stands = |id: &InstanceId| registry.instances.values().contains_key(id);
+    let orphans = registry.overrides.values().iter().filter(|(id, _)| wanted(id) && !stands(id));
+    let line = |(id, overriding): (&InstanceId, &OverrideRecord)| {
+        format!("override without an instance: {id}: {}\n", override_text(overriding))
+    };
+    orphans.map(line).collect()
 }
 
 /// What any writer may have put there, without what would move the cursor.
@@ -50,15 +60,16 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// `2 serving`, `1 serving, 1 drained`, `2 of 3 serving`.
+/// `2 serving`, `1 serving, 1 failing`, `1 serving, 1 without it`.
 fn acks(registry: &Registry, id: &InstanceId) -> String {
     let said: Vec<Option<AckState>> = registry.said_of(id).map(|(_, ack)| ack.map(|ack| ack.state)).collect();
     let count = |state| said.iter().filter(|it| **it == Some(state)).count();
-    let mut parts: Vec<String> = [AckState::Serving, AckState::Draining, AckState::Drained]
-        .into_iter()
-        .filter(|state| count(*state) > 0)
-        .map(|state| format!("{} {}", count(state), acked(state)))
-        .collect();
+    let mut parts: Vec<String> =
+        [AckState::Serving, AckState::Failing, AckState::Draining, AckState::Drained]
+            .into_iter()
+            .filter(|state| count(*state) > 0)
+            .map(|state| format!("{} {}", count(state), acked(state)))
+            .collect();
     let silent = said.iter().filter(|it| it.is_none()).count();
     if silent > 0 {
         parts.push(format!("{silent} without it"));
@@ -77,6 +88,7 @@ fn override_text(overriding: &OverrideRecord) -> String {
 pub(super) fn acked(state: AckState) -> &'static str {
     match state {
         AckState::Serving => "serving",
+        AckState::Failing => "failing",
         AckState::Draining => "draining",
         AckState::Drained => "drained",
     }

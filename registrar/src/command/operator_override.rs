@@ -12,6 +12,8 @@ use registry::record::{OverrideMode, OverrideRecord, parse, to_value};
 use registry::session::{EtcdOptions, Session};
 use registry::time::Clock;
 
+use super::names;
+use super::read::Registry;
 use super::{
     CommandError, CommandOutput, DrainOptions, OverrideOptions, ResumeOptions, WeightOptions, WeightOverride,
 };
@@ -27,6 +29,12 @@ pub async fn drain(options: DrainOptions) -> Result<CommandOutput, CommandError>
         (OverrideMode::Drain, "to be drained")
     };
     let next = "`registrar wait` tells when it is, `registrar resume` takes it back";
+    let OverrideOptions { instance, force, etcd, .. } = &options.overriding;
+    if !force {
+        let registry = Registry::read(&etcd.clone().checked()?).await?;
+        names::check_registered(&registry, instance)?;
+        names::check_not_last(&registry, instance)?;
+    }
     set(options.overriding, |record| record.mode = Some(mode), &format!("{done}; {next}")).await
 }
 
@@ -36,12 +44,20 @@ pub async fn weight(options: WeightOptions) -> Result<CommandOutput, CommandErro
         WeightOverride::Record => (None, "its record's weight again".to_owned()),
         WeightOverride::Of(weight) => (Some(weight), format!("weight {}", weight.get())),
     };
+    let OverrideOptions { instance, force, etcd, .. } = &options.overriding;
+    if !force && weight.is_some() {
+        names::check_registered(&Registry::read(&etcd.clone().checked()?).await?, instance)?;
+    }
     set(options.overriding, |record| record.weight = weight, &done).await
 }
 
 /// Takes a drain back; a weight stays.
 pub async fn resume(options: ResumeOptions) -> Result<CommandOutput, CommandError> {
     let done = "drain cleared";
+    let registry = Registry::read(&options.etcd.clone().checked()?).await?;
+    if !registry.overrides.values().contains_key(&options.instance) {
+        names::check_registered(&registry, &options.instance)?;
+    }
     write(&options.instance, &options.etcd, None, |record| record.mode = None, done).await
 }
 
@@ -50,7 +66,7 @@ async fn set(
     change: impl Fn(&mut OverrideRecord),
     done: &str,
 ) -> Result<CommandOutput, CommandError> {
-    let OverrideOptions { instance, reason, by, lasting, etcd } = options;
+    let OverrideOptions { instance, reason, by, lasting, etcd, force: _ } = options;
     let changed = |record: &mut OverrideRecord| {
         change(record);
         record.reason.clone_from(&reason);

@@ -68,6 +68,9 @@ pub struct OverrideOptions {
     /// Ends by itself after this time.
     #[arg(long = "for", value_name = "TIME", value_parser = daemon::duration::parse)]
     pub lasting: Option<Duration>,
+    /// Also where no instance of this name is registered, or no other one would be in rotation.
+    #[arg(long)]
+    pub force: bool,
     /// How to reach etcd.
     #[command(flatten)]
     pub etcd: EtcdOptions,

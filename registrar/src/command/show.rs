@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::list::{acked, mode, plain, state, value};
+use super::names;
 use super::read::Registry;
 use super::{CommandError, CommandOutput, FAILED, Output, ShowOptions};
 
@@ -13,7 +14,8 @@ pub async fn show(options: ShowOptions) -> Result<CommandOutput, CommandError> {
     let Some(one) = registry.instances.values().get(id) else {
         let kept =
             if registry.overrides.values().contains_key(id) { ", and an override stands for it" } else { "" };
-        return Ok(CommandOutput { text: format!("{id} is not registered{kept}\n"), code: FAILED });
+        let nearest = names::hint(&registry, id);
+        return Ok(CommandOutput { text: format!("{id} is not registered{kept}{nearest}\n"), code: FAILED });
     };
     if options.look.output == Output::Json {
         return Ok(CommandOutput::json(&value(&registry, id, one), 0));

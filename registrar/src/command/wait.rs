@@ -10,6 +10,7 @@ use registry::session::Session;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::names;
 use super::read::{Registered, Registry};
 use super::{CommandError, CommandOutput, FAILED, Reached, WaitOptions};
 
@@ -30,7 +31,16 @@ pub async fn wait(options: WaitOptions) -> Result<CommandOutput, CommandError> {
     let WaitOptions { instance, reached, timeout, etcd } = options;
     let config = etcd.checked()?;
     // What cannot be reached is told at once, and not after the whole wait.
-    Registry::read(&config).await?;
+    let found = Registry::read(&config).await?;
+    // What was never there would be drained at once. An override that stands tells of an instance that has just gone.
+    if reached == Reached::Drained && !found.overrides.values().contains_key(&instance) {
+        names::check_registered(&found, &instance)?;
+    }
+    let nearest = if found.instances.values().contains_key(&instance) {
+        String::new()
+    } else {
+        names::hint(&found, &instance)
+    };
     let (session, end) = (Session::new(config.clone()), CancellationToken::new());
     let _end = end.clone().drop_guard();
     let prefix = config.prefix();
@@ -78,7 +88,10 @@ pub async fn wait(options: WaitOptions) -> Result<CommandOutput, CommandError> {
         return Ok(CommandOutput::done(format!("{instance} is {it}\n")));
     }
     let timeout = humantime::format_duration(timeout);
-    Ok(CommandOutput { text: format!("{instance} is not {it} after {timeout}: {last}\n"), code: FAILED })
+    Ok(CommandOutput {
+        text: format!("{instance} is not {it} after {timeout}: {last}{nearest}\n"),
+        code: FAILED,
+    })
 }
 
 /// What is followed: the instance, the balancers, and the ack of each balancer that is present.
@@ -151,7 +164,16 @@ fn progress(known: &Known, id: &InstanceId, reached: Reached) -> Progress {
         }
         (Reached::Serving, Some(_)) => match said(AckState::Serving) {
             names if names.is_empty() => Progress::There,
-            names => all_of(&names, "not yet served by"),
+            names => {
+                let fails = |ack: Option<&AckRecord>| ack.is_some_and(|ack| ack.state == AckState::Failing);
+                let failing: BTreeSet<&BalancerName> =
+                    known.said_of(id).filter(|(_, ack)| fails(*ack)).map(|(name, _)| name).collect();
+                if failing.is_empty() {
+                    all_of(&names, "not yet served, or not yet checked, by")
+                } else {
+                    all_of(&failing, "HAProxy's check of it fails on")
+                }
+            }
         },
         // An instance that is not registered gets nothing any more once no balancer has an ack of it.
         (Reached::Drained | Reached::Gone, None) => {
@@ -211,6 +233,10 @@ mod tests {
         assert!(is(&[UP, LB, OTHER, ("acks/lb/web/a", &mine)], Reached::Serving));
         assert!(!is(&[UP, LB, ("acks/lb/web/a", &old)], Reached::Serving), "who had the name before");
         assert!(!is(&[UP, LB], Reached::Serving));
+        let failing = ack("failing", "me");
+        let missing = Progress::Missing("HAProxy's check of it fails on lb".into());
+        let known = known(&[UP, LB, ("acks/lb/web/a", &failing)]);
+        assert_eq!(progress(&known, &"web/a".parse().unwrap(), Reached::Serving), missing);
         assert!(!is(&[UP, OTHER], Reached::Serving), "no balancer serves it");
         assert!(!is(&[LB, ("acks/lb/web/a", &mine)], Reached::Serving), "not registered");
     }

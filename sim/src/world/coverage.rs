@@ -28,12 +28,8 @@ impl World {
     }
 
     /// What stands in an lb-sync's journal.
-    pub(super) fn mark_deed(&mut self, mut what: String, refused: bool) {
-        what.insert_str(0, "lb-sync: ");
-        if refused {
-            what.push_str(", refused");
-        }
-        self.mark(&what);
+    pub(super) fn mark_deed(&mut self, what: &str) {
+        self.mark(&format!("lb-sync: {what}"));
     }
 
     /// What an lb-sync has come to believe of the registry.

@@ -52,6 +52,11 @@ impl Network {
         if now < self.late.1 { self.late.0 } else { Duration::ZERO }
     }
 
+    /// How much later than usual a watch's message is that arrives now.
+    pub(crate) fn late_still(&self, now: Tick) -> Duration {
+        if now < self.late.1.plus(self.late.0) { self.late.0 } else { Duration::ZERO }
+    }
+
     /// Until when something is wrong with it.
     pub(crate) fn troubled_until(&self) -> Tick {
         let late = if self.late.0.is_zero() { Tick::default() } else { self.late.1.plus(self.late.0) };

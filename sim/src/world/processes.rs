@@ -24,6 +24,15 @@ impl World {
         {
             return;
         }
+        let delivery = match delivery {
+            // It has ended since.
+            Delivery::Answer(Answer::Opened { follower, stream: Some(stream) })
+                if !self.streams.contains_key(&stream) =>
+            {
+                Delivery::Answer(Answer::Opened { follower, stream: None })
+            }
+            delivery => delivery,
+        };
         match to {
             Process::Registrar(at) => {
                 let slot = &mut self.registrars[at];
@@ -369,7 +378,7 @@ impl World {
                 Effect::CountOldWorkers => self.count_old_workers(at),
                 Effect::WriteFiles(desired) => self.write_files(at, desired),
                 Effect::Journal(what, refused) => {
-                    self.mark_deed(what, refused.is_some());
+                    self.mark_deed(&what);
                     self.check_refusal(at, refused);
                 }
                 Effect::Acked(id, owner, state) => self.check_ack(at, &id, &owner, state),

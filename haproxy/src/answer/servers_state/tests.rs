@@ -99,7 +99,7 @@ fn one_backend_none_and_an_empty_one() {
 }
 
 const HEADER: &str = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
-                      srv_time_since_last_change srv_check_result srv_check_state srv_port";
+                      srv_time_since_last_change srv_check_result srv_check_health srv_check_state srv_port";
 
 fn parse(rows: &str) -> Result<ServersState, AnswerError> {
     ServersState::parse(&format!("1\n# {HEADER}\n{rows}\n"))
@@ -107,12 +107,12 @@ fn parse(rows: &str) -> Result<ServersState, AnswerError> {
 
 #[test]
 fn columns_go_by_name_and_odd_rows_by_their_kind() {
-    let state = parse("3 web 7 web-1 10.0.0.5 2 0 1 1 -5 3 6 4294967295").unwrap();
+    let state = parse("3 web 7 web-1 10.0.0.5 2 0 1 1 -5 3 2 6 4294967295").unwrap();
     let row = &state.servers[0];
     assert_eq!((row.port, row.addr(), row.since_change_s, row.check_passed), (None, None, 0, Some(true)));
-    let state = parse("3 web 7 odd/name - 2 0 1 1 0 0 0 80\n3 web 8 web-1 - 2 0 1 1 0 0 0 80").unwrap();
+    let state = parse("3 web 7 odd/name - 2 0 1 1 0 0 0 0 80\n3 web 8 web-1 - 2 0 1 1 0 0 0 0 80").unwrap();
     assert_eq!((state.servers.len(), state.skipped), (1, 1));
-    let said = parse("3 web 0 web-1 - 2 0 1 1 0 0 0 80").unwrap_err().to_string();
+    let said = parse("3 web 0 web-1 - 2 0 1 1 0 0 0 0 80").unwrap_err().to_string();
     assert_eq!(said, "HAProxy's answer to `show servers state` has `0` for `srv_id`");
     let said = parse("3 web 7 web-1 - 2").unwrap_err().to_string();
     assert_eq!(said, "HAProxy's answer to `show servers state` has no `srv_port`");

@@ -40,6 +40,8 @@ fn observed(servers: &[(&str, u32, u32, u16)]) -> Observed {
             op: OpState::Running,
             weight: 100.try_into().unwrap(),
             check: CheckState::from_bits(6),
+            health: 2,
+            check_said: None,
             sessions: None,
         };
         backend.servers.insert(path.instance, server);

@@ -16,6 +16,8 @@ const BEHIND_AFTER: Duration = Duration::from_secs(10);
 const PROGRESS_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for the first answer of a watch.
 const CREATED_MAX: Duration = Duration::from_secs(3);
+/// A read is answered or given up within this (`registry::session`).
+const PROBE_MAX: Duration = Duration::from_secs(3);
 /// A watch gets what it has missed with etcd's next round, every 100 ms (`mvcc/watchable_store.go`, `watchResyncPeriod`), and
 /// no answer before that.
 const CATCH_UP: Duration = Duration::from_millis(110);
@@ -123,6 +125,8 @@ pub struct Machine {
     relist_every: Option<Duration>,
     /// When everything is listed again, if nothing else leads to a list before.
     relist_at: Option<Tick>,
+    /// When the last input came.
+    stepped_at: Tick,
 }
 
 impl Machine {
@@ -138,6 +142,7 @@ impl Machine {
             in_sync: false,
             relist_every: None,
             relist_at: None,
+            stepped_at: now,
         }
     }
 
@@ -174,6 +179,14 @@ impl Machine {
     /// The next actions. Exhaustive over what can happen; an input that no longer fits (an answer of a stream
     /// already given up) changes nothing.
     pub fn step(&mut self, now: Tick, input: Input) -> Vec<Action> {
+        if self.was_paused(now) {
+            self.stepped_at = now;
+            let mut actions = vec![Action::Close];
+            actions.extend(std::mem::take(&mut self.in_sync).then_some(Action::Tell(Event::OutOfSync)));
+            actions.extend(self.list());
+            return actions;
+        }
+        self.stepped_at = now;
         match input {
             Input::Woke => self.woke(now),
             Input::Listed { cluster, revision, entries } => self.listed(now, cluster, revision, entries),
@@ -199,6 +212,15 @@ impl Machine {
                 self.broke(now, Action::LeaveEndpoint, self.after_break(now))
             }
         }
+    }
+
+    /// Something should have come long ago, and this process did not run: it was paused, or its host was suspended. What has
+    /// waited for it since, signs of life as well, is of the past.
+    fn was_paused(&self, now: Tick) -> bool {
+        let is_watched =
+            matches!(self.state, State::Watching { .. } | State::CatchingUp { .. } | State::Probing { .. });
+        let due = self.wake_at().unwrap_or(self.stepped_at.plus(PROBE_MAX));
+        is_watched && now.since(due) >= BEHIND_AFTER
     }
 
     fn woke(&mut self, now: Tick) -> Vec<Action> {

@@ -120,29 +120,47 @@ fn probing() -> Machine {
     machine
 }
 
-/// What a process that was paused gets first is of the past: a leave, say, whose instance has long been back.
+/// What comes first after a silence may be of the past: a leave, say, whose instance has long been back.
 #[test]
 fn after_a_long_silence_a_change_is_of_the_past_until_a_read_says_up_to_where() {
     let delete = |mod_revision| Change::Delete { key: b"/k".to_vec(), mod_revision };
     let mut machine = watching();
-    let late = machine.step(at(30_000), Input::Changes(vec![delete(11)]));
+    let late = machine.step(at(14_900), Input::Changes(vec![delete(11)]));
     let told = [
         Action::Tell(Event::OutOfSync),
         Action::Probe { revision: 10 },
         Action::Tell(Event::Changed(vec![delete(11)])),
     ];
     assert_eq!(late, told);
-    let next = machine.step(at(30_001), Input::Changes(vec![delete(12)]));
+    let next = machine.step(at(14_901), Input::Changes(vec![delete(12)]));
     assert_eq!(next, [Action::Tell(Event::Changed(vec![delete(12)]))]);
-    assert_eq!(machine.step(at(30_002), Input::Probed { cluster: 1, revision: 20, newer: Some(13) }), []);
-    let last = machine.step(at(30_003), Input::Changes(vec![delete(13)]));
+    assert_eq!(machine.step(at(14_902), Input::Probed { cluster: 1, revision: 20, newer: Some(13) }), []);
+    let last = machine.step(at(14_903), Input::Changes(vec![delete(13)]));
     assert_eq!(last, [Action::Tell(Event::Changed(vec![delete(13)])), Action::Tell(Event::InSync)]);
 
     // The answer comes after the changes that it speaks of.
     let mut machine = watching();
-    machine.step(at(30_000), Input::Changes(vec![delete(13)]));
-    let probed = machine.step(at(30_001), Input::Probed { cluster: 1, revision: 20, newer: Some(13) });
+    machine.step(at(14_900), Input::Changes(vec![delete(13)]));
+    let probed = machine.step(at(14_901), Input::Probed { cluster: 1, revision: 20, newer: Some(13) });
     assert_eq!(probed, [Action::Tell(Event::InSync)]);
+}
+
+/// What has waited for a process that was paused is of the past, signs of life as well.
+#[test]
+fn a_process_that_did_not_run_lists_everything_whatever_comes_first() {
+    let of_the_past = || {
+        let change = Change::Delete { key: b"/k".to_vec(), mod_revision: 11 };
+        [Input::Progress, Input::Woke, Input::Changes(vec![change])]
+    };
+    let listed_anew = [Action::Close, Action::Tell(Event::OutOfSync), Action::List];
+    for input in of_the_past() {
+        assert_eq!(watching().step(at(30_000), input), listed_anew);
+    }
+    // A read was under way.
+    let answer = Input::Probed { cluster: 1, revision: 20, newer: None };
+    for input in of_the_past().into_iter().chain([answer]) {
+        assert_eq!(probing().step(at(60_000), input), listed_anew);
+    }
 }
 
 #[test]

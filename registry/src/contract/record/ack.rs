@@ -20,10 +20,20 @@ pub struct AckRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AckState {
-    /// It gets traffic here.
+    /// It gets traffic here, and this HAProxy's check of it, if there is one, has passed.
     Serving,
+    /// It is to get traffic here, and this HAProxy's check of it fails.
+    Failing,
     /// It gets no new clients here; some requests may still be in flight.
     Draining,
     /// Nothing of it is in flight here, and nothing will come.
     Drained,
+}
+
+impl AckState {
+    /// It answers a record that says that its instance is to get no new clients.
+    #[must_use]
+    pub fn is_of_a_leave(self) -> bool {
+        matches!(self, Self::Draining | Self::Drained)
+    }
 }

@@ -23,6 +23,8 @@ fn server(admin: u32, op: OpState) -> Server {
         op,
         weight: 100.try_into().unwrap(),
         check: CheckState::from_bits(6),
+        health: 2,
+        check_said: None,
         sessions: None,
     }
 }
