@@ -64,6 +64,8 @@ use schedule::Schedule;
 /// again between requests (5,000 present: batches of 50 pushed the slowest request to 29 ms, batches of 10 to 9 ms).
 const COMMANDS_MAX: usize = 10;
 
+/// How long after a change the view is copied for the disk.
+const COPY_AFTER: Duration = Duration::from_millis(200);
 /// Shortest time between two writings of everything for another history of etcd: the lease and each list tell of it.
 const DOUBT_EVERY: Duration = Duration::from_secs(2);
 /// How long etcd may take to answer before what is known from the disk is acted on.
@@ -222,6 +224,8 @@ pub struct Balancer {
     saves_snapshots: bool,
     /// Which view was copied last (by its count of changes), and when.
     copied: (u64, Tick),
+    /// When the view, which has changed since, is to be copied.
+    copy_at: Option<Tick>,
     /// Instances to look at: something newer has happened to them.
     dirty: Scope,
     /// Instances that were read back, or read on, and are to be planned again.
@@ -299,6 +303,7 @@ impl Balancer {
             backends: BackendMaker::new(config.backend_defaults),
             saves_snapshots,
             copied: (0, Tick::default()),
+            copy_at: None,
             dirty: Scope::none(),
             replan: BTreeSet::new(),
             pending: PendingPlan::default(),
@@ -523,13 +528,18 @@ impl Balancer {
         self.publisher.publish(&condition, &mut self.actions);
     }
 
-    /// Copies the view for the disk if it has changed, which takes some milliseconds at 10,000 instances: not in every
-    /// step, and only where a copy is kept.
+    /// Copies the view for the disk if it has changed, which takes some milliseconds at 10,000 instances: not before what has
+    /// changed is carried out, not in every step, and only where a copy is kept. A ping comes soon enough for it.
     fn copy_view(&mut self, now: Tick) {
         let (changes, at) = self.copied;
-        let due = changes != self.view.changes() && now.since(at) >= snapshot::WRITE_EVERY;
-        if due && self.view.in_sync() && self.saves_snapshots {
-            self.copied = (self.view.changes(), now);
+        if changes == self.view.changes() || !self.saves_snapshots {
+            return;
+        }
+        let soon = now.plus(COPY_AFTER).max(at.plus(snapshot::WRITE_EVERY));
+        let copy_at = *self.copy_at.get_or_insert(soon);
+        let may_wait = !self.is_at_rest() && now < copy_at.plus(snapshot::WRITE_EVERY);
+        if now >= copy_at && !may_wait && self.view.in_sync() {
+            (self.copied, self.copy_at) = ((self.view.changes(), now), None);
             self.actions.extend(self.view.snapshot().map(Action::SaveSnapshot));
         }
     }
@@ -537,7 +547,7 @@ impl Balancer {
     /// Copies the view for the disk, if it has changed since the last copy.
     fn flush_view(&mut self) {
         if self.saves_snapshots && self.copied.0 != self.view.changes() {
-            self.copied.0 = self.view.changes();
+            (self.copied.0, self.copy_at) = (self.view.changes(), None);
             self.actions.extend(self.view.snapshot().map(Action::SaveSnapshot));
         }
     }
