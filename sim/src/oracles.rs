@@ -139,8 +139,12 @@ impl World {
         // Its return is news to a leave that has just ended.
         let late = registrar.map(|at| self.registrars[at].network.late_still(self.now));
         let news = NEWS_MAX + late.unwrap_or_default();
-        let has_just_returned =
-            slot.returned.is_some_and(|(since, at)| is_long(since, at) && self.now.since(at) < news);
+        // One that is cut off learns of it when it no longer is.
+        let silent = registrar.map(|at| self.registrars[at].network.silent_until()).unwrap_or_default();
+        let known_from = |at: Tick| at.max(silent);
+        let has_just_returned = slot
+            .returned
+            .is_some_and(|(since, at)| is_long(since, at) && self.now < known_from(at).plus(news));
         slot.absent_since.is_some_and(|since| is_long(since, self.now)) || has_just_returned
     }
 
