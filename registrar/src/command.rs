@@ -40,7 +40,7 @@ pub enum CommandError {
     Etcd(#[from] EtcdError),
     /// The name of an order is that of no instance.
     #[error(
-        "no instance {id} is registered{nearest}\n  `registrar list` has all names; with --force it is done for a name that is not there yet"
+        "no instance {id} is registered{nearest}\n  `registrar list` has all names; `drain` and `weight` take --force for one that is not there yet"
     )]
     NotRegistered {
         /// The name.

@@ -111,9 +111,8 @@ async fn the_only_instance_is_served_beyond_the_bound_of_suspects_while_its_app_
     let deed = async {
         web.instance(1).kill_registrar().await;
         stack.until_key(&web.instance(1).now().key(), false).await;
-        // Several times the bound.
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        stack.until_served(&load, &["web-1"], 200).await;
+        // Four times the bound, at this rate.
+        stack.until_served(&load, &["web-1"], 1_200).await;
     };
     stack.during(deed, |s| s.up("web") == ["web-1"]).await;
     let report = load.stop().await;
